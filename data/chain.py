@@ -1,0 +1,139 @@
+"""Chain arithmetic: `17 + 5 * 3 - 8 =`, taken from left to right without precedence, modulo `modulus`.
+
+The steps are the running values ("22", "4", "27" for that question modulo 31); the answer is the last one. Question and
+steps are words separated by single spaces, so that each word can be one token.
+
+Whether a question is for training or for evaluation depends on a hash of its text alone. Two calls with any seeds and
+sizes therefore never put one question in both splits.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Literal
+
+from .errors import DataError, suggest
+from .problem import Problem
+
+Split = Literal["train", "eval"]
+
+OPERATORS: dict[str, Callable[[int, int], int]] = {
+    "+": lambda value, operand: value + operand,
+    "-": lambda value, operand: value - operand,
+    "*": lambda value, operand: value * operand,
+}
+EVAL_PERCENT = 10
+# Spaces up to this size are counted exactly; above it a split holds its share within a few percent.
+_SMALL_SPACE = 10_000
+
+
+@dataclass(frozen=True)
+class ChainTask:
+    """The distribution of questions: a start value below `modulus`, then `num_operations` operators and operands.
+
+    The start is uniform in 0..modulus-1, each operator in + - *, each operand in min_operand..max_operand.
+    Raises DataError when a setting is not an integer in its range.
+    """
+
+    modulus: int = 31
+    num_operations: int = 5
+    min_operand: int = 1
+    max_operand: int = 9
+
+    def __post_init__(self) -> None:
+        lowest = {"modulus": 2, "num_operations": 1, "min_operand": 0, "max_operand": self.min_operand}
+        for field in fields(self):
+            _check_integer(field.name, getattr(self, field.name), lowest[field.name])
+
+    @property
+    def space(self) -> int:
+        """Number of different questions, both splits together."""
+        pairs = len(OPERATORS) * (self.max_operand - self.min_operand + 1)
+        return self.modulus * pairs**self.num_operations
+
+
+def split_of(question: str) -> Split:
+    """Return the split that `question` belongs to: eval for the 10 % of texts in a fixed bucket of a stable hash."""
+    digest = hashlib.blake2b(question.encode(), digest_size=8).digest()
+    return "eval" if int.from_bytes(digest, "big") % 100 < EVAL_PERCENT else "train"
+
+
+def generate(task: ChainTask, size: int, split: Split, seed: int) -> list[Problem]:
+    """Return `size` different problems of one split, the same ones for the same arguments.
+
+    Raises:
+        DataError: `size` is below 1 or above what the split holds; `split` is neither "train" nor "eval".
+    """
+    _check_integer("size", size, 1)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise DataError(f"seed is {seed!r}. It must be an integer.")
+    if split not in ("train", "eval"):
+        raise DataError(f"split is {split!r}.{suggest(str(split), ('train', 'eval'))} It must be 'train' or 'eval'.")
+    rng = random.Random(seed)
+    percent = EVAL_PERCENT if split == "eval" else 100 - EVAL_PERCENT
+    expected = task.space * percent // 100
+    if size > task.space or (task.space > _SMALL_SPACE and size > 2 * expected):
+        raise _too_many(task, size, split, f"about {expected}")
+    if task.space > _SMALL_SPACE and size <= expected // 2:
+        chains = _sample(task, size, split, rng)
+    else:
+        # Rejection would spend most draws on repeats, and would never end where the split holds too few.
+        pool = [chain for chain in _enumerate(task) if split_of(_question(*chain)) == split]
+        if size > len(pool):
+            raise _too_many(task, size, split, str(len(pool)))
+        chains = rng.sample(pool, size)
+    return [_problem(task, start, pairs) for start, pairs in chains]
+
+
+def vocabulary(task: ChainTask) -> list[str]:
+    """Return all words that occur in questions, steps and answers: the numbers in order, the operators, and "="."""
+    largest = max(task.modulus - 1, task.max_operand)
+    return [*map(str, range(largest + 1)), *OPERATORS, "="]
+
+
+def _sample(task: ChainTask, size: int, split: Split, rng: random.Random) -> list[tuple[int, tuple[str, ...]]]:
+    """Draw until `size` different chains of the split are found; the caller makes sure that they exist."""
+    pairs = _pairs(task)
+    found: dict[str, tuple[int, tuple[str, ...]]] = {}
+    while len(found) < size:
+        chain = rng.randrange(task.modulus), tuple(rng.choices(pairs, k=task.num_operations))
+        question = _question(*chain)
+        if question not in found and split_of(question) == split:
+            found[question] = chain
+    return list(found.values())
+
+
+def _enumerate(task: ChainTask) -> Iterator[tuple[int, tuple[str, ...]]]:
+    return product(range(task.modulus), product(_pairs(task), repeat=task.num_operations))
+
+
+def _pairs(task: ChainTask) -> list[str]:
+    operands = range(task.min_operand, task.max_operand + 1)
+    return [f"{operator} {operand}" for operator in OPERATORS for operand in operands]
+
+
+def _question(start: int, pairs: Iterable[str]) -> str:
+    return f"{start} {' '.join(pairs)} ="
+
+
+def _problem(task: ChainTask, start: int, pairs: tuple[str, ...]) -> Problem:
+    value, steps = start, []
+    for pair in pairs:
+        operator, operand = pair.split(" ")
+        value = OPERATORS[operator](value, int(operand)) % task.modulus
+        steps.append(str(value))
+    return Problem(_question(start, pairs), tuple(steps), steps[-1])
+
+
+def _check_integer(name: str, value: object, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise DataError(f"{name} is {value!r}. It must be an integer of at least {lowest}.")
+
+
+def _too_many(task: ChainTask, size: int, split: Split, held: str) -> DataError:
+    return DataError(
+        f"size is {size}, but the {split} split of {task} holds {held} different questions. "
+        f"Ask for fewer, or raise num_operations."
+    )

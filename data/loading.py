@@ -1,0 +1,175 @@
+"""Problems from a local file or a Hugging Face dataset, with columns under any name."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, reason, shown, suggest
+from .gsm8k import parse_gsm8k
+from .problem import FIELDS, Problem, missing_file, parse_problem, read_problems, read_rows
+
+# Read by the dataset builders of `datasets`; any other file is read as JSON or JSONL, told by its content.
+TABLES = {".csv": "csv", ".parquet": "parquet"}
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n")
+
+Columns = Mapping[str, str | None]
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of `text`, stripped, without blank ones."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of `text`: a break follows . ! or ? and white space, unless a lower-case letter comes next.
+
+    A new line is a break as well. "Mr. Smith" is split too: abbreviations are not known.
+    """
+    return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
+
+
+SPLITTERS: dict[str, Callable[[str], list[str]]] = {"line": split_lines, "sentence": split_sentences}
+
+
+def load_problems(
+    *,
+    path: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    name: str | None = None,
+    split: str = "train",
+    columns: Columns | None = None,
+    limit: int | None = None,
+    step_splitter: str | None = None,
+) -> list[Problem]:
+    """Load problems from a file (`path`) or from a Hugging Face dataset (`dataset`).
+
+    Args:
+        path: a JSONL, JSON, CSV or Parquet file. CSV values that look like numbers are read as numbers: 1.50 becomes
+            1.5. Use JSONL where the exact text matters.
+        dataset: a dataset id on the Hub, or a folder, as `datasets.load_dataset` takes it. No code of it is run.
+        name: the configuration of the dataset.
+        split: the split of the dataset, slices such as "train[:100]" included. A file has no splits and ignores it.
+        columns: our field -> their column, such as {"question": "prompt", "steps": "cot"}. A field that is not named
+            keeps its own name. `{"steps": None}` reads data without steps. Columns not used go to `Problem.extra`.
+        limit: keep the first `limit` rows.
+        step_splitter: how a steps column that is one string becomes steps: "line" (the default) or "sentence". "gsm8k"
+            reads GSM8K and GSM8K-Aug rows, see `parse_gsm8k`.
+
+    Raises:
+        DataError: an argument, the file, the dataset or a row is not usable; names the row by its line or index.
+    """
+    _check_arguments(path, dataset, name, columns, limit, step_splitter)
+    if path is not None:
+        path = Path(path)
+        if not columns and step_splitter is None and path.suffix.lower() not in TABLES:
+            return read_problems(path)[:limit]
+        rows = _table_rows(path) if path.suffix.lower() in TABLES else read_rows(path)
+    else:
+        assert dataset is not None
+        rows = _dataset_rows(dataset, name, split)
+    problems = [_parse(row, where, columns or {}, step_splitter) for where, row in islice(rows, limit)]
+    if not problems:
+        raise DataError(f"{path or dataset} has no rows. Choose another file, dataset or split.")
+    return problems
+
+
+def _check_arguments(
+    path: object, dataset: object, name: object, columns: Columns | None, limit: object, step_splitter: str | None
+) -> None:
+    if (path is None) == (dataset is None):
+        raise DataError(f"path is {path!r} and dataset is {dataset!r}. Set exactly one of the two.")
+    if path is not None and name is not None:
+        raise DataError(f"name is {name!r}, but a file has no configurations. Remove name, or set dataset, not path.")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise DataError(f"limit is {limit!r}. It must be an integer of at least 1, or None for all rows.")
+    known = (*SPLITTERS, "gsm8k")
+    if step_splitter is not None and step_splitter not in known:
+        raise DataError(
+            f"step_splitter is {step_splitter!r}.{suggest(str(step_splitter), known)} It must be one of "
+            f"{', '.join(known)}."
+        )
+    for field, column in (columns or {}).items():
+        if field not in FIELDS:
+            raise DataError(
+                f"columns has the key {field!r}.{suggest(str(field), FIELDS)} Its keys are our fields: "
+                f"{', '.join(FIELDS)}; its values are the columns of your data."
+            )
+        if not isinstance(column, str) and (field, column) != ("steps", None):
+            raise DataError(f"columns[{field!r}] is {column!r}. It must be the name of a column.")
+
+
+def _parse(row: Any, where: str, columns: Columns, step_splitter: str | None) -> Problem:
+    if not isinstance(row, dict):
+        return parse_problem(row, where)
+    is_gsm8k = step_splitter == "gsm8k"
+    row = _rename(row, where, columns, optional="steps" if is_gsm8k and "steps" not in columns else None)
+    if is_gsm8k:
+        return parse_gsm8k(row, where)
+    row.setdefault("steps", [])
+    if isinstance(row["steps"], str):
+        row["steps"] = SPLITTERS[step_splitter or "line"](row["steps"])
+    return parse_problem(row, where)
+
+
+def _rename(row: dict[str, Any], where: str, columns: Columns, optional: str | None) -> dict[str, Any]:
+    """Return the row under our field names, then its unused columns.
+
+    A column that has the name of a field but is not the one chosen for it is left out. The field `optional` may be
+    absent, as may one mapped to None.
+    """
+    fields = {}
+    for field in FIELDS:
+        column = columns.get(field, field)
+        if column in row:
+            fields[field] = row[column]
+        elif column is not None and field != optional:
+            advice = "; {'steps': None} reads data without steps" if field == "steps" else ""
+            raise DataError(
+                f"{where}: there is no column {column!r} for {field}; the columns are {', '.join(map(str, row))}."
+                f"{suggest(column, map(str, row))} Map {field} to one of them in `columns`{advice}."
+            )
+    used = {*FIELDS, *columns.values()}
+    return {**fields, **{key: value for key, value in row.items() if key not in used}}
+
+
+def _table_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    if not path.is_file():
+        raise missing_file(path)
+    kind = TABLES[path.suffix.lower()]
+    # Without this an answer "None" or "NA" in a CSV file would be read as a missing value.
+    options = {"keep_default_na": False} if kind == "csv" else {}
+    try:
+        table = _load(kind, data_files=str(path), split="train", **options)
+    except Exception as error:
+        raise DataError(
+            f"{path} could not be read as {kind}: {reason(error.__cause__ or error)}. Repair the file, or rename it if "
+            f"its format is another one."
+        ) from error
+    return _numbered(table, str(path))
+
+
+def _dataset_rows(dataset: str, name: str | None, split: str) -> Iterator[tuple[str, Any]]:
+    try:
+        table = _load(dataset, name, split=split)
+    except Exception as error:
+        raise DataError(
+            f"Dataset {dataset!r} (name {name!r}, split {split!r}) could not be loaded: "
+            f"{reason(error.__cause__ or error)}. Check the spelling of the id, that the name and the split exist, and "
+            f"that the Hub can be reached (offline, only datasets already in the local cache load); a private or gated "
+            f"dataset needs `hf auth login`."
+        ) from error
+    return _numbered(table, f"{dataset} ({shown(split)})")
+
+
+def _load(*arguments: Any, **options: Any) -> Any:
+    # Imported here: it takes a second, and JSON files do not need it.
+    from datasets import load_dataset  # type: ignore[import-untyped]
+
+    return load_dataset(*arguments, **options)
+
+
+def _numbered(table: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
+    return ((f"{source}, row {index}", row) for index, row in enumerate(table))

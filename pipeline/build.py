@@ -1,0 +1,68 @@
+"""Untrained models from a recipe's `model.config`: a Transformers config and a word-level tokenizer of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from ..data.problem import Problem
+from .curriculum import ANSWER_PREFIX, SEPARATOR
+from .latent.config import ModelError
+from .latent.tokens import prepare_tokenizer
+from .reasoner import make_reasoner
+from .recipe import nearest
+
+PAD, EOS, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
+
+
+def build_tokenizer(problems: Iterable[Problem]) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token for each word of the problems and one for a line break."""
+    words: set[str] = set()
+    for problem in problems:
+        for text in (problem.question, *problem.steps, problem.answer):
+            words.update(text.split())
+    vocabulary = [PAD, EOS, UNKNOWN, SEPARATOR, ANSWER_PREFIX.strip(), *sorted(words - {ANSWER_PREFIX.strip()})]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("\n"), "isolated"), pre_tokenizers.Split(Regex("[^\\S\n]+"), "removed")]
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN, padding_side="left"
+    )
+    prepare_tokenizer(wrapped)
+    return wrapped
+
+
+def build_model(config: dict[str, Any], problems: Iterable[Problem], seed: int, folder: Path) -> None:
+    """Builds an untrained model and its tokenizer and saves them as an ordinary Hugging Face folder.
+
+    Args:
+        config: `model_type` and fields of that Transformers config; vocabulary and special ids come from the data.
+
+    Raises:
+        ModelError: Unknown model type or config field values the model refuses.
+    """
+    fields = dict(config)
+    model_type = fields.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(f"Unknown model.config.model_type {model_type!r}{nearest(model_type, list(CONFIG_MAPPING))}")
+    config_class = CONFIG_MAPPING[model_type]
+    known = set(config_class().to_dict()) | set(config_class.attribute_map)
+    for key in fields:
+        if key not in known:
+            hint = nearest(key, sorted(known))
+            raise ModelError(f"Unknown key 'model.config.{key}' for {config_class.__name__}{hint}")
+    tokenizer = build_tokenizer(problems)
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    torch.manual_seed(seed)
+    try:
+        built = config_class(**{**fields, **special, "vocab_size": len(tokenizer)})
+        model = AutoModelForCausalLM.from_config(built)
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        raise ModelError(f"No causal language model can be built from model.config: {error}") from error
+    make_reasoner(model, tokenizer).save_pretrained(folder)

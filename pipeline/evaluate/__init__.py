@@ -1,0 +1,1 @@
+"""Evaluation: what a checkpoint can do, with intervals."""

@@ -1,0 +1,28 @@
+"""The latent engine.
+
+Shapes, everywhere in this package:
+    B  rows of a batch          T  columns of a batch (tokens, placeholders, padding)
+    N  answers, or supervised positions                 S  packed columns (layout.py)
+    L  latents of the longest row                       A  answer tokens
+    d  hidden size              V  vocabulary
+Masks are named for what True or 1 means: is_latent, is_token, attention_mask (1 = token), loss_mask.
+"""
+
+from .config import LatentConfig, ModelError
+from .noise import Noise, NoiseError, parse_noise, register
+from .reasoner import LatentOutput, latentize
+from .tokens import END, LATENT, START
+
+__all__ = [
+    "END",
+    "LATENT",
+    "START",
+    "LatentConfig",
+    "LatentOutput",
+    "ModelError",
+    "Noise",
+    "NoiseError",
+    "latentize",
+    "parse_noise",
+    "register",
+]

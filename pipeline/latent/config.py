@@ -1,0 +1,67 @@
+"""The `latent` section of a checkpoint's `config.json`: everything inference needs to know about the latents."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ...data.errors import UserError
+
+SECTION = "latent"
+VERSION = 1
+
+
+class ModelError(UserError):
+    """A model or checkpoint that cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """What a checkpoint records about its latents. Evaluation reads it from there and from nowhere else.
+
+    Attributes:
+        thought_source: How the next input embedding is made from the last hidden state, a key of `THOUGHT_SOURCES`.
+        latents_per_step: Latents that stand for one text step (`c` in Coconut).
+        num_latents: Latents between the question and the answer at inference. 0: the model reasons in text.
+        stage: Curriculum stage reached. 0: no text step was replaced yet.
+        noise: Noise the model was trained with by RL, as `kind:scale`, or None.
+        supervision_weight: Weight of the loss on latent positions that carry a label.
+        token_ids: Ids of `<|start-latent|>`, `<|latent|>`, `<|end-latent|>` in the tokenizer.
+        embedding_rms: Root mean square of the input embedding matrix when the stage began; the norm that
+            `norm_matched` thoughts are scaled to. Kept as a constant so that no pass reads a sharded weight.
+        version: Format of this section.
+    """
+
+    thought_source: str = "norm_matched"
+    latents_per_step: int = 1
+    num_latents: int = 0
+    stage: int = 0
+    noise: str | None = None
+    supervision_weight: float = 0.0
+    token_ids: tuple[int, int, int] = (-1, -1, -1)
+    embedding_rms: float = 1.0
+    version: int = VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, section: dict[str, Any]) -> LatentConfig:
+        """Reads the section of a checkpoint.
+
+        Raises:
+            ModelError: Unknown version or keys.
+        """
+        version = section.get("version")
+        if version != VERSION:
+            raise ModelError(
+                f"The checkpoint's latent section has version {version!r}, this release reads version {VERSION}. "
+                "Train the checkpoint again or install the release that wrote it."
+            )
+        expected = {field.name for field in fields(cls)}
+        if set(section) != expected:
+            raise ModelError(
+                f"The checkpoint's latent section does not fit version {VERSION}: unknown keys "
+                f"{sorted(set(section) - expected)}, missing keys {sorted(expected - set(section))}. Repair config.json."
+            )
+        return cls(**{**section, "token_ids": tuple(section["token_ids"])})

@@ -1,0 +1,193 @@
+"""Sampling: latents, then an answer, for a batch of prompts with a KV cache.
+
+A sample is a function of the weights, the prompt and its seed: noise and token draws come from the seed alone, so it
+does not change with the batch it is drawn in, the number of processes, or a resume.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, PreTrainedModel
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from .layout import plan_layout
+from .noise import Noise
+from .passes import PassResult, run_passes
+from .thoughts import THOUGHT_SOURCES
+
+# The token stream of a seed must differ from its noise stream.
+TOKEN_STREAM = 0x5EED
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 takes the most likely token."""
+
+    temperature: float = 0.0
+    max_new_tokens: int = 32
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float | None = None
+
+    def warpers(self) -> LogitsProcessorList:
+        warpers = LogitsProcessorList()
+        if self.temperature not in (0.0, 1.0):
+            warpers.append(TemperatureLogitsWarper(self.temperature))
+        if self.top_k:
+            warpers.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1.0:
+            warpers.append(TopPLogitsWarper(self.top_p))
+        if self.min_p is not None:
+            warpers.append(MinPLogitsWarper(self.min_p))
+        return warpers
+
+
+@dataclass
+class Rollouts:
+    """N sampled answers.
+
+    Attributes:
+        token_ids: N answers, each with its end-of-sequence token where it has one.
+        logprobs: (N, A) log-probability in nats of each answer token at the sampling temperature (at 1 for greedy),
+            before top-k, top-p or min-p; 0 after an answer's end.
+        latents: (N, L, d) the vectors fed back.
+        seeds: (N,) replay noise and tokens.
+    """
+
+    token_ids: list[list[int]]
+    logprobs: Tensor
+    latents: Tensor
+    seeds: Tensor
+
+
+def suppress(logits: Tensor, token_ids: Sequence[int]) -> Tensor:
+    """Logits (..., V) in which the latent special tokens cannot occur: they are placed by us, never sampled."""
+    index = torch.tensor(token_ids, device=logits.device)
+    return logits.index_fill(-1, index, torch.finfo(logits.dtype).min)
+
+
+def pad_left(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask (B, T) of ragged rows, padded on the left."""
+    ids = pad_sequence([torch.tensor(row[::-1]) for row in rows], batch_first=True, padding_value=value).flip(1)
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(ids.size(1))[None] >= (ids.size(1) - lengths)[:, None]
+    return ids.to(device), mask.long().to(device)
+
+
+@torch.no_grad()
+def rollout(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    rows: Tensor,
+    seeds: Tensor,
+    sampling: Sampling,
+    noise: Noise | None,
+    eos_token_ids: Sequence[int],
+) -> Rollouts:
+    """Samples N answers from B prompts; equal prompts are prefilled once.
+
+    Args:
+        model: A latent reasoner, unwrapped, with its full weights at hand.
+        prompt_ids: B prompts as token ids, latent placeholders included.
+        rows: (N,) prompt of each answer.
+        seeds: (N,) one seed per answer.
+    """
+    device = model.get_input_embeddings().weight.device
+    rows, pad_id = rows.to(device), eos_token_ids[0]
+    ids, mask = pad_left(prompt_ids, pad_id, device)
+    prefill = _prefill(model, ids, mask, rows, seeds, noise)
+    stop = torch.tensor(list(eos_token_ids), device=device)
+    tokens, logprobs = _decode(model, prefill, seeds, sampling, stop, pad_id)
+    is_stop = torch.isin(tokens, stop)
+    lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
+    token_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
+    return Rollouts(token_ids, logprobs, prefill.latents, seeds)
+
+
+def _prefill(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, rows: Tensor, seeds: Tensor, noise: Noise | None
+) -> PassResult:
+    """All passes over the prompts; the shared part of equal prompts runs once."""
+    is_latent = (ids == model.latent_config.token_ids[1]) & mask.bool()
+    think = THOUGHT_SOURCES[model.latent_config.thought_source]
+    if think is None:
+        is_latent = torch.zeros_like(is_latent)
+    layout = plan_layout(is_latent, mask, int(is_latent.sum(1).max()))
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    embeds = model.get_input_embeddings()(ids.gather(1, layout.source))
+    epsilon = None
+    if noise is not None and layout.num_passes > 1:
+        epsilon = noise.sample_batch(seeds, layout.counts[rows], embeds.size(-1)).to(ids.device)
+    return run_passes(
+        model.base_model,
+        functools.partial(think, config=model.latent_config) if think else torch.nn.Identity(),
+        layout,
+        embeds,
+        positions.gather(1, layout.source),
+        noise=noise.apply if noise is not None else None,
+        epsilon=epsilon,
+        rows=rows,
+    )
+
+
+def _decode(
+    model: PreTrainedModel, prefill: PassResult, seeds: Tensor, sampling: Sampling, stop: Tensor, pad_id: int
+) -> tuple[Tensor, Tensor]:
+    """Draws answers token by token; returns tokens (N, A), padded after the end, and their log-probs (N, A)."""
+    warpers, draws = sampling.warpers(), None
+    if sampling.temperature > 0:
+        draws = _uniform(seeds, sampling.max_new_tokens).to(stop.device)  # (N, A)
+    mask, position, cache = prefill.mask, prefill.next_position, prefill.cache
+    state, done = prefill.hidden[:, -1], torch.zeros(len(position), dtype=torch.bool, device=stop.device)
+    tokens, logprobs = [], []
+    for step in range(sampling.max_new_tokens):
+        logits = suppress(model._head(state).float(), model.latent_config.token_ids)
+        logprob = (logits / (sampling.temperature or 1.0)).log_softmax(-1)
+        if draws is None:
+            token = logits.argmax(-1)
+        else:
+            cdf = warpers(None, logits).softmax(-1).cumsum(-1)
+            token = (cdf < draws[:, step, None] * cdf[:, -1:]).sum(-1).clamp_max(logits.size(-1) - 1)
+        token = torch.where(done, pad_id, token)
+        logprobs.append(logprob.gather(1, token[:, None]).squeeze(1) * ~done)
+        tokens.append(token)
+        done = done | torch.isin(token, stop)
+        if bool(done.all()) or step == sampling.max_new_tokens - 1:
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        state = _next_state(model, token, mask, position, cache)
+        position = position + 1
+    return torch.stack(tokens, 1), torch.stack(logprobs, 1)
+
+
+def _next_state(
+    model: PreTrainedModel, token: Tensor, mask: Tensor, position: Tensor, cache: DynamicCache
+) -> Tensor:
+    """Feeds one token per row; returns the last hidden state (N, d)."""
+    embeds = model.get_input_embeddings()(token[:, None])
+    output = model.base_model(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=position[:, None],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return output.last_hidden_state[:, -1]
+
+
+def _uniform(seeds: Tensor, count: int) -> Tensor:
+    """Uniform draws (N, count); row n comes from seeds[n] alone."""
+    generator = torch.Generator()
+    return torch.stack([torch.rand(count, generator=generator.manual_seed(s ^ TOKEN_STREAM)) for s in seeds.tolist()])

@@ -1,0 +1,246 @@
+"""The reasoner: any Hugging Face causal language model whose `forward` also runs latents.
+
+`latentize` gives a loaded model a subclass of its own class. It stays a `PreTrainedModel`: TRL, PEFT, DeepSpeed and
+`save_pretrained` treat it as the model it is, and its weights open with plain `AutoModelForCausalLM`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.utils import ModelOutput
+
+from .config import SECTION, LatentConfig, ModelError
+from .layout import plan_layout
+from .noise import Noise
+from .passes import run_passes
+from .thoughts import THOUGHT_SOURCES, embedding_rms
+
+IGNORE = -100
+
+
+@dataclass
+class LatentOutput(ModelOutput):
+    """Output of a forward over latents.
+
+    Attributes:
+        loss: Weighted cross-entropy in nats, summed over supervised positions and divided by `num_items_in_batch`
+            (default: their count). A label on a latent placeholder counts with `supervision_weight`.
+        logits: (N, V) at the N supervised positions in row-major order when labels are given, else (B, T, V).
+        latents: (B, L, d) the vectors fed back, zero beyond a row's count.
+        token_loss: Mean cross-entropy of labels on tokens, detached.
+        latent_loss: Mean cross-entropy of labels on latent placeholders, detached.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    latents: Tensor | None = None
+    token_loss: Tensor | None = None
+    latent_loss: Tensor | None = None
+
+
+class LatentMixin:
+    """Adds latents to a `*ForCausalLM` class. See `latentize`."""
+
+    latent_config: LatentConfig
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Int[Tensor, "B T"] | None = None,
+        labels: Int[Tensor, "B T"] | None = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        noise: Noise | None = None,
+        noise_seeds: Int[Tensor, " B"] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Runs a batch with `<|latent|>` placeholders in place; without any and without labels, the plain model.
+
+        Args:
+            input_ids: Any number of placeholders at any position of a row, but the first.
+            attention_mask: 1 at tokens, 0 at padding, left or right.
+            labels: As in Transformers: position t is predicted from the position before it; -100 is ignored.
+            position_ids: Default: a row's tokens are numbered from 0, padding not counted.
+            noise: Noise on the latents; needs `noise_seeds`.
+            noise_seeds: One seed per row. The same seeds give the same noise, in any batch and on any process.
+
+        Raises:
+            ModelError: A row that is all padding or begins with a placeholder; noise without seeds.
+        """
+        kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        plain = input_ids is None or "past_key_values" in kwargs or "inputs_embeds" in kwargs
+        if plain or (labels is None and not bool((input_ids == self.latent_config.token_ids[1]).any())):
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+            given |= {"position_ids": position_ids, "num_items_in_batch": num_items_in_batch, **kwargs}
+            return super().forward(**{k: v for k, v in given.items() if v is not None})  # type: ignore[misc]
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if position_ids is None:
+            position_ids = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+        if noise is not None and noise_seeds is None:
+            raise ModelError("noise was given without noise_seeds. Give one integer seed per row.")
+        hidden, latents, packed_column = self._hidden_states(
+            input_ids, attention_mask, position_ids, noise, noise_seeds
+        )
+        if labels is None:
+            index = packed_column[..., None].expand(-1, -1, hidden.size(-1))
+            return LatentOutput(logits=self._head(hidden.gather(1, index)), latents=latents)
+        return self._loss(hidden, packed_column, input_ids, labels, latents, num_items_in_batch)
+
+    def _hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, noise: Noise | None, seeds: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states (B, S, d) in packed order, latents (B, L, d), and the packed column (B, T) of each cell."""
+        self._check_rows(input_ids, attention_mask)
+        is_latent = input_ids == self.latent_config.token_ids[1]
+        counts = (is_latent & attention_mask.bool()).sum(1)
+        num_latents = self._most_latents(counts)
+        think = THOUGHT_SOURCES[self.latent_config.thought_source]
+        if num_latents == 0 or think is None:
+            states = self.base_model(  # type: ignore[attr-defined]
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            ).last_hidden_state
+            columns = torch.arange(input_ids.size(1), device=input_ids.device).expand_as(input_ids)
+            return states, states.new_zeros(states.size(0), 0, states.size(2)), columns
+        if self.is_gradient_checkpointing and self.training:  # type: ignore[attr-defined]
+            raise ModelError(
+                "Gradient checkpointing would give wrong gradients through the KV cache of the latents. "
+                "Set gradient_checkpointing: false in the stage's trainer section."
+            )
+        layout = plan_layout(is_latent, attention_mask, num_latents)
+        epsilon = None
+        if noise is not None:
+            assert seeds is not None
+            width = self.get_input_embeddings().embedding_dim  # type: ignore[attr-defined]
+            epsilon = noise.sample_batch(seeds, counts, width).to(input_ids.device)
+        result = run_passes(
+            self.base_model,  # type: ignore[attr-defined]
+            functools.partial(think, config=self.latent_config),
+            layout,
+            self.get_input_embeddings()(input_ids.gather(1, layout.source)),  # type: ignore[attr-defined]
+            position_ids.gather(1, layout.source),
+            noise=noise.apply if noise is not None else None,
+            epsilon=epsilon,
+        )
+        return result.hidden, result.latents, layout.packed_column
+
+    def _loss(
+        self,
+        hidden: Tensor,
+        packed_column: Tensor,
+        input_ids: Tensor,
+        labels: Tensor,
+        latents: Tensor,
+        num_items_in_batch: Tensor | int | None,
+    ) -> LatentOutput:
+        """Cross-entropy at the supervised positions; only there are logits computed."""
+        rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+        target = labels[rows, columns + 1]  # (N,)
+        logits = self._head(hidden[rows, packed_column[rows, columns]])  # (N, V)
+        losses = F.cross_entropy(logits.float(), target, reduction="none")  # (N,)
+        on_latent = input_ids[rows, columns + 1] == self.latent_config.token_ids[1]
+        weights = torch.where(on_latent, self.latent_config.supervision_weight, 1.0)
+        items = max(len(target), 1) if num_items_in_batch is None else num_items_in_batch
+        detached = losses.detach()
+        return LatentOutput(
+            loss=(losses * weights).sum() / items,
+            logits=logits,
+            latents=latents,
+            token_loss=(detached * ~on_latent).sum() / (~on_latent).sum().clamp_min(1),
+            latent_loss=(detached * on_latent).sum() / on_latent.sum().clamp_min(1),
+        )
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states, with the soft cap of models that have one (Gemma 2)."""
+        logits = self.get_output_embeddings()(hidden)  # type: ignore[attr-defined]
+        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)  # type: ignore[attr-defined]
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def _most_latents(self, counts: Tensor) -> int:
+        """Passes this forward needs. Under ZeRO-3 all ranks gather weights together, so they run as many as the most."""
+        most = counts.max()
+        if is_deepspeed_zero3_enabled() and dist.is_initialized():
+            most = most.clone()
+            dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        return int(most)
+
+    def _check_rows(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+        mask = attention_mask.bool()
+        empty = ~mask.any(1)
+        first = mask.int().argmax(1, keepdim=True)
+        starts_latent = input_ids.gather(1, first).squeeze(1) == self.latent_config.token_ids[1]
+        if bool((empty | starts_latent).any()):
+            row = int((empty | starts_latent).int().argmax())
+            what = "is all padding" if empty[row] else "begins with a <|latent|> placeholder"
+            raise ModelError(f"Row {row} of the batch {what}. A latent needs a token before it to be made from.")
+        limit = getattr(self.config, "max_position_embeddings", None)  # type: ignore[attr-defined]
+        longest = int(mask.sum(1).max())
+        if limit is not None and longest > limit:
+            raise ModelError(
+                f"A row has {longest} tokens and latents, the model's context window is {limit}. "
+                "Shorten the questions or lower the number of latents."
+            )
+
+    def set_latent_config(self, **changes: Any) -> None:
+        """Changes fields of the latent section, in memory and in what `save_pretrained` will write."""
+        self.latent_config = replace(self.latent_config, **changes)
+        self.config.latent = self.latent_config.to_dict()  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _latent_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    # The name is kept: Transformers writes it to config.json, and plain Auto classes look it up there.
+    return type(base.__name__, (LatentMixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
+
+
+def latentize(model: PreTrainedModel, config: LatentConfig) -> PreTrainedModel:
+    """Makes a loaded causal language model a latent reasoner, in place.
+
+    Raises:
+        ModelError: The architecture cannot be fed embeddings, or the thought source is unknown.
+    """
+    if config.thought_source not in THOUGHT_SOURCES:
+        raise ModelError(
+            f"Unknown thought source {config.thought_source!r}. Choose one of {sorted(THOUGHT_SOURCES)}."
+        )
+    if not isinstance(model, LatentMixin):
+        _check_architecture(model)
+        model.__class__ = _latent_class(type(model))
+    model.latent_config = config
+    model.config.latent = config.to_dict()
+    return model
+
+
+def _check_architecture(model: PreTrainedModel) -> None:
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"{name} is an encoder-decoder model. Latents need a decoder-only causal language model.")
+    accepted = inspect.signature(model.base_model.forward).parameters
+    missing = [key for key in ("inputs_embeds", "past_key_values", "attention_mask") if key not in accepted]
+    if missing:
+        raise ModelError(
+            f"{name} does not accept {missing} in its forward, so vectors cannot be fed back to it. "
+            "Choose a decoder-only model with inputs_embeds and a KV cache, such as GPT-2, Llama or Qwen."
+        )
+
+
+def measure_embedding_rms(model: PreTrainedModel) -> None:
+    """Refreshes `embedding_rms` of the latent section from the input embeddings as they are now."""
+    model.set_latent_config(embedding_rms=embedding_rms(model.get_input_embeddings().weight))
+
+
+def latent_section(config: Any) -> LatentConfig | None:
+    """The latent section of a model's config, or None where it has none."""
+    section = getattr(config, SECTION, None)
+    return LatentConfig.from_dict(section) if section is not None else None

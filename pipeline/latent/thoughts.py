@@ -1,0 +1,48 @@
+"""Thought sources: how the next input embedding is made from the last hidden state.
+
+To add one, write a function `(hidden (B, d), config) -> latent (B, d)` and register it under its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .config import LatentConfig
+
+ThoughtSource = Callable[[Tensor, LatentConfig], Tensor]
+THOUGHT_SOURCES: dict[str, ThoughtSource | None] = {}
+
+
+def raw(hidden: Tensor, config: LatentConfig) -> Tensor:
+    """z = h: the last hidden state as it is (Coconut, arXiv 2412.06769, section 3)."""
+    return hidden
+
+
+def norm_matched(hidden: Tensor, config: LatentConfig) -> Tensor:
+    """z = h · rms(E) / rms(h): the hidden state, rescaled to the norm of the token embeddings.
+
+    The layers of the model expect inputs of the embeddings' size; a hidden state after the final norm can be many
+    times larger. The gradient flows through rms(h).
+    """
+    rms = hidden.float().pow(2).mean(-1, keepdim=True).clamp_min(1e-12).sqrt()  # (B, 1)
+    return hidden * (config.embedding_rms / rms).to(hidden.dtype)
+
+
+THOUGHT_SOURCES["raw"] = raw
+THOUGHT_SOURCES["norm_matched"] = norm_matched
+# The control without recurrence: the placeholder keeps its own learned embedding (pause tokens, arXiv 2310.02226),
+# and the whole sequence is one parallel pass.
+THOUGHT_SOURCES["pause"] = None
+
+
+def embedding_rms(weight: Tensor) -> float:
+    """Root mean square of an embedding matrix (V, d), gathered first where ZeRO-3 has sharded it."""
+    if hasattr(weight, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([weight]), torch.no_grad():
+            return weight.float().pow(2).mean().sqrt().item()
+    return weight.detach().float().pow(2).mean().sqrt().item()

@@ -1,0 +1,196 @@
+"""The Python API: load a model with its tokenizer and sample thoughts and answers from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from .curriculum import encode_question, latent_block
+from .latent.config import LatentConfig, ModelError
+from .latent.generate import Sampling, rollout
+from .latent.noise import Noise, parse_noise
+from .latent.reasoner import latent_section, latentize, measure_embedding_rms
+from .latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
+
+
+@dataclass
+class Samples:
+    """n samples of one prompt.
+
+    Attributes:
+        texts: n answers without special tokens.
+        token_ids: n answers as ids.
+        logprobs: n log-probabilities in nats, each summed over its answer's tokens.
+        latents: (n, L, d) the vectors fed back.
+        seeds: n integers; `generate(..., seeds=...)` makes the same samples again.
+    """
+
+    texts: list[str]
+    token_ids: list[list[int]]
+    logprobs: list[float]
+    latents: Tensor
+    seeds: list[int]
+
+
+@dataclass
+class Reasoner:
+    """A latent reasoner: a Hugging Face model whose forward runs latents, and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """See `LatentMixin.forward`."""
+        return self.model(*args, **kwargs)
+
+    @property
+    def config(self) -> LatentConfig:
+        """The latent section of the model's config."""
+        return self.model.latent_config
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Every token that ends an answer, as the tokenizer and the model declare them."""
+        declared = self.model.generation_config.eos_token_id
+        declared = [declared] if isinstance(declared, int) else list(declared or [])
+        return list(dict.fromkeys([self.tokenizer.eos_token_id, *declared]))
+
+    def prompt_ids(self, question: str, num_latents: int | None = None) -> list[int]:
+        """Token ids of a question and its latent placeholders (default: as many as the checkpoint was trained for)."""
+        count = self.config.num_latents if num_latents is None else num_latents
+        return encode_question(question, self.tokenizer) + latent_block(count, self.config.token_ids)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        n: int = 1,
+        noise: Noise | str | None = None,
+        temperature: float = 0.0,
+        max_new_tokens: int = 64,
+        num_latents: int | None = None,
+        seed: int = 0,
+        seeds: Sequence[Sequence[int]] | None = None,
+        batch_size: int = 256,
+        **sampling: Any,
+    ) -> list[Samples]:
+        """Samples n answers for each prompt.
+
+        Args:
+            noise: Noise on the latents as `kind:scale`; None: no noise.
+            temperature: Of the answer tokens; 0 takes the most likely token.
+            num_latents: Default: as many as the checkpoint was trained for; 0: reason in text.
+            seed: Base of the seeds. Sample j of prompt i does not depend on the batch it is drawn in.
+            seeds: n seeds for each prompt, to replay samples.
+            batch_size: Answers drawn at once.
+            sampling: top_k, top_p, min_p.
+
+        Raises:
+            ModelError: An empty question, or one that leaves no room in the context window.
+        """
+        noise = parse_noise(noise) if isinstance(noise, str) else noise
+        options = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, **sampling)
+        encoded = [self._checked_prompt(prompt, num_latents, max_new_tokens) for prompt in prompts]
+        if seeds is None:
+            drawn = torch.randint(2**62, (len(prompts), n), generator=torch.Generator().manual_seed(seed))
+        else:
+            drawn = torch.tensor(seeds)
+        was_training = self.model.training
+        self.model.eval()
+        per_batch = max(1, batch_size // drawn.size(1))
+        samples: list[Samples] = []
+        for begin in range(0, len(prompts), per_batch):
+            chunk = encoded[begin : begin + per_batch]
+            samples += self._sample(chunk, drawn[begin : begin + per_batch], options, noise)
+        self.model.train(was_training)
+        return samples
+
+    def _sample(
+        self, prompts: list[list[int]], seeds: Tensor, sampling: Sampling, noise: Noise | None
+    ) -> list[Samples]:
+        count, n = seeds.shape
+        rows = torch.arange(count).repeat_interleave(n)
+        drawn = rollout(self.model, prompts, rows, seeds.flatten(), sampling, noise, self.eos_token_ids)
+        texts = self.tokenizer.batch_decode(drawn.token_ids, skip_special_tokens=True)
+        totals = drawn.logprobs.sum(1).tolist()
+        samples = []
+        for begin in range(0, count * n, n):
+            part = slice(begin, begin + n)
+            samples.append(
+                Samples(texts[part], drawn.token_ids[part], totals[part], drawn.latents[part], drawn.seeds[part].tolist())
+            )
+        return samples
+
+    def _checked_prompt(self, question: str, num_latents: int | None, max_new_tokens: int) -> list[int]:
+        if not question.strip():
+            raise ModelError("The question is empty. Give a question the model was trained for.")
+        ids = self.prompt_ids(question, num_latents)
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and len(ids) + max_new_tokens > limit:
+            raise ModelError(
+                f"The question with its latents has {len(ids)} tokens; with {max_new_tokens} new tokens that exceeds "
+                f"the model's context window of {limit}. Shorten the question {question[:60]!r}… or lower "
+                "max_new_tokens."
+            )
+        return ids
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes an ordinary Hugging Face folder: safetensors, tokenizer, config with the latent section."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_reasoner(
+    name_or_path: str | Path, *, trust_remote_code: bool = False, dtype: Any = torch.float32, **latent_options: Any
+) -> Reasoner:
+    """Loads a checkpoint of ours, or any Hugging Face causal language model to become one.
+
+    Args:
+        name_or_path: Hub id or folder.
+        latent_options: Fields of `LatentConfig` to set, such as thought_source. Default: those of the checkpoint.
+
+    Raises:
+        ModelError: Nothing to load there, an unfit architecture, or a latent section that contradicts the tokenizer.
+    """
+    name = str(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"No model could be loaded from {name!r}: {str(error).splitlines()[0]} Check the folder or the hub id; "
+            "private models need a Hugging Face token."
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code:
+        raise ModelError(
+            f"{name!r} is a {config.model_type!r} model, which has no causal language model in Transformers. "
+            "Latents need a decoder-only causal language model."
+        )
+    model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=trust_remote_code, dtype=dtype)
+    return make_reasoner(model, tokenizer, **latent_options)
+
+
+def make_reasoner(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **latent_options: Any) -> Reasoner:
+    """Makes a reasoner of a model and a tokenizer: special tokens, embeddings, latent section. Idempotent."""
+    recorded = latent_section(model.config)
+    prepare_tokenizer(tokenizer)
+    token_ids = special_token_ids(tokenizer)
+    if recorded is not None and recorded.token_ids != token_ids:
+        raise ModelError(
+            f"The checkpoint's latent section records the special tokens {recorded.token_ids}, its tokenizer has "
+            f"{token_ids}. The tokenizer does not belong to this checkpoint."
+        )
+    fit_embeddings(model, tokenizer)
+    section = replace(recorded or LatentConfig(), token_ids=token_ids, **latent_options)
+    latentize(model, section)
+    if recorded is None:
+        measure_embedding_rms(model)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return Reasoner(model, tokenizer)

@@ -1,0 +1,250 @@
+"""Chains the stages of a recipe: prepares the run folder, hands checkpoints over, resumes, evaluates, reports."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from ..data.chain import ChainTask, generate
+from ..data.errors import UserError
+from ..data.loading import load_problems
+from ..data.problem import Problem
+from .build import build_model
+from .evaluate.evaluate import Measurement, measure, read_results, write_results
+from .evaluate.report import write_report
+from .evaluate.table import print_results
+from .reasoner import load_reasoner
+from .recipe import DataSource, Recipe, RecipeError, load_recipe
+from .tracking import Tracker
+from .train.common import Context, is_done
+from .train.curriculum import train_curriculum
+from .train.grpo import train_grpo
+from .train.sft import train_sft
+
+logger = logging.getLogger(__name__)
+
+
+class RunError(UserError):
+    """A run folder that cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a run: its name, which is also its folder, the stage it starts from, and what trains it."""
+
+    name: str
+    after: str
+    train: Callable[[Context, str | Path, Path], None]
+
+
+def plan(recipe: Recipe) -> list[PlannedStage]:
+    """The stages of a recipe in order; controls last."""
+    planned: list[PlannedStage] = []
+    last = "base"
+    for name, section, train in (
+        ("sft", recipe.sft, train_sft),
+        ("curriculum", recipe.curriculum, train_curriculum),
+        ("rl", recipe.rl, train_grpo),
+    ):
+        if section is not None:
+            planned.append(PlannedStage(name, last, train))
+            last = name
+    text = "sft" if recipe.sft is not None else "base"
+    if recipe.controls.pause:
+        planned.append(PlannedStage("pause", text, lambda c, b, f: train_curriculum(c, b, f, control="pause")))
+    if recipe.controls.no_cot:
+        planned.append(PlannedStage("no_cot", "base", lambda c, b, f: train_curriculum(c, b, f, control="no_cot")))
+    if not planned:
+        raise RecipeError("The recipe has no stage. Give it at least one of sft, curriculum and rl.")
+    return planned
+
+
+def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
+    """Runs a recipe from the first unfinished stage to the report.
+
+    Args:
+        resume: Go on with the run that the folder holds; finished stages are kept.
+
+    Raises:
+        UserError: Bad input; nothing is overwritten.
+    """
+    state = PartialState()
+    stages = plan(recipe)
+    prepare_folder(recipe, resume)
+    set_seed(recipe.seed)
+    problems = load_source(recipe.data.train, "train", recipe.seed)
+    count = recipe.curriculum.eval_problems if recipe.curriculum else 0
+    if count >= len(problems):
+        raise RecipeError(
+            f"curriculum.eval_problems={count} would hold out all {len(problems)} training problems. Lower it."
+        )
+    tracker = Tracker(recipe, recipe.folder, state.is_main_process)
+    context = Context(recipe, recipe.folder, problems[count:], problems[:count], tracker, resume)
+    _build_base(recipe, problems)
+    try:
+        for stage in stages:
+            folder = recipe.folder / stage.name
+            if not is_done(folder):
+                tracker.start(stage.name)
+                started = time.perf_counter()
+                stage.train(context, checkpoint_of(recipe, stage.after), folder)
+                _record_seconds(recipe, stage.name, time.perf_counter() - started)
+        return _evaluate(recipe, stages, tracker)
+    finally:
+        tracker.finish()
+
+
+def checkpoint_of(recipe: Recipe, stage: str) -> str | Path:
+    """Where a stage's final weights are; for `base`, the hub id or folder the recipe names."""
+    if stage == "base" and recipe.model.name_or_path is not None:
+        return recipe.model.name_or_path
+    return recipe.folder / stage / "final"
+
+
+def load_source(source: DataSource, split: str, seed: int) -> list[Problem]:
+    """Problems of a recipe's data source. A generated task has disjoint `train` and `eval` splits."""
+    if source.task == "chain":
+        try:
+            task = ChainTask(**source.options)
+        except TypeError as error:
+            raise RecipeError(f"data.{split}.options: {error}") from error
+        assert source.size is not None
+        return generate(task, source.size, split, seed)  # type: ignore[arg-type]
+    return load_problems(
+        path=source.path,
+        dataset=source.dataset,
+        name=source.name,
+        split=source.split,
+        columns=source.columns,
+        limit=source.limit,
+        step_splitter=source.step_splitter,
+    )
+
+
+def prepare_folder(recipe: Recipe, resume: bool) -> None:
+    """Makes the run folder, or checks that it holds this recipe's run.
+
+    Raises:
+        RunError: The folder holds another recipe's run, or this one's without `resume`.
+    """
+    state, file = PartialState(), recipe.folder / "recipe.yaml"
+    if file.is_file():
+        held = load_recipe(file)
+        # What is measured may change between runs; what was trained may not.
+        fixed = {"evaluate", "controls", "tracking", "output_dir"}
+        changed = [
+            key for key in Recipe.model_fields if key not in fixed and getattr(held, key) != getattr(recipe, key)
+        ]
+        if changed:
+            raise RunError(
+                f"{recipe.folder} already holds the run of another recipe: it differs in {', '.join(changed)}. "
+                "Nothing was changed. Choose another name (name=...), or move the folder away."
+            )
+        if not resume:
+            raise RunError(
+                f"{recipe.folder} already holds a run of this recipe. Nothing was changed. Add --resume to go on with "
+                "it, or choose another name (name=...)."
+            )
+    elif recipe.folder.is_dir() and any(recipe.folder.iterdir()):
+        raise RunError(f"{recipe.folder} exists and holds no run of ours. Choose another name (name=...).")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        recipe.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(recipe.to_yaml(), encoding="utf-8")
+    state.wait_for_everyone()
+
+
+def _build_base(recipe: Recipe, problems: list[Problem]) -> None:
+    folder = recipe.folder / "base"
+    if recipe.model.config is not None and not is_done(folder):
+        if PartialState().is_main_process:
+            partial = folder / "final.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            build_model(recipe.model.config, problems, recipe.seed, partial)
+            partial.rename(folder / "final")
+        PartialState().wait_for_everyone()
+
+
+def _record_seconds(recipe: Recipe, stage: str, seconds: float) -> None:
+    if PartialState().is_main_process:
+        times = read_seconds(recipe.folder)
+        times[stage] = times.get(stage, 0.0) + round(seconds, 1)
+        (recipe.folder / "seconds.json").write_text(json.dumps(times))
+
+
+def read_seconds(folder: Path) -> dict[str, float]:
+    """Wall-clock seconds of each stage, as recorded in the run folder."""
+    file = folder / "seconds.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _evaluate(recipe: Recipe, stages: list[PlannedStage], tracker: Tracker) -> list[Measurement]:
+    """Measures the final checkpoint of every stage, writes results.json and the report, prints the table."""
+    state, file = PartialState(), recipe.folder / "results.json"
+    rows = [] if not file.is_file() else read_results(file)
+    measured = {row.stage for row in rows}
+    missing = [stage.name for stage in stages if stage.name not in measured]
+    if missing:
+        started = time.perf_counter()
+        tracker.start("evaluate")
+        problems = load_source(recipe.data.eval, "eval", recipe.seed)[: recipe.evaluate.problems]
+        for name in missing:
+            rows += evaluate_checkpoint(recipe, checkpoint_of(recipe, name), name, problems)
+            if state.is_main_process:
+                write_results(file, rows)
+        _track_results(tracker, rows)
+        _record_seconds(recipe, "evaluate", time.perf_counter() - started)
+    if state.is_main_process:
+        write_report(recipe.folder)
+        print_results(rows, read_seconds(recipe.folder))
+        print_places(recipe)
+    state.wait_for_everyone()
+    return rows
+
+
+def evaluate_checkpoint(
+    recipe: Recipe, checkpoint: str | Path, stage: str, problems: list[Problem]
+) -> list[Measurement]:
+    """Measures one checkpoint under the recipe's evaluate section."""
+    reasoner = load_reasoner(checkpoint, trust_remote_code=recipe.model.trust_remote_code, dtype=recipe.model.dtype)
+    reasoner.model.to(PartialState().device)
+    with torch.no_grad():
+        return measure(reasoner, problems, recipe.evaluate, stage, recipe.seed)
+
+
+def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:
+    named: dict[str, Any] = {}
+    for row in rows:
+        setting = "greedy" if row.metric == "accuracy" else f"noise={row.noise},temperature={row.temperature:g}"
+        named[f"{row.stage}/{row.metric.replace('k', str(row.k), 1)}/{setting}"] = row.value
+    tracker.log(named, 0)
+    columns = ["stage", "mode", "metric", "k", "noise", "temperature", "value", "low", "high", "n", "seed"]
+    table = [
+        [r.stage, r.mode, r.metric, r.k, r.noise, r.temperature, r.value, *r.ci95, r.n, r.seed] for r in rows
+    ]
+    tracker.log_table("results", columns, table)
+
+
+def print_places(recipe: Recipe) -> None:
+    """Says where to find what the run left."""
+    folder = recipe.folder
+    print(f"Report       {folder / 'report.html'}")
+    print(f"Results      {folder / 'results.json'}")
+    print(f"Metrics      {folder / 'metrics.jsonl'}")
+    for stage in plan(recipe):
+        print(f"Checkpoint   {folder / stage.name / 'final'}")
+    offline = sorted((folder / "wandb").glob("offline-run-*"))
+    if offline:
+        print(f"W&B          {folder / 'wandb'} ({len(offline)} offline runs; upload with: wandb sync {folder}/wandb/*)")
+    elif recipe.tracking.wandb:
+        print(f"W&B          project {recipe.tracking.project}, group {recipe.name}")

@@ -1,0 +1,101 @@
+"""Where numbers go while a run lasts: metrics.jsonl always, Weights & Biases by default."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Writes metrics on the main process; does nothing on the others.
+
+    W&B has one group per pipeline and one run per stage. Without a key it works offline, in the run folder.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, is_main: bool) -> None:
+        self.recipe, self.folder, self.is_main = recipe, folder, is_main
+        self.stage = ""
+        self.wandb_run: Any = None
+
+    def start(self, stage: str) -> None:
+        """Begins (or, on resume, goes on with) the W&B run of a stage."""
+        self.finish()
+        self.stage = stage
+        if self.is_main and self.recipe.tracking.wandb:
+            self.wandb_run = _start_wandb(self.recipe, self.folder, stage)
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        """Records metrics at an optimizer step of the current stage, counted from the stage's start."""
+        if not self.is_main:
+            return
+        # NaN is no JSON; a metric that could not be computed is written as null.
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+        row = {"stage": self.stage, "step": step, "time": round(time.time(), 3), **clean}
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.wandb_run is not None:
+            self.wandb_run.log({**metrics, "global_step": step})
+
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Records a table in W&B."""
+        if self.wandb_run is not None:
+            import wandb
+
+            self.wandb_run.log({name: wandb.Table(columns=columns, data=rows)})
+
+    def finish(self) -> None:
+        if self.wandb_run is not None:
+            self.wandb_run.finish()
+            self.wandb_run = None
+
+
+def _start_wandb(recipe: Recipe, folder: Path, stage: str) -> Any:
+    import wandb
+
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    options: dict[str, Any] = {
+        "project": recipe.tracking.project,
+        "entity": recipe.tracking.entity,
+        "group": recipe.name,
+        "job_type": stage,
+        "name": f"{recipe.name}-{stage}",
+        "dir": str(folder),
+        "config": recipe.model_dump(mode="json"),
+        "settings": wandb.Settings(silent=True, console="off"),
+    }
+    try:
+        run = wandb.init(mode=mode, id=f"{recipe.name}-{stage}", resume="allow", **options)
+    except wandb.errors.Error as error:
+        logger.warning("W&B could not start (%s). This run is recorded offline.", str(error).splitlines()[0])
+        run = wandb.init(mode="offline", **options)
+    run.define_metric("global_step")
+    run.define_metric("*", step_metric="global_step")
+    return run
+
+
+class TrackingCallback(TrainerCallback):
+    """Sends what a Trainer logs to the tracker.
+
+    Args:
+        offset: Optimizer steps of the stage's earlier Trainers, so that one axis runs through the curriculum.
+        extra: Values added to every row, such as the curriculum stage.
+    """
+
+    def __init__(self, tracker: Tracker, offset: int = 0, extra: dict[str, Any] | None = None) -> None:
+        self.tracker, self.offset, self.extra = tracker, offset, extra or {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self.tracker.log({**self.extra, **logs}, self.offset + state.global_step)

@@ -1,0 +1,218 @@
+"""Stage 2: the latent curriculum. One Transformers Trainer per curriculum stage, promoted by measured accuracy."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from trl.models import unwrap_model_for_generation
+
+from ..collate import Collator, StageDataset
+from ..curriculum import Encoded, Stage, check_one_token_steps, encode, plan_stages
+from ..score import is_right
+from ..latent.reasoner import measure_embedding_rms
+from ..reasoner import Reasoner, load_reasoner
+from ..recipe import Recipe, RecipeError
+from ..tracking import TrackingCallback
+from .common import Context, ProgressCallback, is_done, lora_config, train_and_hand_over, trainer_config
+
+logger = logging.getLogger(__name__)
+# The text stage has nothing to replace; it is listed so that later stages can mix it in.
+TEXT = Stage(0, 0, 0)
+
+
+class CurriculumTrainer(Trainer):
+    """A Trainer whose model computes the loss over latents; logs the token and latent parts of the loss."""
+
+    # The model divides by `num_items_in_batch`, the items of all micro-batches of a step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._parts: dict[str, list[torch.Tensor]] = {"token_loss": [], "latent_loss": []}
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        for name, values in self._parts.items():
+            values.append(outputs[name])
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        for name, values in self._parts.items():
+            if values and "loss" in logs:
+                logs[name] = torch.stack(values).mean().item()
+                values.clear()
+        super().log(logs, start_time)
+
+
+class Promotion(TrainerCallback):
+    """Measures greedy accuracy on held-out problems every few steps and ends the stage once it is reached.
+
+    The problems are shared out over the processes.
+    """
+
+    def __init__(self, reasoner: Reasoner, context: Context, target: float, num_latents: int) -> None:
+        self.reasoner, self.context, self.target, self.num_latents = reasoner, context, target, num_latents
+        self.every = context.recipe.curriculum.eval_every  # type: ignore[union-attr]
+        self.trainer: Trainer | None = None
+        self.accuracy = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every and state.global_step < state.max_steps:
+            return
+        self.accuracy = self.measure()
+        if self.accuracy >= self.target:
+            control.should_training_stop = True
+        assert self.trainer is not None
+        self.trainer.log({"accuracy": self.accuracy})
+
+    def measure(self) -> float:
+        """Greedy accuracy on the held-out problems."""
+        assert self.trainer is not None
+        settings, state = self.context.recipe.evaluate, PartialState()
+        mine = self.context.held_out[state.process_index :: state.num_processes]
+        accelerator = self.trainer.accelerator
+        with unwrap_model_for_generation(self.trainer.model_wrapped, accelerator) as model:
+            inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+            samples = Reasoner(inner, self.reasoner.tokenizer).generate(
+                [problem.question for problem in mine],
+                num_latents=self.num_latents,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.batch_size,
+            )
+        right = is_right(settings.scorer, mine, [sample.texts for sample in samples]).sum()
+        return float(reduce(torch.tensor(float(right), device=state.device))) / len(self.context.held_out)
+
+
+def curriculum_stages(recipe: Recipe, most_steps: int, control: str | None = None) -> list[Stage]:
+    """The stages a recipe plans; the no-CoT control has one, without steps and without latents."""
+    if control == "no_cot":
+        return [Stage(1, None, 0)]
+    return plan_stages(most_steps, recipe.latent.latents_per_step, recipe.latent.max_stage)
+
+
+def curriculum_args(recipe: Recipe, folder: Path) -> TrainingArguments:
+    section = recipe.curriculum
+    assert section is not None
+    args = trainer_config(TrainingArguments, "curriculum", section.trainer, recipe.seed, folder)
+    if args.max_steps <= 0:
+        raise RecipeError("curriculum.trainer.max_steps is missing: the step limit of each curriculum stage.")
+    return args
+
+
+def train_curriculum(context: Context, base: str | Path, folder: Path, control: str | None = None) -> None:
+    """Trains all stages in order and leaves `folder/final`.
+
+    Args:
+        control: "pause" replaces latents by pause tokens, "no_cot" trains question -> answer with the steps of all
+            curriculum stages together.
+    """
+    recipe, start = context.recipe, base
+    section = recipe.curriculum
+    assert section is not None
+    stages = curriculum_stages(recipe, max(len(problem.steps) for problem in context.train), control)
+    encoded: list[Encoded] | None = None
+    offset = 0
+    for stage in stages:
+        stage_folder = folder / f"stage-{stage.index}"
+        report = stage_folder / "promotion.json"
+        if not is_done(stage_folder):
+            args = curriculum_args(recipe, stage_folder)
+            if control == "no_cot":
+                args.max_steps *= len(plan_stages(max(len(p.steps) for p in context.train), 1, recipe.latent.max_stage))
+            reasoner = _load(recipe, start, stage, control)
+            if encoded is None:
+                encoded = encode(context.train, reasoner.tokenizer)
+                if section.supervision_weight > 0 and control != "no_cot":
+                    check_one_token_steps(encoded, reasoner.tokenizer)
+            result = _train_stage(context, reasoner, args, encoded, stages, stage, start, stage_folder, offset)
+            if PartialState().is_main_process:
+                report.write_text(json.dumps(result))
+            PartialState().wait_for_everyone()
+        offset += json.loads(report.read_text())["steps"]
+        start = stage_folder / "final"
+    if PartialState().is_main_process:
+        (folder / "final").symlink_to(Path(f"stage-{stages[-1].index}") / "final")
+    PartialState().wait_for_everyone()
+
+
+def _load(recipe: Recipe, start: str | Path, stage: Stage, control: str | None) -> Reasoner:
+    reasoner = load_reasoner(
+        start,
+        trust_remote_code=recipe.model.trust_remote_code,
+        dtype=recipe.model.dtype,
+        thought_source="pause" if control == "pause" else recipe.latent.thought_source,
+        latents_per_step=recipe.latent.latents_per_step,
+        num_latents=stage.num_latents,
+        stage=stage.index,
+        supervision_weight=recipe.curriculum.supervision_weight if recipe.curriculum else 0.0,
+    )
+    measure_embedding_rms(reasoner.model)
+    return reasoner
+
+
+def _train_stage(
+    context: Context,
+    reasoner: Reasoner,
+    args: TrainingArguments,
+    encoded: Sequence[Encoded],
+    stages: Sequence[Stage],
+    stage: Stage,
+    base: str | Path,
+    folder: Path,
+    offset: int,
+) -> dict[str, Any]:
+    """Trains one stage; returns its steps, accuracy and whether it was promoted."""
+    section = context.recipe.curriculum
+    assert section is not None
+    is_last = stage is stages[-1]
+    target = section.last_stage_at if is_last and section.last_stage_at else section.promote_at
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
+    dataset = StageDataset(
+        encoded,
+        [TEXT, *stages],
+        stage.index,
+        args.max_steps * per_step,
+        reasoner.config.token_ids,
+        reasoner.config.latents_per_step,
+        section.mix_earlier,
+        section.supervision_weight > 0,
+        context.recipe.seed,
+    )
+    promotion = Promotion(reasoner, context, target, stage.num_latents)
+    model: Any = reasoner.model
+    lora = lora_config(context.recipe, reasoner)
+    if lora is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, lora)
+    trainer = CurriculumTrainer(
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        data_collator=Collator(reasoner.tokenizer.pad_token_id),
+        processing_class=reasoner.tokenizer,
+        callbacks=[
+            promotion,
+            TrackingCallback(context.tracker, offset, {"curriculum_stage": stage.index}),
+            ProgressCallback(f"{folder.parent.name} {stage.index}/{len(stages)}"),
+        ],
+    )
+    promotion.trainer = trainer
+    train_and_hand_over(trainer, reasoner, base, folder, context.resume)
+    steps = trainer.state.global_step
+    promoted = promotion.accuracy >= target
+    if not promoted:
+        logger.warning(
+            "Stage %d ended at its step limit of %d with accuracy %.3f, below %.2f. The next stage starts from it; "
+            "raise curriculum.trainer.max_steps or lower the threshold if later stages fail.",
+            stage.index, steps, promotion.accuracy, target,
+        )  # fmt: skip
+    return {"steps": steps, "accuracy": promotion.accuracy, "target": target, "promoted": promoted}

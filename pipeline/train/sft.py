@@ -1,0 +1,49 @@
+"""Stage 1: supervised fine-tuning on text chain of thought, by TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from ..curriculum import encode
+from ..reasoner import load_reasoner
+from ..tracking import TrackingCallback
+from .common import Context, ProgressCallback, lora_config, train_and_hand_over, trainer_config
+
+
+def sft_config(context: Context, folder: Path) -> SFTConfig:
+    """The SFT config of a recipe. Examples are tokenized by us, so that all stages cut the text at the same places."""
+    section = context.recipe.sft
+    assert section is not None
+    return trainer_config(
+        SFTConfig,
+        "sft",
+        section.trainer,
+        context.recipe.seed,
+        folder,
+        completion_only_loss=True,
+        max_length=None,
+    )
+
+
+def train_sft(context: Context, base: str | Path, folder: Path) -> None:
+    """Trains question -> steps, answer; the loss falls on steps and answer. Leaves `folder/final`."""
+    args = sft_config(context, folder)
+    model = context.recipe.model
+    reasoner = load_reasoner(base, trust_remote_code=model.trust_remote_code, dtype=model.dtype)
+    rows = []
+    for parts in encode(context.train, reasoner.tokenizer):
+        target = [token for step in parts.steps for token in step] + parts.answer
+        labels = [-100] * len(parts.question) + target
+        rows.append({"input_ids": parts.question + target, "labels": labels})
+    trainer = SFTTrainer(
+        model=reasoner.model,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=reasoner.tokenizer,
+        peft_config=lora_config(context.recipe, reasoner),
+        callbacks=[TrackingCallback(context.tracker), ProgressCallback("sft")],
+    )
+    train_and_hand_over(trainer, reasoner, base, folder, context.resume)

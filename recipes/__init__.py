@@ -1,0 +1,1 @@
+"""Recipes that come with the package. `neuralese recipes list` shows them, `copy` makes one yours."""

@@ -1,0 +1,61 @@
+"""Built-in reward functions, with TRL's signature `f(prompts, completions, **columns) -> list[float | None]`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .answers import completion_text, extract_answer, has_answer_format, normalise_answer, parse_number
+from .errors import RewardError
+
+_TOLERANCE = 1e-6
+
+
+def exact_match(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
+    """1.0 where the text after the last `###` (the whole completion without one) is the answer, else 0.0.
+
+    White space is normalised on both sides; case counts.
+    """
+    return [
+        float(extract_answer(completion_text(completion)) == normalise_answer(str(expected)))
+        for completion, expected in zip(completions, answer, strict=True)
+    ]
+
+
+def numeric_match(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
+    """1.0 where the last number after the last `###` is within 1e-6 of the answer, else 0.0, also without a number.
+
+    Numbers are read by `parse_number`: commas, `$`, `%` and a trailing dot do not count.
+    """
+    rewards = []
+    for completion, expected in zip(completions, answer, strict=True):
+        got, want = parse_number(extract_answer(completion_text(completion))), parse_number(str(expected))
+        rewards.append(float(got is not None and want is not None and abs(got - want) <= _TOLERANCE))
+    return rewards
+
+
+def answer_format(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+    """1.0 where the completion has exactly one `###`, followed by an answer of one line, else 0.0."""
+    return [float(has_answer_format(completion_text(completion))) for completion in completions]
+
+
+def latent_cost(
+    prompts: Sequence[Any], completions: Sequence[Any], num_latents: Sequence[int] | None = None, **_: Any
+) -> list[float]:
+    """Minus the number of latents of each completion, for use with a small weight.
+
+    Raises:
+        RewardError: there is no column `num_latents`.
+    """
+    if num_latents is None:
+        raise RewardError(
+            "The reward 'latent_cost' received no column 'num_latents'. Rollouts with latents provide it; add the "
+            "column to the data when you call the reward yourself, or remove the reward from the recipe."
+        )
+    return [-float(count) for count in num_latents]
+
+
+BUILTIN: dict[str, Callable[..., list[float]]] = {
+    "exact_match": exact_match,
+    "numeric_match": numeric_match,
+    "answer_format": answer_format,
+    "latent_cost": latent_cost,
+}

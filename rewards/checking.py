@@ -1,0 +1,181 @@
+"""Guards around a reward function: what it raises and what it returns is checked at every call."""
+
+import asyncio
+import inspect
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import Any
+
+from ..data.errors import reason, shown
+from .errors import RewardError
+from .loading import load_reward
+
+Rewards = list[float | None]
+
+
+def checked(reward: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return `reward` with checks; sync or async as it was, and under its own `__name__`, which the trainer logs.
+
+    All keyword arguments are passed on. The rewards come back as a list of floats and None.
+
+    Args:
+        reward: a function `f(prompts, completions, **columns)`.
+        name: names the reward in messages, and becomes `__name__` where `reward` has none.
+
+    Raises (from the returned function):
+        RewardError: `reward` raised (chained, or its own RewardError as it is), returned another number of rewards than completions, or returned a
+            value that is neither a finite number nor None.
+    """
+    wrapper: Callable[..., Any]
+    if is_async(reward):
+
+        async def wrapper(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
+            try:
+                result = await reward(prompts=prompts, completions=completions, **columns)
+            except RewardError:
+                raise
+            except Exception as error:
+                raise _failed(name, error, completions) from error
+            return _check_result(name, result, completions)
+
+    else:
+
+        def wrapper(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
+            try:
+                result = reward(prompts=prompts, completions=completions, **columns)
+            except RewardError:
+                raise
+            except Exception as error:
+                raise _failed(name, error, completions) from error
+            return _check_result(name, result, completions)
+
+    wrapper.__name__ = wrapper.__qualname__ = getattr(reward, "__name__", name)
+    wrapper.__doc__ = reward.__doc__
+    return wrapper
+
+
+def is_async(reward: Callable[..., Any]) -> bool:
+    """Tell whether a call of `reward` must be awaited: an async function, a partial of one, or an async `__call__`."""
+    while isinstance(reward, partial):
+        reward = reward.func
+    return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(type(reward).__call__)
+
+
+def _failed(name: str, error: Exception, completions: Sequence[Any]) -> RewardError:
+    first = shown(completions[0], 200) if completions else "none"
+    return RewardError(
+        f"Reward {name!r} failed with {reason(error)}. The first completion it was given: {first}. "
+        f"Correct the function, or let it return None for completions it cannot judge."
+    )
+
+
+def _check_result(name: str, result: Any, completions: Sequence[Any]) -> Rewards:
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # else Python warns that it was never awaited
+        raise RewardError(f"Reward {name!r} returned a coroutine. Define it with `async def`.")
+    if not isinstance(result, Iterable) or isinstance(result, str | bytes | Mapping):
+        raise RewardError(
+            f"Reward {name!r} returned {type(result).__name__} {shown(result)}. Return a list with one reward per "
+            f"completion."
+        )
+    rewards = list(result)
+    if len(rewards) != len(completions):
+        raise RewardError(
+            f"Reward {name!r} returned {len(rewards)} rewards for {len(completions)} completions. Return exactly one "
+            f"per completion, None for those it does not judge."
+        )
+    return [_check_value(name, index, value, completions) for index, value in enumerate(rewards)]
+
+
+def _check_value(name: str, index: int, value: Any, completions: Sequence[Any]) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise RewardError(
+            f"Reward {name!r} returned {type(value).__name__} {shown(value)} at index {index}, for the completion "
+            f"{shown(completions[index], 200)}. Return finite numbers or None; of a tensor, return tensor.tolist()."
+        )
+    return float(value)
+
+
+@dataclass(frozen=True)
+class RewardCheck:
+    """What a reward function gave on a few completions.
+
+    `seconds` is the wall time of the one call. `min`, `max` and `mean` are over the rewards that are not None, and
+    None when all are; `none_count` is the number of None.
+    """
+
+    rewards: Rewards
+    seconds: float
+    min: float | None
+    max: float | None
+    mean: float | None
+    none_count: int
+
+
+def check_reward(spec: str, completions: Sequence[Any], columns: Mapping[str, Sequence[Any]]) -> RewardCheck:
+    """Load a reward function and call it once, as the trainer does.
+
+    Args:
+        spec: as in `load_reward`.
+        completions: strings or lists of messages.
+        columns: one value per completion each. `prompts`, when absent, is the column `prompt`, or else `question`, or
+            else empty strings.
+
+    Raises:
+        RewardError: as `load_reward` and `checked`; no completions; a column of another length than the completions.
+    """
+    if not completions:
+        raise RewardError("There are no completions to check the reward with. Give at least one.")
+    for column, values in columns.items():
+        if len(values) != len(completions):
+            raise RewardError(
+                f"Column {column!r} has {len(values)} values for {len(completions)} completions. Give one for each."
+            )
+    reward = checked(load_reward(spec), spec)
+    arguments = _arguments(completions, columns)
+    start = time.perf_counter()
+    result = _run(reward(**arguments)) if is_async(reward) else reward(**arguments)
+    return _summary(result, time.perf_counter() - start)
+
+
+def _arguments(completions: Sequence[Any], columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    empty = [""] * len(completions)
+    prompts = next((columns[key] for key in ("prompts", "prompt", "question") if key in columns), empty)
+    # The trainer keeps the two singular columns to itself.
+    rest = {key: values for key, values in columns.items() if key not in ("prompts", "prompt", "completion")}
+    trainer: dict[str, Any] = {
+        "completion_ids": [[] for _ in completions],
+        "trainer_state": None,
+        "log_extra": lambda column, values: None,
+        "log_metric": lambda name, value: None,
+    }
+    return {**trainer, **rest, "prompts": prompts, "completions": completions}
+
+
+def _run(pending: Awaitable[Rewards]) -> Rewards:
+    async def main() -> Rewards:
+        return await pending
+
+    # In a thread of its own, so that it also works where an event loop already runs (notebooks).
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(asyncio.run, main()).result()
+
+
+def _summary(rewards: Rewards, seconds: float) -> RewardCheck:
+    values = [value for value in rewards if value is not None]
+    return RewardCheck(
+        rewards=rewards,
+        seconds=seconds,
+        min=min(values, default=None),
+        max=max(values, default=None),
+        mean=sum(values) / len(values) if values else None,
+        none_count=len(rewards) - len(values),
+    )
