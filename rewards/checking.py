@@ -28,8 +28,8 @@ def checked(reward: Callable[..., Any], name: str) -> Callable[..., Any]:
         name: names the reward in messages, and becomes `__name__` where `reward` has none.
 
     Raises (from the returned function):
-        RewardError: `reward` raised (chained, or its own RewardError as it is), returned another number of rewards than completions, or returned a
-            value that is neither a finite number nor None.
+        RewardError: `reward` raised (chained; its own RewardError passes as it is), returned another number of rewards
+            than completions, or returned a value that is neither a finite number nor None.
     """
     wrapper: Callable[..., Any]
     if is_async(reward):

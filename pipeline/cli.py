@@ -1,0 +1,186 @@
+"""The `neuralese` command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..data.errors import UserError
+
+app = typer.Typer(
+    help="Turn a base language model into a latent reasoner.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+recipes_app = typer.Typer(help="The recipes that come with the package.", no_args_is_help=True)
+app.add_typer(recipes_app, name="recipes")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, as dotted.key=value.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the recipe's folder.")] = False,
+) -> None:
+    """Run a recipe: all training stages, the evaluation and the report."""
+    from .recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    quiet()
+    from .run import run
+
+    run(loaded, resume)
+
+
+@app.command()
+def check(
+    recipes: Annotated[list[str], typer.Argument(help="Recipe files, then keys to change as dotted.key=value.")],
+) -> None:
+    """Validate recipes and print what they would do. Trains nothing."""
+    from .recipe import RecipeError, load_recipe
+
+    paths = [item for item in recipes if "=" not in item]
+    if not paths:
+        raise RecipeError("Name at least one recipe file.")
+    loaded = [load_recipe(path, [item for item in recipes if "=" in item]) for path in paths]
+    quiet()
+    from .check import print_plan
+
+    for path, recipe in zip(paths, loaded, strict=True):
+        print_plan(path, recipe)
+
+
+@app.command(name="eval")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint of one.")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write the results as JSON.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
+) -> None:
+    """Measure the checkpoints of a run, or one checkpoint. Keys such as evaluate.num_samples=64 change how."""
+    quiet()
+    from .check import evaluate_folder
+
+    evaluate_folder(folder, overrides or [], output, recipe)
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    question: Annotated[str, typer.Argument(help="A question of the kind the model was trained for.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Samples.")] = 1,
+    noise: Annotated[str | None, typer.Option(help="Noise on the latents, such as gaussian:0.3.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of the answer; 0 is greedy.")] = 1.0,
+    latents: Annotated[int | None, typer.Option(min=0, help="Latents; default: those of the checkpoint.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
+) -> None:
+    """Sample answers from a checkpoint."""
+    quiet()
+    from .reasoner import load_reasoner
+
+    reasoner = load_reasoner(model)
+    room = (getattr(reasoner.model.config, "max_position_embeddings", None) or max_new_tokens) - len(
+        reasoner.prompt_ids(question, latents)
+    )
+    (samples,) = reasoner.generate(
+        [question],
+        n=n,
+        noise=noise,
+        temperature=temperature,
+        num_latents=latents,
+        max_new_tokens=max(1, min(max_new_tokens, room)),
+        seed=seed,
+    )
+    for text, logprob in zip(samples.texts, samples.logprobs, strict=True):
+        typer.echo(f"{logprob:8.3f}  {text.strip()}")
+
+
+@app.command(name="check-reward")
+def check_reward_command(
+    spec: Annotated[str, typer.Argument(help="package.module:function, path/to/file.py:function or a built-in name.")],
+    completion: Annotated[list[str] | None, typer.Option(help="A completion to score; repeat for more.")] = None,
+    answer: Annotated[str, typer.Option(help="The right answer, for rewards that compare with it.")] = "72",
+    latents: Annotated[int, typer.Option(help="Latents used, for rewards that charge for them.")] = 6,
+) -> None:
+    """Run a reward function once on sample completions, and show rewards, range and time."""
+    from ..rewards.checking import check_reward
+
+    given = completion or [f"### {answer}", "### 0", "no answer at all", ""]
+    columns = {"question": ["?"] * len(given), "answer": [answer] * len(given), "steps": [[]] * len(given)}
+    result = check_reward(spec, given, {**columns, "num_latents": [latents] * len(given)})
+    for text, reward in zip(given, result.rewards, strict=True):
+        typer.echo(f"{'None' if reward is None else f'{reward:g}':>8}  {text!r}")
+    typer.echo(
+        f"range {result.min} to {result.max}, mean {result.mean}, {result.none_count} None, {result.seconds:.4f} s"
+    )
+
+
+@recipes_app.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with the package."""
+    for name, path in packaged_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        typer.echo(f"{name:24} {first}")
+
+
+@recipes_app.command("copy")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="A name from `neuralese recipes list`.")],
+    target: Annotated[Path | None, typer.Argument(help="File to write; default: NAME.yaml here.")] = None,
+) -> None:
+    """Copy a recipe to make it yours. An existing file is kept."""
+    from .recipe import RecipeError, nearest
+
+    known = packaged_recipes()
+    name = name.removesuffix(".yaml")
+    if name not in known:
+        raise RecipeError(f"There is no recipe {name!r}{nearest(name, list(known))}.")
+    path = target or Path(f"{name}.yaml")
+    if path.exists():
+        raise RecipeError(f"{path} exists and was kept. Name another file to write.")
+    shutil.copyfile(known[name], path)
+    typer.echo(f"Wrote {path}. Change it, then: neuralese check {path}")
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Recipes of the package by name."""
+    folder = Path(str(files("neuralese.recipes")))
+    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.glob("*.yaml"))}
+
+
+def quiet() -> None:
+    """Silences what libraries print that tells a user nothing; sets privacy defaults. Call before importing torch."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import warnings
+
+    for category in (FutureWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(torch|transformers|trl|accelerate|peft)\.")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Runs the command line; an error the user can mend is one paragraph, not a stack trace."""
+    try:
+        return app(arguments)
+    except UserError as error:
+        sys.stdout.flush()
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

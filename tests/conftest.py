@@ -1,0 +1,61 @@
+"""Shapes in public signatures are checked while the tests run; tiny models for all tests."""
+
+import os
+
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+)
+
+from jaxtyping import install_import_hook
+
+install_import_hook("neuralese.pipeline.latent", "beartype.beartype")
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from neuralese.data.chain import ChainTask, generate
+from neuralese.pipeline.build import build_tokenizer
+from neuralese.pipeline.reasoner import make_reasoner
+
+ROOT = Path(__file__).parents[1]
+TASK = ChainTask(modulus=7, num_operations=3)
+
+
+@pytest.fixture(autouse=True)
+def _same_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def problems():
+    return generate(TASK, 200, "train", 0)
+
+
+@pytest.fixture
+def make(problems):
+    """Builds a random 2-layer GPT-2 reasoner over the words of the chain task."""
+
+    def build(**latent):
+        tokenizer = build_tokenizer(problems)
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        return make_reasoner(GPT2LMHeadModel(config).eval(), tokenizer, **latent)
+
+    return build
+
+
+@pytest.fixture
+def reasoner(make):
+    return make(num_latents=3, supervision_weight=0.5)

@@ -1,0 +1,141 @@
+"""Sampling agrees with the training forward, and a sample depends on nothing but weights, prompt and seed."""
+
+import pytest
+import torch
+
+from neuralese.pipeline.latent import ModelError, NoiseError, parse_noise
+from neuralese.pipeline.latent.generate import Sampling, rollout
+
+QUESTIONS = ["3 + 4 * 2 - 1 =", "6 - 5 =", "1 * 2 + 3 + 4 =", "2 + 2 * 6 ="]
+
+
+def sample(reasoner, prompts, **options):
+    return reasoner.generate(prompts, max_new_tokens=8, **options)
+
+
+def teacher_forced(reasoner, question, samples, temperature, noise):
+    """Summed log-probs of the sampled answers from one training forward over prompt and answer."""
+    from neuralese.pipeline.latent.generate import suppress
+
+    totals = []
+    for ids, seed in zip(samples.token_ids, samples.seeds, strict=True):
+        prompt = reasoner.prompt_ids(question)
+        labels = torch.tensor([[-100] * len(prompt) + ids])
+        output = reasoner(
+            input_ids=torch.tensor([prompt + ids]), labels=labels, noise=noise, noise_seeds=torch.tensor([seed])
+        )
+        logprobs = (suppress(output.logits, reasoner.config.token_ids) / temperature).log_softmax(-1)
+        totals.append(logprobs.gather(1, torch.tensor(ids)[:, None]).sum().item())
+    return totals
+
+
+@pytest.mark.parametrize("noise", [None, "gaussian:0.4"])
+@pytest.mark.parametrize("num_latents", [0, 1, 3])
+@pytest.mark.parametrize("source", ["norm_matched", "pause"])
+def test_logprobs_equal_a_teacher_forced_pass(make, num_latents, noise, source):
+    reasoner = make(num_latents=num_latents, thought_source=source)
+    drawn = sample(reasoner, QUESTIONS, n=3, temperature=1.3, noise=noise)
+    for question, samples in zip(QUESTIONS, drawn, strict=True):
+        expected = teacher_forced(reasoner, question, samples, 1.3, parse_noise(noise))
+        assert samples.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_greedy_text_is_that_of_transformers(make):
+    reasoner = make(num_latents=0)
+    (ours,) = sample(reasoner, QUESTIONS[:1])
+    prompt = torch.tensor([reasoner.prompt_ids(QUESTIONS[0])])
+    theirs = reasoner.model.generate(
+        prompt, max_new_tokens=8, do_sample=False, suppress_tokens=list(reasoner.config.token_ids)
+    )
+    assert ours.token_ids[0] == theirs[0, prompt.size(1) :].tolist()
+
+
+def test_samples_do_not_depend_on_the_batch(reasoner):
+    options = {"n": 5, "temperature": 1.0, "noise": "gaussian:0.5"}
+    together = sample(reasoner, QUESTIONS, **options)
+    apart = sample(reasoner, QUESTIONS, batch_size=1, **options)
+    for one, other in zip(together, apart, strict=True):
+        assert one.texts == other.texts and one.seeds == other.seeds
+        assert torch.allclose(one.latents, other.latents, atol=1e-5)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_seeds_replay_samples_and_differ(reasoner):
+    (first,) = sample(reasoner, QUESTIONS[:1], n=16, temperature=1.0, noise="gaussian:0.5")
+    (again,) = sample(
+        reasoner, QUESTIONS[:1], n=3, temperature=1.0, noise="gaussian:0.5", seeds=[first.seeds[4:7]]
+    )
+    assert again.texts == first.texts[4:7]
+    assert torch.allclose(again.latents, first.latents[4:7], atol=1e-5)
+    assert len(set(first.seeds)) == 16 and len(set(first.texts)) > 1
+    (other,) = sample(reasoner, QUESTIONS[:1], n=16, temperature=1.0, noise="gaussian:0.5", seed=1)
+    assert other.texts != first.texts
+
+
+def test_noise_alone_makes_greedy_answers_differ_and_no_noise_none(reasoner):
+    (noisy,) = sample(reasoner, QUESTIONS[:1], n=8, noise="gaussian:3")
+    (clean,) = sample(reasoner, QUESTIONS[:1], n=8)
+    assert len(set(noisy.texts)) > 1
+    assert len(set(clean.texts)) == 1
+
+
+def test_token_draws_follow_the_distribution(reasoner):
+    """First sampled token against its probability: within 4 standard errors for each token that is likely."""
+    prompt = reasoner.prompt_ids(QUESTIONS[0])
+    n = 4000
+    drawn = rollout(
+        reasoner.model, [prompt], torch.zeros(n, dtype=torch.long), torch.arange(n), Sampling(1.0, 1), None, [1]
+    )
+    first = torch.tensor([ids[0] for ids in drawn.token_ids])
+    probabilities = {int(t): float(p.exp()) for t, p in zip(first, drawn.logprobs[:, 0], strict=True)}
+    assert len(probabilities) > 2
+    for token, p in probabilities.items():
+        share = (first == token).float().mean().item()
+        assert abs(share - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-3
+
+
+def test_special_tokens_are_never_sampled(reasoner):
+    with torch.no_grad():  # make them the most likely tokens by far
+        reasoner.model.lm_head.weight = torch.nn.Parameter(reasoner.model.lm_head.weight.clone())
+        for token in reasoner.config.token_ids:
+            reasoner.model.lm_head.weight[token] *= 100
+    (drawn,) = sample(reasoner, QUESTIONS[:1], n=64, temperature=1.0, noise="gaussian:0.5")
+    assert not {t for ids in drawn.token_ids for t in ids} & set(reasoner.config.token_ids)
+
+
+def test_answers_end_at_the_first_stop_token(reasoner):
+    (drawn,) = sample(reasoner, QUESTIONS[:1], n=64, temperature=2.0)
+    stop = reasoner.eos_token_ids[0]
+    assert any(stop in ids for ids in drawn.token_ids)
+    assert all(stop not in ids[:-1] and len(ids) <= 8 for ids in drawn.token_ids)
+
+
+def test_top_k_one_is_greedy(reasoner):
+    (greedy,) = sample(reasoner, QUESTIONS[:1])
+    (top1,) = sample(reasoner, QUESTIONS[:1], n=4, temperature=1.0, top_k=1)
+    assert set(top1.texts) == set(greedy.texts)
+
+
+@pytest.mark.parametrize(
+    ("question", "message"), [("  ", "question is empty"), ("1 + " * 40, "context window of 64")]
+)
+def test_questions_that_cannot_be_answered_are_named(reasoner, question, message):
+    with pytest.raises(ModelError, match=message):
+        sample(reasoner, [question])
+
+
+@pytest.mark.parametrize("spec", ["gauss:0.3", "gaussian", "gaussian:", "gaussian:x", "gaussian:-1", "gaussian:nan"])
+def test_bad_noise_is_refused(spec):
+    with pytest.raises(NoiseError, match="gaussian"):
+        parse_noise(spec)
+
+
+def test_noise_has_the_stated_size():
+    noise = parse_noise("gaussian:0.3")
+    latent = torch.full((4, 4096), 2.0, requires_grad=True)
+    epsilon = noise.sample_batch(torch.arange(4), torch.ones(4, dtype=torch.long), 4096)[:, 0]
+    noisy = noise.apply(latent, epsilon)
+    assert (noisy - latent).std().item() == pytest.approx(0.6, rel=0.05)
+    noisy.sum().backward()
+    assert torch.equal(latent.grad, torch.ones_like(latent))  # the scale carries no gradient
+    assert parse_noise("gaussian:0") is None and parse_noise(None) is None

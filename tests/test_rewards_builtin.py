@@ -1,0 +1,123 @@
+"""Answers in completions, and the built-in rewards, on values worked by hand."""
+
+import pytest
+
+from neuralese.rewards import (
+    BUILTIN,
+    RewardError,
+    answer_format,
+    completion_text,
+    exact_match,
+    extract_answer,
+    latent_cost,
+    normalise_answer,
+    numeric_match,
+    parse_number,
+)
+
+
+def _chat(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("22 4 27 ### 27", "27"),
+        ("### 1 ### 2", "2"),
+        ("a\n###  Tom is \n a lempus. ", "Tom is a lempus."),
+        (" no  marker ", "no marker"),
+        ("#### 72", "72"),
+        ("steps ###", ""),
+        ("## 3", "## 3"),
+    ],
+)
+def test_extract_answer(text, answer):
+    assert extract_answer(text) == answer
+
+
+def test_normalise_answer_keeps_case_and_joins_white_space():
+    assert normalise_answer("\t A  b\n") == "A b"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("72", 72),
+        ("$1,450,000.", 1450000),
+        ("12.5%", 12.5),
+        (".5", 0.5),
+        ("-3", -3),
+        ("-$3", -3),
+        ("\N{MINUS SIGN}3", -3),
+        ("1e-3", 0.001),
+        ("3/4", 0.75),
+        ("-3/4", -0.75),
+        ("9-4", 4),
+        ("first 5, then 6 apples", 6),
+        ("1/0", None),
+        ("none", None),
+        ("", None),
+    ],
+)
+def test_parse_number(text, number):
+    assert parse_number(text) == number
+
+
+def test_completion_text_of_a_string_and_of_messages():
+    assert completion_text("a") == "a"
+    assert completion_text(_chat("a")) == "a"
+    messages = [*_chat("a"), {"role": "tool", "content": "### 9"}, {"role": "assistant", "content": None}, *_chat("b")]
+    assert completion_text(messages) == "a\n\nb"
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    assert completion_text([{"role": "assistant", "content": parts}]) == "ab"
+
+
+@pytest.mark.parametrize("bad", [5, None, ["text"], [{"role": "assistant", "content": 5}]])
+def test_completion_text_of_anything_else_is_an_error(bad):
+    with pytest.raises(TypeError, match="a string"):
+        completion_text(bad)
+
+
+@pytest.mark.parametrize("wrap", [str, _chat])
+def test_exact_match(wrap):
+    texts = ["5 27 ### 27", "### 26", "27", "x 27", "###  Tom is\na lempus.", "### tom is a lempus."]
+    answers = ["27", "27", "27", "27", "Tom is  a lempus. ", "Tom is a lempus."]
+    rewards = exact_match(prompts=[""] * 6, completions=[wrap(text) for text in texts], answer=answers, level=[1] * 6)
+    assert rewards == [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("wrap", [str, _chat])
+def test_numeric_match(wrap):
+    texts = ["### $1,250.00.", "### 1250", "5 ### six", "72 apples", "### 0.3333333", "### 0.33334", "7 ### 8", "### 7"]
+    answers = ["1250", "1,250", "6", "72", "1/3", "1/3", "7", "seven"]
+    rewards = numeric_match(prompts=[""] * 8, completions=[wrap(text) for text in texts], answer=answers)
+    assert rewards == [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_numeric_match_never_matches_two_overflowing_numbers():
+    assert numeric_match([""], ["### " + "9" * 400], answer=["8" * 400]) == [0.0]
+
+
+@pytest.mark.parametrize("wrap", [str, _chat])
+def test_answer_format(wrap):
+    texts = ["1 ### 2", "1 ###\n2\n", "1 2", "### 1 ### 2", "1 ###", "1 ### \n ", "### 1\n2", "#### 2", "######2"]
+    rewards = answer_format(prompts=[""] * 9, completions=[wrap(text) for text in texts], answer=["2"] * 9)
+    assert rewards == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_latent_cost():
+    assert latent_cost(prompts=["", ""], completions=["a", "b"], num_latents=[4, 0]) == [-4.0, 0.0]
+    with pytest.raises(RewardError, match="no column 'num_latents'"):
+        latent_cost(prompts=[""], completions=["a"], answer=["a"])
+
+
+def test_columns_of_another_length_are_an_error():
+    for reward in (exact_match, numeric_match):
+        with pytest.raises(ValueError, match="zip"):
+            reward([""] * 2, ["a", "b"], answer=["a"])
+
+
+def test_every_built_in_is_registered_under_its_own_name():
+    assert {name: reward.__name__ for name, reward in BUILTIN.items()} == {name: name for name in BUILTIN}
+    assert set(BUILTIN) == {"exact_match", "numeric_match", "answer_format", "latent_cost"}
