@@ -166,7 +166,7 @@ def _dataset_rows(dataset: str, name: str | None, split: str) -> Iterator[tuple[
 
 def _load(*arguments: Any, **options: Any) -> Any:
     # Imported here: it takes a second, and JSON files do not need it.
-    from datasets import load_dataset  # type: ignore[import-untyped]
+    from datasets import load_dataset
 
     return load_dataset(*arguments, **options)
 

@@ -85,8 +85,8 @@ class SFTSection(Section):
 class CurriculumSection(Section):
     """One Trainer per stage. `trainer.max_steps` is the step limit of each stage."""
 
-    promote_at: float = Field(0.95, gt=0, le=1, description="held-out greedy accuracy that ends a stage")
-    last_stage_at: float | None = Field(None, gt=0, le=1, description="the same for the last stage")
+    promote_at: float | None = Field(0.95, gt=0, le=1, description="held-out greedy accuracy that ends a stage; None: never")
+    last_stage_at: float | None = Field(None, gt=0, le=1, description="the same for the last stage, where it differs")
     eval_every: int = Field(100, gt=0, description="optimizer steps between two measurements")
     eval_problems: int = Field(256, gt=0, description="training problems held out for the measurement")
     mix_earlier: float = Field(0.0, ge=0, le=1, description="share of items shown at an earlier stage")
@@ -223,7 +223,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"The value of override {override!r} is no valid YAML.") from error
     *parents, last = key.split(".")
     for parent in parents:
-        child = values.setdefault(parent, {})
+        child = values.get(parent)
         if child is None:
             child = values[parent] = {}
         if not isinstance(child, dict):

@@ -58,7 +58,7 @@ class Promotion(TrainerCallback):
     The problems are shared out over the processes.
     """
 
-    def __init__(self, reasoner: Reasoner, context: Context, target: float, num_latents: int) -> None:
+    def __init__(self, reasoner: Reasoner, context: Context, target: float | None, num_latents: int) -> None:
         self.reasoner, self.context, self.target, self.num_latents = reasoner, context, target, num_latents
         self.every = context.recipe.curriculum.eval_every  # type: ignore[union-attr]
         self.trainer: Trainer | None = None
@@ -68,7 +68,7 @@ class Promotion(TrainerCallback):
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
         self.accuracy = self.measure()
-        if self.accuracy >= self.target:
+        if self.target is not None and self.accuracy >= self.target:
             control.should_training_stop = True
         assert self.trainer is not None
         self.trainer.log({"accuracy": self.accuracy})
@@ -173,7 +173,7 @@ def _train_stage(
     section = context.recipe.curriculum
     assert section is not None
     is_last = stage is stages[-1]
-    target = section.last_stage_at if is_last and section.last_stage_at else section.promote_at
+    target = section.last_stage_at if is_last and section.last_stage_at is not None else section.promote_at
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
     dataset = StageDataset(
         encoded,
@@ -208,8 +208,8 @@ def _train_stage(
     promotion.trainer = trainer
     train_and_hand_over(trainer, reasoner, base, folder, context.resume)
     steps = trainer.state.global_step
-    promoted = promotion.accuracy >= target
-    if not promoted:
+    promoted = target is not None and promotion.accuracy >= target
+    if target is not None and not promoted:
         logger.warning(
             "Stage %d ended at its step limit of %d with accuracy %.3f, below %.2f. The next stage starts from it; "
             "raise curriculum.trainer.max_steps or lower the threshold if later stages fail.",

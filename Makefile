@@ -1,0 +1,40 @@
+# `make demo` and `make test` set up what they need and are safe to repeat.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test lint types tests clean help
+
+help:
+	@echo "make demo   train and evaluate the quickstart recipe (about 5 minutes on 2 cores)"
+	@echo "make test   lint, types, tests"
+	@echo "make clean  remove the virtual environment and caches; outputs/ is kept"
+
+# torch first and by its exact version: a range pulls the newest CUDA build, several GB.
+.venv: .venv/installed
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deepspeed]'
+	touch $@
+
+demo: .venv
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml scripts/train.py recipes/quickstart.yaml --resume
+
+test: lint types tests
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The import name is mapped onto the folders when installed; the type checker sees it through links.
+types: .venv
+	mkdir -p .types/neuralese
+	for part in pipeline rewards data recipes; do ln -sfn ../../$$part .types/neuralese/$$part; done
+	MYPYPATH=.types $(BIN)/mypy -p neuralese
+
+tests: .venv
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv .types .mypy_cache .pytest_cache .ruff_cache *.egg-info build

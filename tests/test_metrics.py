@@ -1,0 +1,47 @@
+"""Estimators against enumeration and hand-worked values."""
+
+import itertools
+
+import numpy as np
+import pytest
+from neuralese.pipeline.evaluate.metrics import bootstrap_ci, maj_at_k, pass_at_k
+from reference import pass_at_k as enumerated
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+def test_pass_at_k_equals_enumeration(k):
+    rows = np.array([[0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 0, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1]], dtype=bool)
+    assert pass_at_k(rows, k) == pytest.approx([enumerated(row, k) for row in rows])
+
+
+def test_pass_at_k_stays_finite_for_many_samples():
+    right = np.zeros((1, 1024), dtype=bool)
+    right[0, 0] = True
+    assert pass_at_k(right, 512) == pytest.approx([0.5])
+
+
+def test_majority_counts_votes_and_splits_ties():
+    answers = [["a", "b", "a"], ["a", "b", "c"], ["b", "b", "a"]]
+    right = np.array([[answer == "a" for answer in row] for row in answers])
+    assert maj_at_k(answers, right, 3) == pytest.approx([1.0, 1 / 3, 0.0])
+
+
+def test_majority_of_fewer_estimates_the_mean_over_subsets():
+    answers = [["a", "a", "b", "b", "b", "c"]]
+    right = np.array([[answer == "a" for answer in answers[0]]])
+
+    def exact(k):
+        subsets = itertools.combinations(range(6), k)
+        return np.mean([maj_at_k([[answers[0][i] for i in s]], right[:, list(s)], k)[0] for s in subsets])
+
+    draws = [maj_at_k(answers, right, 4, seed)[0] for seed in range(50)]
+    assert np.mean(draws) == pytest.approx(exact(4), abs=4 * np.std(draws) / 50**0.5)
+    assert maj_at_k(answers, right, 4) == maj_at_k(answers, right, 4)
+
+
+def test_bootstrap_interval_covers_the_normal_one():
+    values = np.array([1.0] * 300 + [0.0] * 700)
+    low, high = bootstrap_ci(values, 4000)
+    half = 1.96 * (0.3 * 0.7 / 1000) ** 0.5
+    assert (low, high) == (pytest.approx(0.3 - half, abs=0.004), pytest.approx(0.3 + half, abs=0.004))
+    assert bootstrap_ci(np.ones(10), 100) == (1.0, 1.0)
