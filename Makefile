@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Spinning threads starve each other when two processes share two cores, as the distributed tests do.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo test lint types tests clean help
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from accelerate import PartialState
 from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
@@ -20,7 +19,7 @@ from .evaluate.table import print_results
 from .latent.noise import parse_noise
 from .latent.thoughts import THOUGHT_SOURCES
 from .recipe import Recipe, RecipeError, load_recipe, nearest
-from .run import RunError, evaluate_checkpoint, load_source, plan, read_seconds
+from .run import RunError, evaluate_checkpoint, join_processes, load_source, plan, read_seconds
 from .train.common import check_trainer_keys, is_done
 from .train.curriculum import curriculum_stages
 
@@ -96,6 +95,7 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
     Raises:
         RunError: No run or checkpoint there, or no recipe that says what to measure on.
     """
+    state = join_processes()
     if not folder.is_dir():
         raise RunError(f"There is no folder {folder}. Name a run folder or a checkpoint.")
     is_run = (folder / "recipe.yaml").is_file()
@@ -118,7 +118,7 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
     rows: list[Measurement] = []
     for name, checkpoint in checkpoints.items():
         rows += evaluate_checkpoint(recipe, checkpoint, name, problems)
-    if PartialState().is_main_process:
+    if state.is_main_process:
         target = output or folder / "eval.json"
         write_results(target, rows)
         print_results(rows, read_seconds(folder) if is_run else {})

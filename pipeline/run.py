@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
@@ -78,7 +79,7 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     Raises:
         UserError: Bad input; nothing is overwritten.
     """
-    state = PartialState()
+    state = join_processes()
     stages = plan(recipe)
     prepare_folder(recipe, resume)
     set_seed(recipe.seed)
@@ -102,6 +103,23 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
         return _evaluate(recipe, stages, tracker)
     finally:
         tracker.finish()
+
+
+def join_processes() -> PartialState:
+    """Joins the processes of a launch; says that it is on CPU, which launchers do not tell their workers."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def leave_processes() -> None:
+    """Ends a launch in step.
+
+    A gloo thread that still holds work when the interpreter goes down aborts the process after a good run, so the
+    processes meet and wait a moment first.
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        time.sleep(0.5)
+        dist.destroy_process_group()
 
 
 def checkpoint_of(recipe: Recipe, stage: str) -> str | Path:

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 
 import pytest
-
 from neuralese.data import ChainTask, DataError, generate, split_of, vocabulary
 
 

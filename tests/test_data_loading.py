@@ -6,7 +6,6 @@ from pathlib import Path
 
 import datasets
 import pytest
-
 from neuralese.data import DataError, Problem, load_problems, parse_gsm8k, read_problems
 from neuralese.data.loading import split_lines, split_sentences
 
@@ -52,7 +51,7 @@ def test_one_column_can_serve_two_fields(tmp_path):
 def test_data_without_steps_is_read_when_asked_for(tmp_path):
     path = _jsonl(tmp_path / "p.jsonl", {"question": "q", "answer": "a"})
     assert load_problems(path=path, columns={"steps": None}) == [Problem("q", (), "a")]
-    with pytest.raises(DataError, match="there is no column 'steps' for steps; .*{'steps': None}"):
+    with pytest.raises(DataError, match=r"there is no column 'steps' for steps; .*{'steps': None}"):
         load_problems(path=path, columns={"question": "question"})
 
 
@@ -128,7 +127,7 @@ def test_a_dataset_folder_with_splits(tmp_path):
     _jsonl(folder / "test.jsonl", {"question": "q", "steps": ["s"], "answer": "test"})
     assert [problem.answer for problem in load_problems(dataset=str(folder))] == ["train"]
     assert [problem.answer for problem in load_problems(dataset=str(folder), split="test")] == ["test"]
-    with pytest.raises(DataError, match="split 'dev'.*could not be loaded.*that the name and the split exist"):
+    with pytest.raises(DataError, match=r"split 'dev'.*could not be loaded.*that the name and the split exist"):
         load_problems(dataset=str(folder), split="dev")
 
 
@@ -141,7 +140,7 @@ def test_a_hub_failure_says_what_to_check(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(
-        DataError, match="'me/set' .*ConnectionError: Couldn't reach the Hub. Check the spelling"
+        DataError, match=r"'me/set' .*ConnectionError: Couldn't reach the Hub. Check the spelling"
     ) as info:
         load_problems(dataset="me/set", name="main", split="test")
     assert asked == [(("me/set", "main"), {"split": "test"})]

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from neuralese.data import DataError, Problem, UserError, parse_problem, read_problems, write_problems
 
 ROW = {"question": "1 + 1 =", "steps": ["2"], "answer": "2"}
@@ -74,7 +73,7 @@ def test_a_missing_key_is_named_with_those_found(key):
 
 
 def test_a_row_that_is_no_object_is_an_error():
-    with pytest.raises(UserError, match="here: expected an object .*got list"):
+    with pytest.raises(UserError, match=r"here: expected an object .*got list"):
         parse_problem([1, 2], "here")  # type: ignore[arg-type]
 
 
@@ -114,7 +113,7 @@ def test_errors_of_a_file_name_the_line_or_the_index(tmp_path, text, said):
 
 def test_a_missing_file_suggests_a_near_name(tmp_path):
     _file(tmp_path, "x", "train.jsonl")
-    with pytest.raises(DataError, match="does not exist. Did you mean 'train.jsonl'"):
+    with pytest.raises(DataError, match=r"does not exist. Did you mean 'train.jsonl'"):
         read_problems(tmp_path / "trian.jsonl")
     with pytest.raises(DataError, match="nor does its folder"):
         read_problems(tmp_path / "nowhere" / "train.jsonl")

@@ -1,7 +1,6 @@
 """Answers in completions, and the built-in rewards, on values worked by hand."""
 
 import pytest
-
 from neuralese.rewards import (
     BUILTIN,
     RewardError,

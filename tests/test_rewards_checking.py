@@ -9,7 +9,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from neuralese.data import UserError
 from neuralese.rewards import RewardCheck, RewardError, check_reward, checked, exact_match, latent_cost
 
@@ -94,14 +93,14 @@ def test_a_long_completion_is_cut_in_the_message():
 
 
 def test_a_missing_column_of_a_built_in_is_explained():
-    with pytest.raises(RewardError, match="'exact_match' failed with TypeError: .*'answer'"):
+    with pytest.raises(RewardError, match=r"'exact_match' failed with TypeError: .*'answer'"):
         checked(exact_match, "exact_match")(**CALL)
-    with pytest.raises(RewardError, match="^The reward 'latent_cost' received no column"):
+    with pytest.raises(RewardError, match=r"^The reward 'latent_cost' received no column"):
         checked(latent_cost, "latent_cost")(**CALL)
 
 
 def test_a_coroutine_from_a_plain_function_is_explained():
-    with pytest.raises(RewardError, match="returned a coroutine. Define it with `async def`"):
+    with pytest.raises(RewardError, match=r"returned a coroutine. Define it with `async def`"):
         checked(lambda prompts, completions, **_: _returning([1.0, 1.0])[1](prompts, completions), "mine")(**CALL)
 
 

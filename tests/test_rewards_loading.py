@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from neuralese.rewards import RewardError, exact_match, load_reward
 
 SOURCE = """

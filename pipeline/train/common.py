@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from peft import LoraConfig, PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -77,6 +77,8 @@ def trainer_config(
     """
     check_trainer_keys(cls, section, values)
     ours: dict[str, Any] = {
+        # Said here because launchers do not hand it to their workers: without it, processes on CPU do not find each other.
+        "use_cpu": not torch.cuda.is_available(),
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         "gradient_checkpointing": False,
         "logging_steps": 10,
@@ -133,20 +135,21 @@ def is_done(folder: Path) -> bool:
     return (folder / "final").is_dir()
 
 
-def lora_config(recipe: Recipe, reasoner: Reasoner) -> LoraConfig | None:
-    """The recipe's LoRA, which also trains the embedding rows of the latent special tokens."""
+def lora_config(recipe: Recipe, reasoner: Reasoner, special_tokens: bool = True) -> LoraConfig | None:
+    """The recipe's LoRA, or None.
+
+    Args:
+        special_tokens: Also train the embedding rows of the latent special tokens.
+    """
     if recipe.model.lora is None:
         return None
-    embedding = reasoner.model.get_input_embeddings()
-    name = next(name for name, module in reasoner.model.named_modules() if module is embedding).rsplit(".", 1)[-1]
+    options: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+    if special_tokens:
+        embedding = reasoner.model.get_input_embeddings()
+        name = next(name for name, module in reasoner.model.named_modules() if module is embedding).rsplit(".", 1)[-1]
+        options["trainable_token_indices"] = {name: list(reasoner.config.token_ids)}
     try:
-        return LoraConfig(
-            **{
-                "task_type": "CAUSAL_LM",
-                "trainable_token_indices": {name: list(reasoner.config.token_ids)},
-                **recipe.model.lora,
-            }
-        )
+        return LoraConfig(**{**options, **recipe.model.lora})
     except TypeError as error:
         raise RecipeError(f"model.lora: {error}. Its keys are the fields of peft.LoraConfig.") from error
 
@@ -157,6 +160,7 @@ def train_and_hand_over(trainer: Trainer, reasoner: Reasoner, base: str | Path, 
     Args:
         base: Where the stage's starting weights were loaded from; a LoRA is merged into these.
     """
+    trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     checkpoint = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
     trainer.train(resume_from_checkpoint=checkpoint)
     state = PartialState()

@@ -43,7 +43,8 @@ def train_sft(context: Context, base: str | Path, folder: Path) -> None:
         args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=reasoner.tokenizer,
-        peft_config=lora_config(context.recipe, reasoner),
+        # No special token occurs in this stage, and TRL's fused head cannot read through a wrapped embedding.
+        peft_config=lora_config(context.recipe, reasoner, special_tokens=False),
         callbacks=[TrackingCallback(context.tracker), ProgressCallback("sft")],
     )
     train_and_hand_over(trainer, reasoner, base, folder, context.resume)

@@ -1,0 +1,113 @@
+"""Two real processes on CPU give the losses and gradients of one process with accumulation."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from safetensors.torch import load_file, save_file
+from test_grpo import make_trainer, rollouts
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+TYPES = {"ddp": "MULTI_CPU", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
+needs_compiler = pytest.mark.skipif(
+    subprocess.run(["sh", "-c", "command -v g++"], capture_output=True).returncode != 0,
+    reason="DeepSpeed compiles its CPU communication at the first run and needs g++",
+)
+CONFIGS = [pytest.param(name, marks=[needs_compiler] if name != "ddp" else []) for name in TYPES]
+
+
+def launch(config, *arguments, **environment):
+    done = subprocess.run(
+        [*LAUNCH, f"recipes/accelerate/{config}.yaml", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done
+
+
+def train_tiny(config, folder, *overrides):
+    fixed = ["curriculum.promote_at=null", "tracking.wandb=false"]
+    launch(config, "scripts/train.py", "tests/tiny.yaml", f"output_dir={folder}", *fixed, *overrides)
+    rows = [json.loads(line) for line in (folder / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    return folder / "tiny", [row for row in rows if "loss" in row and row["stage"] != "rl"]
+
+
+def batches(per_device, accumulation):
+    return [
+        f"{stage}.trainer.{key}={value}"
+        for stage in ("sft", "curriculum")
+        for key, value in (
+            ("per_device_train_batch_size", per_device), ("gradient_accumulation_steps", accumulation)
+        )
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    return train_tiny("cpu", tmp_path_factory.mktemp("one"), *batches(4, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS)
+def test_all_stages_run_and_supervised_losses_are_those_of_one_process(one_process, tmp_path, config):
+    _, expected = one_process
+    folder, losses = train_tiny(config, tmp_path, *batches(4, 1))
+    assert len(expected) == len(losses) == 12  # 4 of sft, 4 of each curriculum stage
+    for one, two in zip(expected, losses, strict=True):
+        assert (one["stage"], one["step"]) == (two["stage"], two["step"])
+        assert two["loss"] == pytest.approx(one["loss"], abs=2e-4)
+    assert (folder / "rl" / "final" / "model.safetensors").is_file()
+    stages = {row["stage"] for row in json.loads((folder / "results.json").read_text())}
+    assert stages == {"sft", "curriculum", "rl"}
+    shapes = {name: value.shape for name, value in load_file(folder / "base/final/model.safetensors").items()}
+    assert shapes == {n: v.shape for n, v in load_file(folder / "rl/final/model.safetensors").items()}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, request):
+    """A model, rollouts of it under noise, and the loss and weights of one process after one step on them."""
+    return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss_type", ["dapo", "dr_grpo"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_rl_loss_and_gradients_are_those_of_one_process(recorded, reasoner, problems, tmp_path, config, loss_type):
+    base, rollout_file = tmp_path / "base", tmp_path / "rollouts.safetensors"
+    reasoner.save_pretrained(base)
+    trainer = make_trainer(reasoner, problems, tmp_path)
+    inputs = {k: v.contiguous() for k, v in rollouts(trainer).items() if k != "sampling_per_token_logps"}
+    assert inputs["advantages"].abs().sum() > 0
+    save_file(inputs, rollout_file)
+    reports = {}
+    for name, accumulation in (("cpu", 2), (config, 1)):
+        output = tmp_path / f"{name}.{loss_type}"
+        launch(name, "tests/recorded_step.py", base, rollout_file, output, accumulation)
+        reports[name] = json.loads((output / "report.json").read_text()) | {
+            "weights": load_file(output / "model.safetensors")
+        }
+    one, two = reports["cpu"], reports[config]
+    assert one["processes"] == 1 and two["processes"] == 2 and TYPES[config] in two["type"]
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    start = load_file(base / "model.safetensors")
+    for key, before in start.items():
+        gradient, other = before - one["weights"][key], before - two["weights"][key]
+        assert gradient.any() or "wpe" in key
+        assert (gradient - other).norm() <= 1e-4 * gradient.norm() + 1e-6, key
+
+
+def test_every_accelerate_config_is_listed_and_parses():
+    names = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "recipes/accelerate").glob("*.yaml")}
+    assert set(names) == {"cpu", "ddp", "zero2", "zero3", "multinode"}
+    assert names["multinode"]["num_machines"] == 2
+    assert Path(ROOT / "scripts/train.py").is_file() and torch.cuda.device_count() >= 0

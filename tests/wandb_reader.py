@@ -1,0 +1,39 @@
+"""Reads an offline W&B run: LevelDB log framing (32 KiB blocks, 7-byte record headers) around protobuf records."""
+
+import json
+import struct
+
+from wandb.proto import wandb_internal_pb2 as pb
+
+BLOCK, HEADER = 32768, 7
+
+
+def records(data):
+    offset, parts = HEADER, b""  # the file begins with a header of its own
+    while offset + HEADER <= len(data):
+        left = BLOCK - offset % BLOCK
+        if left < HEADER:
+            offset += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[offset : offset + HEADER])
+        chunk = data[offset + HEADER : offset + HEADER + length]
+        offset += HEADER + length
+        parts = parts + chunk if kind in (3, 4) else chunk  # 1 whole, 2 first, 3 middle, 4 last
+        if kind in (1, 4):
+            record = pb.Record()
+            record.ParseFromString(parts)
+            yield record
+
+
+def read_run(path):
+    """Group, job type, id, config and logged rows of an offline run file."""
+    run, rows, config = None, [], {}
+    for record in records(path.read_bytes()):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        elif kind == "history":
+            items = record.history.item
+            rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return {"group": run.run_group, "job_type": run.job_type, "id": run.run_id, "config": config, "rows": rows}
