@@ -9,44 +9,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
-from transformers import TrainingArguments
-from trl import GRPOConfig, SFTConfig
 
 from ..data.problem import Problem
-from ..rewards.loading import load_reward
 from .evaluate.evaluate import Measurement, write_results
 from .evaluate.table import print_results
-from .latent.noise import parse_noise
-from .latent.thoughts import THOUGHT_SOURCES
-from .recipe import Recipe, RecipeError, load_recipe, nearest
+from .recipe import Recipe, load_recipe
 from .run import RunError, evaluate_checkpoint, join_processes, load_source, plan, read_seconds
-from .train.common import check_trainer_keys, is_done
+from .train.common import is_done
 from .train.curriculum import curriculum_stages
-
-TRAINERS: dict[str, type[TrainingArguments]] = {"sft": SFTConfig, "curriculum": TrainingArguments, "rl": GRPOConfig}
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Checks everything that can be checked without data or weights.
-
-    Raises:
-        UserError: Unknown trainer keys, thought source, noise, reward or scorer.
-    """
-    for stage, cls in TRAINERS.items():
-        section = getattr(recipe, stage)
-        if section is not None:
-            check_trainer_keys(cls, stage, section.trainer)
-    source = recipe.latent.thought_source
-    if source not in THOUGHT_SOURCES:
-        raise RecipeError(f"Unknown latent.thought_source {source!r}{nearest(source, list(THOUGHT_SOURCES))}")
-    for sampling in recipe.evaluate.sampling:
-        parse_noise(sampling.noise)
-    load_reward(recipe.evaluate.scorer)
-    if recipe.rl is not None:
-        parse_noise(recipe.rl.noise)
-        for reward in recipe.rl.rewards:
-            load_reward(reward.function)
-
+from .validate import check_recipe
 
 def print_plan(path: str, recipe: Recipe) -> None:
     """Prints the resolved recipe and the planned stages, steps and latents."""
@@ -69,7 +40,8 @@ def print_plan(path: str, recipe: Recipe) -> None:
             table.add_row(stage.name, length, batch, "none" if stage.name == "sft" else "all", "")
             continue
         control = stage.name if stage.name != "curriculum" else None
-        most = max(len(p.steps) for p in problems) if problems else recipe.latent.max_stage or 1
+        # Hub data is not at hand; longer problems than max_stage are what the last, further stage is for.
+        most = max(len(p.steps) for p in problems) if problems else (recipe.latent.max_stage or 0) + 1
         for part in curriculum_stages(recipe, most, control):
             replaced = "all" if part.removed_steps is None else str(part.removed_steps)
             table.add_row(f"{stage.name} {part.index}", f"at most {length}", batch, replaced, str(part.num_latents))
@@ -81,7 +53,7 @@ def _problems_or_none(recipe: Recipe, console: Console) -> list[Problem] | None:
     """A local or generated training set; None for a hub dataset, which checking must not download."""
     source = recipe.data.train
     if source.dataset is not None:
-        console.print(f"Data: {source.dataset} from the hub, not downloaded by check.")
+        console.print(f"Data: {source.dataset} from the hub, not downloaded by check: the stages assume problems longer than max_stage.")
         return None
     small = source.model_copy(update={"size": min(source.size, 1000)}) if source.size else source
     problems = load_source(small, "train", recipe.seed)

@@ -104,7 +104,7 @@ def sample(
         seed=seed,
     )
     for text, logprob in zip(samples.texts, samples.logprobs, strict=True):
-        typer.echo(f"{logprob:8.3f}  {text.strip()}")
+        typer.echo(f"{logprob:8.3f}  {' | '.join(text.split(chr(10))).strip(' |')}")
 
 
 @app.command(name="check-reward")

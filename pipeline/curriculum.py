@@ -34,6 +34,10 @@ class Stage:
     num_latents: int
 
 
+# Text chain of thought: nothing is replaced.
+TEXT = Stage(0, 0, 0)
+
+
 def plan_stages(most_steps: int, latents_per_step: int, max_stage: int | None = None) -> list[Stage]:
     """Stages after text: one step more becomes latent at each, until none is left.
 
@@ -109,6 +113,26 @@ def render(
             block_labels[1 + index * latents_per_step] = step[0]
     target = [token for step in encoded.steps[removed:] for token in step] + encoded.answer
     return encoded.question + block + target, [IGNORE] * len(encoded.question) + block_labels + target
+
+
+def check_context(encoded: Sequence[Encoded], stages: Sequence[Stage], limit: int | None) -> None:
+    """Makes sure that every problem fits into the context window at every stage.
+
+    Raises:
+        DataError: One that does not, with its row.
+    """
+    if limit is None:
+        return
+    for row, item in enumerate(encoded):
+        for stage in stages:
+            kept = 0 if stage.removed_steps is None else sum(map(len, item.steps[stage.removed_steps :]))
+            block = stage.num_latents + 2 if stage.num_latents else 0
+            length = len(item.question) + block + kept + len(item.answer)
+            if length > limit:
+                raise DataError(
+                    f"Problem {row} of the training data has {length} tokens at curriculum stage {stage.index}, the "
+                    f"model's context window is {limit}. Remove the problem or choose a model with a longer window."
+                )
 
 
 def check_one_token_steps(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> None:

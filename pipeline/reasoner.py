@@ -96,7 +96,7 @@ class Reasoner:
         """
         noise = parse_noise(noise) if isinstance(noise, str) else noise
         options = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, **sampling)
-        encoded = [self._checked_prompt(prompt, num_latents, max_new_tokens) for prompt in prompts]
+        encoded = [self.checked_prompt(prompt, num_latents, max_new_tokens) for prompt in prompts]
         if seeds is None:
             drawn = torch.randint(2**62, (len(prompts), n), generator=torch.Generator().manual_seed(seed))
         else:
@@ -127,11 +127,21 @@ class Reasoner:
             )
         return samples
 
-    def _checked_prompt(self, question: str, num_latents: int | None, max_new_tokens: int) -> list[int]:
+    @property
+    def context_window(self) -> int | None:
+        """Tokens and latents that fit into one row, or None where the model sets no limit."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def checked_prompt(self, question: str, num_latents: int | None, max_new_tokens: int) -> list[int]:
+        """`prompt_ids` of a question that leaves room for its answer.
+
+        Raises:
+            ModelError: An empty question, or one that with its answer exceeds the context window.
+        """
         if not question.strip():
             raise ModelError("The question is empty. Give a question the model was trained for.")
         ids = self.prompt_ids(question, num_latents)
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = self.context_window
         if limit is not None and len(ids) + max_new_tokens > limit:
             raise ModelError(
                 f"The question with its latents has {len(ids)} tokens; with {max_new_tokens} new tokens that exceeds "

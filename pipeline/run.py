@@ -31,6 +31,7 @@ from .train.common import Context, is_done
 from .train.curriculum import train_curriculum
 from .train.grpo import train_grpo
 from .train.sft import train_sft
+from .validate import check_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     """
     state = join_processes()
     stages = plan(recipe)
+    check_recipe(recipe)
     prepare_folder(recipe, resume)
     set_seed(recipe.seed)
     problems = load_source(recipe.data.train, "train", recipe.seed)

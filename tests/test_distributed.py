@@ -4,10 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
@@ -69,20 +67,15 @@ def test_all_stages_run_and_supervised_losses_are_those_of_one_process(one_proce
     assert (folder / "rl" / "final" / "model.safetensors").is_file()
     stages = {row["stage"] for row in json.loads((folder / "results.json").read_text())}
     assert stages == {"sft", "curriculum", "rl"}
-    shapes = {name: value.shape for name, value in load_file(folder / "base/final/model.safetensors").items()}
-    assert shapes == {n: v.shape for n, v in load_file(folder / "rl/final/model.safetensors").items()}
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory, request):
-    """A model, rollouts of it under noise, and the loss and weights of one process after one step on them."""
-    return {}
+    trained = load_file(folder / "rl/final/model.safetensors")
+    for name, value in load_file(folder / "base/final/model.safetensors").items():
+        assert trained[name].shape == value.shape, name  # whole tensors, not shards
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss_type", ["dapo", "dr_grpo"])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_rl_loss_and_gradients_are_those_of_one_process(recorded, reasoner, problems, tmp_path, config, loss_type):
+def test_rl_loss_and_gradients_are_those_of_one_process(reasoner, problems, tmp_path, config, loss_type):
     base, rollout_file = tmp_path / "base", tmp_path / "rollouts.safetensors"
     reasoner.save_pretrained(base)
     trainer = make_trainer(reasoner, problems, tmp_path)
@@ -110,4 +103,3 @@ def test_every_accelerate_config_is_listed_and_parses():
     names = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "recipes/accelerate").glob("*.yaml")}
     assert set(names) == {"cpu", "ddp", "zero2", "zero3", "multinode"}
     assert names["multinode"]["num_machines"] == 2
-    assert Path(ROOT / "scripts/train.py").is_file() and torch.cuda.device_count() >= 0

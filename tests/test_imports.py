@@ -12,6 +12,7 @@ LAYERS = [
     ["pipeline.recipe", "pipeline.curriculum", "pipeline.collate", "pipeline.reasoner", "pipeline.tracking",
      "pipeline.build", "pipeline.score"],
     ["pipeline.train", "pipeline.evaluate"],
+    ["pipeline.validate"],
     ["pipeline.run"],
     ["pipeline.check"],
     ["pipeline.cli"],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from neuralese.pipeline.check import check_recipe
+from neuralese.pipeline.validate import check_recipe
 from neuralese.pipeline.recipe import RecipeError, load_recipe, parse_recipe
 from neuralese.data.errors import UserError
 

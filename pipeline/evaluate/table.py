@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -11,17 +12,19 @@ from .evaluate import Measurement
 
 STAGE_NAMES = {
     "sft": "text CoT",
-    "curriculum": "latent, after curriculum",
-    "rl": "latent, after RL",
-    "pause": "pause tokens (control)",
-    "no_cot": "no CoT (control)",
+    "curriculum": "latent after curriculum",
+    "rl": "latent after RL",
+    "pause": "control: pause tokens",
+    "no_cot": "control: no CoT",
 }
 
 
 def setting_name(row: Measurement) -> str:
     """How the samples of a row were drawn, in words."""
-    parts = [f"noise {row.noise}"] if row.noise else []
-    return ", ".join([*parts, f"temperature {row.temperature:g}"]) if row.metric != "accuracy" else "greedy"
+    if row.metric == "accuracy":
+        return "greedy"
+    parts = [f"{row.noise}"] if row.noise else []
+    return ", ".join([*parts, f"T {row.temperature:g}"])
 
 
 def results_columns(rows: Sequence[Measurement]) -> list[tuple[str, int]]:
@@ -31,7 +34,7 @@ def results_columns(rows: Sequence[Measurement]) -> list[tuple[str, int]]:
 
 
 def metric_name(metric: str, k: int) -> str:
-    return "greedy accuracy" if metric == "accuracy" else metric.replace("@k", f"@{k}")
+    return "greedy" if metric == "accuracy" else metric.replace("@k", f"@{k}")
 
 
 def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> list[list[str]]:
@@ -51,22 +54,27 @@ def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> lis
 
 
 def _cell(row: Measurement | None) -> str:
-    return "" if row is None else f"{row.value:.3f} [{row.ci95[0]:.3f}, {row.ci95[1]:.3f}]"
+    return "" if row is None else f"{row.value:.3f} ({row.ci95[0]:.2f}-{row.ci95[1]:.2f})"
 
 
 def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> None:
     """Prints the results; a checkpoint's name, greedy accuracy and seconds stand in its first line."""
-    table = Table(title=f"{rows[0].n} evaluation problems, seed {rows[0].seed}; brackets: bootstrap 95% intervals")
+    console = Console()
+    table = Table(
+        title="Accuracy",
+        caption=f"{rows[0].n} problems, seed {rows[0].seed}. In brackets: bootstrap 95% intervals. T: temperature.",
+        box=box.SIMPLE_HEAD,
+    )
     names = [metric_name(*column) for column in results_columns(rows)]
     for heading in ("model", "samples", *names, "train s"):
-        table.add_column(heading)
+        # Narrow terminals break a cell between value and interval, and nowhere else.
+        table.add_column(heading, min_width=5 if heading in names else None, no_wrap=heading == "samples")
     previous = ""
     for line in table_rows(rows, seconds):
         first = line[0] != previous
         previous = line[0]
-        table.add_row(*(line if first else ["", line[1], "", *line[3:-1], ""]), end_section=False)
-    console = Console()
-    # A terminal cuts cells of a table that is too wide; a file or a pipe gets it whole.
-    Console(width=None if console.is_terminal else 160).print(table)
+        table.add_row(*(line if first else ["", line[1], "", *line[3:-1], ""]))
+    # A file or a pipe has no width; there the table must not be cut to that of a terminal.
+    (console if console.is_terminal else Console(width=150)).print(table)
     if "evaluate" in seconds:
         console.print(f"Evaluation took {seconds['evaluate']:.0f} s.")

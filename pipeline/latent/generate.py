@@ -104,7 +104,7 @@ def rollout(
         rows: (N,) prompt of each answer.
         seeds: (N,) one seed per answer.
     """
-    device = model.get_input_embeddings().weight.device
+    device = model.device
     rows, pad_id = rows.to(device), eos_token_ids[0]
     ids, mask = pad_left(prompt_ids, pad_id, device)
     prefill = _prefill(model, ids, mask, rows, seeds, noise)

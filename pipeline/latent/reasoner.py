@@ -119,16 +119,16 @@ class LatentMixin:
                 "Set gradient_checkpointing: false in the stage's trainer section."
             )
         layout = plan_layout(is_latent, attention_mask, num_latents)
+        embeds = self.get_input_embeddings()(input_ids.gather(1, layout.source))  # type: ignore[attr-defined]
         epsilon = None
         if noise is not None:
             assert seeds is not None
-            width = self.get_input_embeddings().embedding_dim  # type: ignore[attr-defined]
-            epsilon = noise.sample_batch(seeds, counts, width).to(input_ids.device)
+            epsilon = noise.sample_batch(seeds, counts, embeds.size(-1)).to(input_ids.device)
         result = run_passes(
             self.base_model,  # type: ignore[attr-defined]
             functools.partial(think, config=self.latent_config),
             layout,
-            self.get_input_embeddings()(input_ids.gather(1, layout.source)),  # type: ignore[attr-defined]
+            embeds,
             position_ids.gather(1, layout.source),
             noise=noise.apply if noise is not None else None,
             epsilon=epsilon,

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
 from ..collate import Collator, StageDataset
-from ..curriculum import Encoded, Stage, check_one_token_steps, encode, plan_stages
+from ..curriculum import TEXT, Encoded, Stage, check_context, check_one_token_steps, encode, plan_stages
 from ..score import is_right
 from ..latent.reasoner import measure_embedding_rms
 from ..reasoner import Reasoner, load_reasoner
@@ -24,8 +24,6 @@ from ..tracking import TrackingCallback
 from .common import Context, ProgressCallback, is_done, lora_config, train_and_hand_over, trainer_config
 
 logger = logging.getLogger(__name__)
-# The text stage has nothing to replace; it is listed so that later stages can mix it in.
-TEXT = Stage(0, 0, 0)
 
 
 class CurriculumTrainer(Trainer):
@@ -37,6 +35,7 @@ class CurriculumTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._parts: dict[str, list[torch.Tensor]] = {"token_loss": [], "latent_loss": []}
+        self.measured: float | None = None  # held-out accuracy that is not logged yet
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
@@ -49,6 +48,8 @@ class CurriculumTrainer(Trainer):
             if values and "loss" in logs:
                 logs[name] = torch.stack(values).mean().item()
                 values.clear()
+        if self.measured is not None:
+            logs["accuracy"], self.measured = self.measured, None
         super().log(logs, start_time)
 
 
@@ -61,7 +62,7 @@ class Promotion(TrainerCallback):
     def __init__(self, reasoner: Reasoner, context: Context, target: float | None, num_latents: int) -> None:
         self.reasoner, self.context, self.target, self.num_latents = reasoner, context, target, num_latents
         self.every = context.recipe.curriculum.eval_every  # type: ignore[union-attr]
-        self.trainer: Trainer | None = None
+        self.trainer: CurriculumTrainer | None = None
         self.accuracy = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -71,7 +72,8 @@ class Promotion(TrainerCallback):
         if self.target is not None and self.accuracy >= self.target:
             control.should_training_stop = True
         assert self.trainer is not None
-        self.trainer.log({"accuracy": self.accuracy})
+        self.trainer.measured = self.accuracy
+        control.should_log = True
 
     def measure(self) -> float:
         """Greedy accuracy on the held-out problems."""
@@ -130,6 +132,7 @@ def train_curriculum(context: Context, base: str | Path, folder: Path, control: 
             reasoner = _load(recipe, start, stage, control)
             if encoded is None:
                 encoded = encode(context.train, reasoner.tokenizer)
+                check_context(encoded, [TEXT, *stages] if section.mix_earlier else stages, reasoner.context_window)
                 if section.supervision_weight > 0 and control != "no_cot":
                     check_one_token_steps(encoded, reasoner.tokenizer)
             result = _train_stage(context, reasoner, args, encoded, stages, stage, start, stage_folder, offset)

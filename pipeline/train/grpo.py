@@ -30,6 +30,7 @@ from ..latent.generate import Sampling, rollout, suppress
 from ..latent.noise import Noise, parse_noise
 from ..latent.reasoner import LatentMixin, latentize
 from ..reasoner import Reasoner, load_reasoner
+from ..recipe import Recipe
 from ..tracking import TrackingCallback
 from .common import Context, ProgressCallback, lora_config, train_and_hand_over, trainer_config
 
@@ -143,14 +144,14 @@ def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
     ]
 
 
-def grpo_args(context: Context, folder: Path) -> GRPOConfig:
-    section = context.recipe.rl
+def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
+    section = recipe.rl
     assert section is not None
     return trainer_config(
         GRPOConfig,
         "rl",
         section.trainer,
-        context.recipe.seed,
+        recipe.seed,
         folder,
         disable_dropout=True,  # TRL samples rollouts in training mode
         reward_weights=[reward.weight for reward in section.rewards],
@@ -163,11 +164,13 @@ def train_grpo(context: Context, base: str | Path, folder: Path) -> None:
     assert section is not None
     rewards = [checked(load_reward(reward.function), reward.function) for reward in section.rewards]
     noise = parse_noise(section.noise)
-    args = grpo_args(context, folder)
+    args = grpo_args(context.recipe, folder)
     model = context.recipe.model
     reasoner = load_reasoner(
         base, trust_remote_code=model.trust_remote_code, dtype=model.dtype, noise=str(noise) if noise else None
     )
+    for problem in context.train:
+        reasoner.checked_prompt(problem.question, None, args.max_completion_length)
     trainer = LatentGRPOTrainer(
         reasoner,
         noise,

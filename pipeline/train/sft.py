@@ -7,21 +7,22 @@ from pathlib import Path
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from ..curriculum import encode
+from ..curriculum import TEXT, check_context, encode
 from ..reasoner import load_reasoner
+from ..recipe import Recipe
 from ..tracking import TrackingCallback
 from .common import Context, ProgressCallback, lora_config, train_and_hand_over, trainer_config
 
 
-def sft_config(context: Context, folder: Path) -> SFTConfig:
+def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:
     """The SFT config of a recipe. Examples are tokenized by us, so that all stages cut the text at the same places."""
-    section = context.recipe.sft
+    section = recipe.sft
     assert section is not None
     return trainer_config(
         SFTConfig,
         "sft",
         section.trainer,
-        context.recipe.seed,
+        recipe.seed,
         folder,
         completion_only_loss=True,
         max_length=None,
@@ -30,11 +31,13 @@ def sft_config(context: Context, folder: Path) -> SFTConfig:
 
 def train_sft(context: Context, base: str | Path, folder: Path) -> None:
     """Trains question -> steps, answer; the loss falls on steps and answer. Leaves `folder/final`."""
-    args = sft_config(context, folder)
+    args = sft_args(context.recipe, folder)
     model = context.recipe.model
     reasoner = load_reasoner(base, trust_remote_code=model.trust_remote_code, dtype=model.dtype)
+    encoded = encode(context.train, reasoner.tokenizer)
+    check_context(encoded, [TEXT], reasoner.context_window)
     rows = []
-    for parts in encode(context.train, reasoner.tokenizer):
+    for parts in encoded:
         target = [token for step in parts.steps for token in step] + parts.answer
         labels = [-100] * len(parts.question) + target
         rows.append({"input_ids": parts.question + target, "labels": labels})

@@ -1,0 +1,193 @@
+"""What a user sees: output of each command, and one paragraph without a stack trace for each mistake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from neuralese.pipeline.cli import main, packaged_recipes
+from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.run import run
+
+TINY = str(ROOT / "tests" / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    run(load_recipe(TINY, [f"output_dir={folder}", "tracking.wandb=false"]))
+    return folder / "tiny"
+
+
+def neuralese(capsys, *arguments):
+    """Runs the command in this process; returns (exit code, what it printed, what it complained)."""
+    try:
+        main([str(argument) for argument in arguments])
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def assert_one_paragraph(result, message):
+    code, _, error = result
+    assert code == 2
+    assert message in " ".join(error.split())
+    assert "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_check_prints_recipe_and_plan_and_trains_nothing(capsys, tmp_path):
+    code, out, _ = neuralese(capsys, "check", TINY, f"output_dir={tmp_path}", "controls.pause=true")
+    assert code == 0
+    assert "promote_at: 0.95" in out  # resolved: a default is shown
+    for words in ("sft", "curriculum 1", "curriculum 2", "pause 2", "at most 4", "rl"):
+        assert words in out
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_check_takes_several_recipes(capsys):
+    code, out, _ = neuralese(capsys, "check", TINY, ROOT / "recipes" / "gsm8k_gpt2.yaml")
+    assert code == 0
+    assert "curriculum 4" in out and "whynlp/gsm8k-aug from the hub, not downloaded" in " ".join(out.split())
+
+
+def test_eval_of_a_run_and_of_one_checkpoint(capsys, finished, tmp_path):
+    output = tmp_path / "again.json"
+    code, out, _ = neuralese(capsys, "eval", finished, "evaluate.problems=10", "--output", output)
+    rows = json.loads(output.read_text())
+    assert code == 0 and {row["stage"] for row in rows} == {"sft", "curriculum", "rl"} and rows[0]["n"] == 10
+    code, out, _ = neuralese(capsys, "eval", finished / "rl" / "final", "--output", output)
+    assert code == 0 and str(output) in out
+    again = json.loads(output.read_text())
+    whole = [row for row in json.loads((finished / "results.json").read_text()) if row["stage"] == "rl"]
+    assert again == whole
+
+
+def test_sample_prints_n_answers_and_repeats_them(capsys, finished):
+    arguments = ("sample", finished / "rl" / "final", "3 + 4 * 2 =", "-n", 8, "--noise", "gaussian:0.5")
+    code, first, _ = neuralese(capsys, *arguments)
+    assert code == 0 and len(first.splitlines()) == 8
+    assert neuralese(capsys, *arguments)[1] == first
+    assert neuralese(capsys, *arguments, "--seed", 1)[1] != first
+
+
+def test_check_reward_shows_rewards_and_range(capsys, tmp_path):
+    code, out, _ = neuralese(capsys, "check-reward", "exact_match")
+    assert code == 0 and "'### 72'" in out and "range 0.0 to 1.0" in out
+    mine = tmp_path / "mine.py"
+    mine.write_text("def longer(prompts, completions, **columns):\n    return [len(c) / 10 for c in completions]\n")
+    code, out, _ = neuralese(capsys, "check-reward", f"{mine}:longer", "--completion", "12345", "--completion", "1")
+    assert code == 0 and "range 0.1 to 0.5" in out
+
+
+def test_recipes_are_listed_and_copied_without_overwriting(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = neuralese(capsys, "recipes", "list")
+    assert code == 0 and len(out.splitlines()) == len(packaged_recipes()) and "quickstart" in out
+    code, out, _ = neuralese(capsys, "recipes", "copy", "quickstart")
+    assert code == 0 and load_recipe("quickstart.yaml").name == "quickstart"
+    (tmp_path / "quickstart.yaml").write_text("mine")
+    assert_one_paragraph(neuralese(capsys, "recipes", "copy", "quickstart"), "exists and was kept")
+    assert (tmp_path / "quickstart.yaml").read_text() == "mine"
+    assert_one_paragraph(neuralese(capsys, "recipes", "copy", "quickstrat"), "did you mean 'quickstart'")
+
+
+REWARDS = {
+    "raises": "def f(prompts, completions, **c):\n    return 1 / 0\n",
+    "short": "def f(prompts, completions, **c):\n    return [1.0]\n",
+    "nan": "def f(prompts, completions, **c):\n    return [float('nan')] * len(completions)\n",
+}
+
+
+@pytest.mark.parametrize(("kind", "message"), [("raises", "ZeroDivisionError"), ("short", "1 rewards for 8"),
+                                               ("nan", "nan")])  # fmt: skip
+def test_a_bad_reward_ends_training_with_a_message_and_loses_nothing(capsys, finished, tmp_path, kind, message):
+    reward = tmp_path / "bad.py"
+    reward.write_text(REWARDS[kind])
+    result = neuralese(
+        capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", "curriculum=null",
+        f"rl.rewards=[{{function: '{reward}:f'}}]",
+    )  # fmt: skip
+    assert_one_paragraph(result, message)
+    assert (tmp_path / "tiny" / "sft" / "final" / "model.safetensors").is_file()
+    reward.write_text("def f(prompts, completions, **c):\n    return [0.0] * len(completions)\n")
+    code, _, _ = neuralese(
+        capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", "curriculum=null",
+        f"rl.rewards=[{{function: '{reward}:f'}}]", "--resume",
+    )  # fmt: skip
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["curiculum.promote_at=0.9"], "unknown key 'curiculum', did you mean 'curriculum'?"),
+        (["sft.trainer.max_step=3"], "did you mean 'max_steps'"),
+        (["seed=many"], "received 'many'"),
+        (["data.train={path: nothing.jsonl}"], "nothing.jsonl"),
+        (["model.config.n_head=3"], "model.config"),
+        (["model.config.n_heads=2"], "did you mean 'n_head'"),
+        (["model={name_or_path: no/such-model}"], "No model could be loaded from 'no/such-model'"),
+        (["curriculum.eval_problems=500"], "hold out all 200 training problems"),
+        (["rl.trainer.num_generations=3"], "rl.trainer"),
+        (["data.train.options.modulus=1"], "modulus"),
+        (["data.train.options.moduls=7"], "moduls"),
+        (["sft=null", "curriculum=null", "rl=null"], "no stage"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_paragraph(capsys, tmp_path, overrides, message):
+    result = neuralese(capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", *overrides)
+    assert_one_paragraph(result, message)
+    assert not list(tmp_path.rglob("final/model.safetensors")) or "rl.trainer" in message or "model" in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"question": "1 =", "steps": [], "answer": "1"}', "{not json"], "line 2"),
+        (['{"question": "1 =", "steps": [], "answer": " "}'], "line 1"),
+        (['{"question": "1 =", "answer": "1"}'], "steps"),
+        (['{"question": "' + "1 " * 60 + '", "steps": ["1"], "answer": "1"}'] * 3, "context window"),
+    ],
+    ids=["malformed", "empty answer", "missing key", "too long"],
+)
+def test_bad_data_is_named(capsys, tmp_path, lines, message):
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    data = [f"data.train={{path: '{path}'}}", "curriculum.eval_problems=1"]
+    result = neuralese(capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", *data)
+    assert_one_paragraph(result, message)
+
+
+def test_eval_and_sample_name_what_is_missing(capsys, tmp_path):
+    assert_one_paragraph(neuralese(capsys, "eval", tmp_path / "none"), "There is no folder")
+    assert_one_paragraph(neuralese(capsys, "eval", tmp_path), "lies in no run folder")
+    assert_one_paragraph(neuralese(capsys, "sample", tmp_path / "none", "1 ="), "No model could be loaded")
+
+
+def test_a_finished_run_is_refused_then_resumed(capsys, finished):
+    arguments = ["train", TINY, f"output_dir={finished.parent}", "tracking.wandb=false"]
+    assert_one_paragraph(neuralese(capsys, *arguments), "already holds a run of this recipe")
+    assert_one_paragraph(neuralese(capsys, *arguments, "seed=3"), "another recipe: it differs in seed")
+    code, out, _ = neuralese(capsys, *arguments, "--resume")
+    assert code == 0 and "report.html" in out
+
+
+def test_no_wandb_key_means_an_offline_run(tmp_path):
+    """In a process of its own, with every W&B setting and key taken away."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "neuralese.pipeline.cli", "train", TINY, f"output_dir={tmp_path}", "rl=null"]
+    command += ["curriculum=null"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "offline runs" in done.stdout
+    assert len(list((tmp_path / "tiny" / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_help_answers_without_torch():
+    code = "import sys; from neuralese.pipeline.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
