@@ -19,6 +19,7 @@ from .train.common import is_done
 from .train.curriculum import curriculum_stages
 from .validate import check_recipe
 
+
 def print_plan(path: str, recipe: Recipe) -> None:
     """Prints the resolved recipe and the planned stages, steps and latents."""
     check_recipe(recipe)
@@ -53,7 +54,10 @@ def _problems_or_none(recipe: Recipe, console: Console) -> list[Problem] | None:
     """A local or generated training set; None for a hub dataset, which checking must not download."""
     source = recipe.data.train
     if source.dataset is not None:
-        console.print(f"Data: {source.dataset} from the hub, not downloaded by check: the stages assume problems longer than max_stage.")
+        console.print(
+            f"Data: {source.dataset} from the hub, not downloaded by check: the stages assume problems longer than "
+            "max_stage."
+        )
         return None
     small = source.model_copy(update={"size": min(source.size, 1000)}) if source.size else source
     problems = load_source(small, "train", recipe.seed)
@@ -72,7 +76,11 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
         raise RunError(f"There is no folder {folder}. Name a run folder or a checkpoint.")
     is_run = (folder / "recipe.yaml").is_file()
     found = recipe_path or next(
-        (parent / "recipe.yaml" for parent in (folder, *folder.resolve().parents) if (parent / "recipe.yaml").is_file()),
+        (
+            parent / "recipe.yaml"
+            for parent in (folder, *folder.resolve().parents)
+            if (parent / "recipe.yaml").is_file()
+        ),
         None,
     )
     if found is None:

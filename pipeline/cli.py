@@ -68,7 +68,6 @@ def evaluate(
     """Measure the checkpoints of a run, or one checkpoint. Keys such as evaluate.num_samples=64 change how."""
     quiet()
     from .check import evaluate_folder
-
     from .run import leave_processes
 
     evaluate_folder(folder, overrides or [], output, recipe)
@@ -118,8 +117,8 @@ def check_reward_command(
     from ..rewards.checking import check_reward
 
     given = completion or [f"### {answer}", "### 0", "no answer at all", ""]
-    columns = {"question": ["?"] * len(given), "answer": [answer] * len(given), "steps": [[]] * len(given)}
-    result = check_reward(spec, given, {**columns, "num_latents": [latents] * len(given)})
+    row = {"question": "?", "answer": answer, "steps": [], "num_latents": latents}
+    result = check_reward(spec, given, {name: [value] * len(given) for name, value in row.items()})
     for text, reward in zip(given, result.rewards, strict=True):
         typer.echo(f"{'None' if reward is None else f'{reward:g}':>8}  {text!r}")
     typer.echo(

@@ -123,7 +123,9 @@ class Reasoner:
         for begin in range(0, count * n, n):
             part = slice(begin, begin + n)
             samples.append(
-                Samples(texts[part], drawn.token_ids[part], totals[part], drawn.latents[part], drawn.seeds[part].tolist())
+                Samples(
+                    texts[part], drawn.token_ids[part], totals[part], drawn.latents[part], drawn.seeds[part].tolist()
+                )
             )
         return samples
 

@@ -85,7 +85,9 @@ class SFTSection(Section):
 class CurriculumSection(Section):
     """One Trainer per stage. `trainer.max_steps` is the step limit of each stage."""
 
-    promote_at: float | None = Field(0.95, gt=0, le=1, description="held-out greedy accuracy that ends a stage; None: never")
+    promote_at: float | None = Field(
+        0.95, gt=0, le=1, description="held-out greedy accuracy that ends a stage; None: never"
+    )
     last_stage_at: float | None = Field(None, gt=0, le=1, description="the same for the last stage, where it differs")
     eval_every: int = Field(100, gt=0, description="optimizer steps between two measurements")
     eval_problems: int = Field(256, gt=0, description="training problems held out for the measurement")

@@ -249,9 +249,7 @@ def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:
         named[f"{row.stage}/{row.metric.replace('k', str(row.k), 1)}/{setting}"] = row.value
     tracker.log(named, 0)
     columns = ["stage", "mode", "metric", "k", "noise", "temperature", "value", "low", "high", "n", "seed"]
-    table = [
-        [r.stage, r.mode, r.metric, r.k, r.noise, r.temperature, r.value, *r.ci95, r.n, r.seed] for r in rows
-    ]
+    table = [[r.stage, r.mode, r.metric, r.k, r.noise, r.temperature, r.value, *r.ci95, r.n, r.seed] for r in rows]
     tracker.log_table("results", columns, table)
 
 
@@ -265,6 +263,8 @@ def print_places(recipe: Recipe) -> None:
         print(f"Checkpoint   {folder / stage.name / 'final'}")
     offline = sorted((folder / "wandb").glob("offline-run-*"))
     if offline:
-        print(f"W&B          {folder / 'wandb'} ({len(offline)} offline runs; upload with: wandb sync {folder}/wandb/*)")
+        print(
+            f"W&B          {folder / 'wandb'} ({len(offline)} offline runs; upload with: wandb sync {folder}/wandb/*)"
+        )
     elif recipe.tracking.wandb:
         print(f"W&B          project {recipe.tracking.project}, group {recipe.name}")

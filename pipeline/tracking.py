@@ -61,10 +61,10 @@ class Tracker:
 
 
 def _start_wandb(recipe: Recipe, folder: Path, stage: str) -> Any:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
     options: dict[str, Any] = {
         "project": recipe.tracking.project,
         "entity": recipe.tracking.entity,
@@ -73,13 +73,16 @@ def _start_wandb(recipe: Recipe, folder: Path, stage: str) -> Any:
         "name": f"{recipe.name}-{stage}",
         "dir": str(folder),
         "config": recipe.model_dump(mode="json"),
-        "settings": wandb.Settings(silent=True, console="off"),
     }
     try:
+        asked = os.environ.get("WANDB_MODE")
+        mode: Any = asked or ("online" if wandb.login(prompt=False, verify=False) else "offline")
         run = wandb.init(mode=mode, id=f"{recipe.name}-{stage}", resume="allow", **options)
     except wandb.errors.Error as error:
         logger.warning("W&B could not start (%s). This run is recorded offline.", str(error).splitlines()[0])
         run = wandb.init(mode="offline", **options)
+    if not run.offline and not run.disabled:
+        print(f"W&B {stage}: {run.url}")
     run.define_metric("global_step")
     run.define_metric("*", step_metric="global_step")
     return run

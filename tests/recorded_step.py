@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from datasets import Dataset
+
 from neuralese.pipeline.cli import quiet
 
 quiet()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+
 from neuralese.pipeline.cli import main, packaged_recipes
 from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.run import run

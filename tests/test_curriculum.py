@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.collate import Collator, StageDataset
@@ -81,7 +82,9 @@ def test_supervision_needs_one_token_steps(reasoner):
 def dataset(**options):
     stages = [Stage(0, 0, 0), *plan_stages(3, 1)]
     problems = [Encoded([i], [[11, 7], [12, 7], [13, 7]], [30, 99]) for i in range(50)]
-    return StageDataset(problems, stages, **{"stage": 2, "length": 4000, "token_ids": IDS, "latents_per_step": 1, **options})
+    return StageDataset(
+        problems, stages, **{"stage": 2, "length": 4000, "token_ids": IDS, "latents_per_step": 1, **options}
+    )
 
 
 def test_mixing_shows_the_stated_share_at_uniform_earlier_stages():

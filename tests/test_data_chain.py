@@ -4,6 +4,7 @@ import time
 from collections import Counter
 
 import pytest
+
 from neuralese.data import ChainTask, DataError, generate, split_of, vocabulary
 
 

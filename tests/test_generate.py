@@ -62,9 +62,7 @@ def test_samples_do_not_depend_on_the_batch(reasoner):
 
 def test_seeds_replay_samples_and_differ(reasoner):
     (first,) = sample(reasoner, QUESTIONS[:1], n=16, temperature=1.0, noise="gaussian:0.5")
-    (again,) = sample(
-        reasoner, QUESTIONS[:1], n=3, temperature=1.0, noise="gaussian:0.5", seeds=[first.seeds[4:7]]
-    )
+    (again,) = sample(reasoner, QUESTIONS[:1], n=3, temperature=1.0, noise="gaussian:0.5", seeds=[first.seeds[4:7]])
     assert again.texts == first.texts[4:7]
     assert torch.allclose(again.latents, first.latents[4:7], atol=1e-5)
     assert len(set(first.seeds)) == 16 and len(set(first.texts)) > 1
@@ -116,9 +114,7 @@ def test_top_k_one_is_greedy(reasoner):
     assert set(top1.texts) == set(greedy.texts)
 
 
-@pytest.mark.parametrize(
-    ("question", "message"), [("  ", "question is empty"), ("1 + " * 40, "context window of 64")]
-)
+@pytest.mark.parametrize(("question", "message"), [("  ", "question is empty"), ("1 + " * 40, "context window of 64")])
 def test_questions_that_cannot_be_answered_are_named(reasoner, question, message):
     with pytest.raises(ModelError, match=message):
         sample(reasoner, [question])

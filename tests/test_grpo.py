@@ -117,7 +117,7 @@ def test_gradient_flows_through_the_latents(reasoner, problems, tmp_path, monkey
     gradients = []
     for cut in (False, True):
         source = thoughts.norm_matched
-        cut_source = (lambda h, config: source(h, config).detach()) if cut else source
+        cut_source = (lambda hidden, config, source=source: source(hidden, config).detach()) if cut else source
         monkeypatch.setitem(thoughts.THOUGHT_SOURCES, "norm_matched", cut_source)
         trainer.model.zero_grad()
         trainer.compute_loss(trainer.model, inputs).backward()
@@ -167,9 +167,7 @@ def test_the_reference_model_replays_the_same_noise(reasoner, problems, tmp_path
     trainer = make_trainer(reasoner, problems, tmp_path, beta=0.1)
     inputs = rollouts(trainer)
     answer = inputs["completion_mask"].bool()
-    assert torch.allclose(
-        inputs["ref_per_token_logps"][answer], inputs["sampling_per_token_logps"][answer], atol=1e-4
-    )
+    assert torch.allclose(inputs["ref_per_token_logps"][answer], inputs["sampling_per_token_logps"][answer], atol=1e-4)
 
 
 def test_resume_goes_on_where_it_stopped(make, problems, tmp_path):
@@ -184,7 +182,7 @@ def test_resume_goes_on_where_it_stopped(make, problems, tmp_path):
             stop = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "DefaultFlowCallback")
             original = stop.on_step_end
 
-            def stop_at_two(args, state, control, **kwargs):
+            def stop_at_two(args, state, control, original=original, **kwargs):
                 control = original(args, state, control, **kwargs)
                 control.should_training_stop = state.global_step >= 2
                 return control

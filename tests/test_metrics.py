@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from neuralese.pipeline.evaluate.metrics import bootstrap_ci, maj_at_k, pass_at_k
 from reference import pass_at_k as enumerated
+
+from neuralese.pipeline.evaluate.metrics import bootstrap_ci, maj_at_k, pass_at_k
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 6])

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BartConfig, BartForCausalLM, T5Config, T5ForConditionalGeneration
 from reference import latent_forward, latent_loss
+from transformers import AutoModelForCausalLM, BartConfig, BartForCausalLM, T5Config, T5ForConditionalGeneration
 
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import LatentConfig, ModelError, latentize, parse_noise
@@ -83,7 +83,9 @@ def test_logits_and_latents_equal_the_naive_forward(reasoner, side):
         hidden, latents = latent_forward(reasoner.model, tokens, THOUGHT_SOURCES["norm_matched"])
         logits = output.logits[row][inputs["attention_mask"][row].bool()]
         assert torch.allclose(logits, reasoner.model.get_output_embeddings()(hidden), atol=1e-4)
-        assert torch.allclose(output.latents[row, : len(latents)], torch.stack([*latents, hidden[0] * 0])[:-1], atol=1e-5)
+        assert torch.allclose(
+            output.latents[row, : len(latents)], torch.stack([*latents, hidden[0] * 0])[:-1], atol=1e-5
+        )
         assert not output.latents[row, len(latents) :].any()
 
 

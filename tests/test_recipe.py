@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from neuralese.pipeline.validate import check_recipe
-from neuralese.pipeline.recipe import RecipeError, load_recipe, parse_recipe
+
 from neuralese.data.errors import UserError
+from neuralese.pipeline.recipe import RecipeError, load_recipe, parse_recipe
+from neuralese.pipeline.validate import check_recipe
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 MINIMAL = {
@@ -38,7 +39,9 @@ def test_every_recipe_is_valid_and_survives_a_round_trip(path):
 
 
 def test_overrides_set_nested_keys_with_yaml_values(recipe_file):
-    recipe = load_recipe(recipe_file, ["seed=3", "sft.trainer.learning_rate=1e-5", "rl.noise=null", "evaluate.k=[1, 2]"])
+    recipe = load_recipe(
+        recipe_file, ["seed=3", "sft.trainer.learning_rate=1e-5", "rl.noise=null", "evaluate.k=[1, 2]"]
+    )
     assert recipe.seed == 3
     assert recipe.sft.trainer["learning_rate"] == 1e-5  # a number, not the string YAML 1.1 makes of it
     assert recipe.rl.noise is None

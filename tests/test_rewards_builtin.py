@@ -1,6 +1,7 @@
 """Answers in completions, and the built-in rewards, on values worked by hand."""
 
 import pytest
+
 from neuralese.rewards import (
     BUILTIN,
     RewardError,

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from neuralese.data import UserError
 from neuralese.rewards import RewardCheck, RewardError, check_reward, checked, exact_match, latent_cost
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from neuralese.rewards import RewardError, exact_match, load_reward
 
 SOURCE = """

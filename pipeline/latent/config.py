@@ -62,6 +62,7 @@ class LatentConfig:
         if set(section) != expected:
             raise ModelError(
                 f"The checkpoint's latent section does not fit version {VERSION}: unknown keys "
-                f"{sorted(set(section) - expected)}, missing keys {sorted(expected - set(section))}. Repair config.json."
+                f"{sorted(set(section) - expected)}, missing keys {sorted(expected - set(section))}. "
+                "Repair config.json."
             )
         return cls(**{**section, "token_ids": tuple(section["token_ids"])})

@@ -172,9 +172,7 @@ def _decode(
     return torch.stack(tokens, 1), torch.stack(logprobs, 1)
 
 
-def _next_state(
-    model: PreTrainedModel, token: Tensor, mask: Tensor, position: Tensor, cache: DynamicCache
-) -> Tensor:
+def _next_state(model: PreTrainedModel, token: Tensor, mask: Tensor, position: Tensor, cache: DynamicCache) -> Tensor:
     """Feeds one token per row; returns the last hidden state (N, d)."""
     embeds = model.get_input_embeddings()(token[:, None])
     output = model.base_model(

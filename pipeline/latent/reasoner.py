@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -79,9 +79,9 @@ class LatentMixin:
             ModelError: A row that is all padding or begins with a placeholder; noise without seeds.
         """
         kwargs = {key: value for key, value in kwargs.items() if value is not None}
-        plain = input_ids is None or "past_key_values" in kwargs or "inputs_embeds" in kwargs
-        if plain or (labels is None and not bool((input_ids == self.latent_config.token_ids[1]).any())):
-            given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        plain = "past_key_values" in kwargs or "inputs_embeds" in kwargs
+        if input_ids is None or plain or (labels is None and self.latent_config.token_ids[1] not in input_ids):
+            given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
             given |= {"position_ids": position_ids, "num_items_in_batch": num_items_in_batch, **kwargs}
             return super().forward(**{k: v for k, v in given.items() if v is not None})  # type: ignore[misc]
         if attention_mask is None:
@@ -168,7 +168,7 @@ class LatentMixin:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _most_latents(self, counts: Tensor) -> int:
-        """Passes this forward needs. Under ZeRO-3 all ranks gather weights together, so they run as many as the most."""
+        """Latents of the longest row; under ZeRO-3, where all ranks gather weights together, of all ranks' rows."""
         most = counts.max()
         if is_deepspeed_zero3_enabled() and dist.is_initialized():
             most = most.clone()
@@ -199,7 +199,7 @@ class LatentMixin:
 
 
 @functools.cache
-def _latent_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
+def _latent_class(base: Any) -> Any:
     # The name is kept: Transformers writes it to config.json, and plain Auto classes look it up there.
     return type(base.__name__, (LatentMixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
 
@@ -211,12 +211,10 @@ def latentize(model: PreTrainedModel, config: LatentConfig) -> PreTrainedModel:
         ModelError: The architecture cannot be fed embeddings, or the thought source is unknown.
     """
     if config.thought_source not in THOUGHT_SOURCES:
-        raise ModelError(
-            f"Unknown thought source {config.thought_source!r}. Choose one of {sorted(THOUGHT_SOURCES)}."
-        )
+        raise ModelError(f"Unknown thought source {config.thought_source!r}. Choose one of {sorted(THOUGHT_SOURCES)}.")
     if not isinstance(model, LatentMixin):
         _check_architecture(model)
-        model.__class__ = _latent_class(type(model))
+        model.__class__ = _latent_class(type(model))  # type: ignore[arg-type]
     model.latent_config = config
     model.config.latent = config.to_dict()
     return model

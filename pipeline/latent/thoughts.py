@@ -5,14 +5,20 @@ To add one, write a function `(hidden (B, d), config) -> latent (B, d)` and regi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .config import LatentConfig
 
-ThoughtSource = Callable[[Tensor, LatentConfig], Tensor]
+
+class ThoughtSource(Protocol):
+    """Makes a latent (B, d) from the last hidden state (B, d)."""
+
+    def __call__(self, hidden: Tensor, config: LatentConfig) -> Tensor: ...
+
+
 THOUGHT_SOURCES: dict[str, ThoughtSource | None] = {}
 
 

@@ -77,7 +77,7 @@ def trainer_config(
     """
     check_trainer_keys(cls, section, values)
     ours: dict[str, Any] = {
-        # Said here because launchers do not hand it to their workers: without it, processes on CPU do not find each other.
+        # Launchers do not hand it to their workers, and without it processes on CPU do not find each other.
         "use_cpu": not torch.cuda.is_available(),
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         "gradient_checkpointing": False,
@@ -195,7 +195,7 @@ def merge_adapter(base: str | Path, adapter: Path, section: Any) -> None:
 def release(trainer: Trainer) -> None:
     """Frees a Trainer and the process-wide state it set, so that the next stage starts from nothing."""
     trainer.accelerator.free_memory()
-    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None  # type: ignore[assignment]
+    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
     # The DeepSpeed config of one Trainer has its "auto" values filled in; the next Trainer needs its own.
     AcceleratorState._reset_state()
     unset_hf_deepspeed_config()

@@ -16,10 +16,10 @@ from trl.models import unwrap_model_for_generation
 
 from ..collate import Collator, StageDataset
 from ..curriculum import TEXT, Encoded, Stage, check_context, check_one_token_steps, encode, plan_stages
-from ..score import is_right
 from ..latent.reasoner import measure_embedding_rms
 from ..reasoner import Reasoner, load_reasoner
 from ..recipe import Recipe, RecipeError
+from ..score import is_right
 from ..tracking import TrackingCallback
 from .common import Context, ProgressCallback, is_done, lora_config, train_and_hand_over, trainer_config
 
@@ -37,7 +37,9 @@ class CurriculumTrainer(Trainer):
         self._parts: dict[str, list[torch.Tensor]] = {"token_loss": [], "latent_loss": []}
         self.measured: float | None = None  # held-out accuracy that is not logged yet
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         for name, values in self._parts.items():
             values.append(outputs[name])

@@ -93,7 +93,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         *_: Any,
         **__: Any,
     ) -> tuple[Tensor, Tensor | None, None]:
-        """Replays rollouts: log-probs and entropies (B, A) of the answer tokens, in nats, at the sampling temperature."""
+        """Replays rollouts: log-probs and entropies (B, A) of the answer tokens in nats, at the rollout temperature."""
         assert self._seeds is not None and len(self._seeds) == len(input_ids)
         size = batch_size or len(input_ids)
         logps, entropies = [], []

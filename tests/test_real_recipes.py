@@ -1,0 +1,108 @@
+"""The recipes for real models, a few steps on random models of the same architectures (reduced size), with tokenizers
+of the same classes and the readers of the real data. They show that the recipes run, not what they reach."""
+
+import json
+
+import pytest
+from conftest import ROOT
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2TokenizerFast,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from neuralese.pipeline import load_reasoner
+from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.run import run
+
+DATA = ROOT.parent / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real evaluation files are not here")
+SMALL = [
+    "tracking.wandb=false", "evaluate.problems=4", "evaluate.num_samples=2", "evaluate.k=[1, 2]",
+    "evaluate.max_new_tokens=12", "evaluate.bootstrap=20", "data.train.limit=40", "curriculum.eval_problems=4",
+    "sft.trainer.max_steps=2", "sft.trainer.per_device_train_batch_size=2", "sft.trainer.gradient_accumulation_steps=2",
+    "curriculum.trainer.max_steps=2", "curriculum.trainer.per_device_train_batch_size=2",
+    "curriculum.trainer.gradient_accumulation_steps=2", "rl.trainer.max_steps=2",
+    "rl.trainer.per_device_train_batch_size=4", "rl.trainer.num_generations=2",
+    "rl.trainer.gradient_accumulation_steps=2", "rl.trainer.max_completion_length=6",
+]  # fmt: skip
+
+
+def byte_level_bpe(texts):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>"]
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(500, initial_alphabet=alphabet, special_tokens=special))
+    return tokenizer
+
+
+def save_gpt2(folder, texts):
+    tokenizer = GPT2TokenizerFast(tokenizer_object=byte_level_bpe(texts))  # no padding token, as GPT-2's
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_llama(folder, texts):
+    inner = byte_level_bpe(texts)
+    inner.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>"
+    )  # Llama 3 has no padding token and puts its beginning token before every text
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def run_small(name, save, tmp_path, train, evaluation, *extra):
+    texts = [line for path in (train, evaluation) for line in path.read_text().splitlines()[:200]]
+    save(tmp_path / "model", texts)
+    hub = [f"data.{part}.dataset=null" for part in ("train", "eval")] + ["data.eval.name=null"]
+    where = [f"data.train.path={train}", f"data.eval.path={evaluation}", f"model.name_or_path={tmp_path / 'model'}"]
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [*SMALL, *hub, *where, *extra, f"output_dir={tmp_path}"])
+    rows = run(recipe)
+    assert {row.stage for row in rows} == {"sft", "curriculum", "rl"}
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        if '"loss"' in line
+    ]
+    assert losses and all(loss is not None for loss in losses)
+    return load_reasoner(tmp_path / name / "rl" / "final")
+
+
+@needs_data
+def test_gsm8k_gpt2(tmp_path):
+    train, evaluation = DATA / "gsm8k_aug_valid.json", DATA / "gsm8k_test.jsonl"
+    reasoner = run_small("gsm8k_gpt2", save_gpt2, tmp_path, train, evaluation)
+    assert (reasoner.config.num_latents, reasoner.config.latents_per_step) == (6, 2)
+    assert reasoner.config.thought_source == "raw" and reasoner.config.stage == 4
+
+
+@needs_data
+def test_gsm8k_llama1b_lora(tmp_path):
+    train, evaluation = DATA / "gsm8k_aug_valid.json", DATA / "gsm8k_test.jsonl"
+    reasoner = run_small(
+        "gsm8k_llama1b_lora", save_llama, tmp_path, train, evaluation, "model.lora.r=4", "model.dtype=float32"
+    )
+    assert reasoner.config.num_latents == 6
+    # One beginning token, at the front, although the parts of a problem are tokenized one by one.
+    ids = reasoner.prompt_ids("How many?")
+    assert ids[0] == 1 and ids.count(1) == 1
+
+
+@needs_data
+def test_prosqa_gpt2(tmp_path):
+    reasoner = run_small("prosqa_gpt2", save_gpt2, tmp_path, DATA / "prosqa_valid.json", DATA / "prosqa_valid.json")
+    assert reasoner.config.num_latents >= 5 and reasoner.config.latents_per_step == 1
