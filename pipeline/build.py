@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ..data.problem import Problem
-from .curriculum import ANSWER_PREFIX, SEPARATOR
+from .curriculum import ANSWER_PREFIX
 from .latent.config import ModelError
 from .latent.tokens import prepare_tokenizer
 from .reasoner import make_reasoner
@@ -21,16 +21,14 @@ PAD, EOS, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 
 
 def build_tokenizer(problems: Iterable[Problem]) -> PreTrainedTokenizerFast:
-    """A tokenizer with one token for each word of the problems and one for a line break."""
+    """A tokenizer with one token for each word of the problems. White space separates words and leaves no token."""
     words: set[str] = set()
     for problem in problems:
         for text in (problem.question, *problem.steps, problem.answer):
             words.update(text.split())
-    vocabulary = [PAD, EOS, UNKNOWN, SEPARATOR, ANSWER_PREFIX.strip(), *sorted(words - {ANSWER_PREFIX.strip()})]
+    vocabulary = [PAD, EOS, UNKNOWN, ANSWER_PREFIX.strip(), *sorted(words - {ANSWER_PREFIX.strip()})]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex("\n"), "isolated"), pre_tokenizers.Split(Regex("[^\\S\n]+"), "removed")]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN, padding_side="left"
     )

@@ -47,7 +47,7 @@ def make(problems):
     def build(**latent):
         tokenizer = build_tokenizer(problems)
         config = GPT2Config(
-            vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3,
+            vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.1,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
         torch.manual_seed(0)

@@ -61,7 +61,7 @@ def test_parts_are_tokenized_alike_in_training_and_inference(reasoner):
     (parts,) = encode([problem], reasoner.tokenizer)
     assert parts.question == encode_question(problem.question, reasoner.tokenizer)
     text = reasoner.tokenizer.convert_ids_to_tokens(parts.question + parts.steps[0] + parts.steps[1] + parts.answer)
-    assert text == ["3", "+", "4", "=", "\n", "0", "\n", "6", "\n", "###", "6", "<|end|>"]
+    assert text == ["3", "+", "4", "=", "0", "6", "###", "6", "<|end|>"]
 
 
 def test_a_part_without_tokens_is_an_error(reasoner):
@@ -75,7 +75,7 @@ def test_a_part_without_tokens_is_an_error(reasoner):
 def test_supervision_needs_one_token_steps(reasoner):
     fine, long = Problem("1 =", ("1",), "1"), Problem("1 =", ("1 + 2",), "1")
     check_one_token_steps(encode([fine], reasoner.tokenizer), reasoner.tokenizer)
-    with pytest.raises(DataError, match="of problem 1 has 4 tokens.*supervision_weight=0"):
+    with pytest.raises(DataError, match="of problem 1 has 3 tokens.*supervision_weight=0"):
         check_one_token_steps(encode([fine, long], reasoner.tokenizer), reasoner.tokenizer)
 
 

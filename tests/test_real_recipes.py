@@ -38,7 +38,9 @@ def byte_level_bpe(texts):
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>"]
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(500, initial_alphabet=alphabet, special_tokens=special))
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, special_tokens=special)
+    )
     return tokenizer
 
 

@@ -113,7 +113,7 @@ class LatentMixin:
             ).last_hidden_state
             columns = torch.arange(input_ids.size(1), device=input_ids.device).expand_as(input_ids)
             return states, states.new_zeros(states.size(0), 0, states.size(2)), columns
-        if self.is_gradient_checkpointing and self.training:  # type: ignore[attr-defined]
+        if self.is_activation_checkpointing and self.training:  # type: ignore[attr-defined]
             raise ModelError(
                 "Gradient checkpointing would give wrong gradients through the KV cache of the latents. "
                 "Set gradient_checkpointing: false in the stage's trainer section."
