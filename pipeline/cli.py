@@ -174,6 +174,10 @@ def quiet() -> None:
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|transformers|trl|accelerate|peft)\.")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what DeepSpeed would find out, and warn about
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
