@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def build_model(config: dict[str, Any], problems: Iterable[Problem], seed: int, 
     fields = dict(config)
     model_type = fields.pop("model_type")
     if model_type not in CONFIG_MAPPING:
-        raise ModelError(f"Unknown model.config.model_type {model_type!r}{nearest(model_type, list(CONFIG_MAPPING))}")
+        close = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ", for example gpt2 or llama."
+        raise ModelError(f"Unknown model.config.model_type {model_type!r}{hint}")
     config_class = CONFIG_MAPPING[model_type]
     known = set(config_class().to_dict()) | set(config_class.attribute_map)
     for key in fields:
@@ -61,6 +64,6 @@ def build_model(config: dict[str, Any], problems: Iterable[Problem], seed: int, 
     try:
         built = config_class(**{**fields, **special, "vocab_size": len(tokenizer)})
         model = AutoModelForCausalLM.from_config(built)
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
+    except Exception as error:  # each config class and model raises errors of its own
         raise ModelError(f"No causal language model can be built from model.config: {error}") from error
     make_reasoner(model, tokenizer).save_pretrained(folder)

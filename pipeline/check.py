@@ -16,7 +16,7 @@ from .evaluate.table import print_results
 from .recipe import Recipe, load_recipe
 from .run import RunError, evaluate_checkpoint, join_processes, load_source, plan, read_seconds
 from .train.common import is_done
-from .train.curriculum import curriculum_stages
+from .train.curriculum import curriculum_stages, step_factor
 from .validate import check_recipe
 
 
@@ -36,13 +36,15 @@ def print_plan(path: str, recipe: Recipe) -> None:
         steps = section.trainer.get("max_steps")
         epochs = section.trainer.get("num_train_epochs", 3)
         length = f"{steps}" if steps else f"{epochs} epochs"
+        # Hub data is not at hand; longer problems than max_stage are what the last, further stage is for.
+        most = max(len(p.steps) for p in problems) if problems else (recipe.latent.max_stage or 0) + 1
         batch = str(section.trainer.get("per_device_train_batch_size", 8))
         if stage.name in ("sft", "rl"):
             table.add_row(stage.name, length, batch, "none" if stage.name == "sft" else "all", "")
             continue
         control = stage.name if stage.name != "curriculum" else None
-        # Hub data is not at hand; longer problems than max_stage are what the last, further stage is for.
-        most = max(len(p.steps) for p in problems) if problems else (recipe.latent.max_stage or 0) + 1
+        if steps:
+            length = str(steps * step_factor(recipe, most, control))
         for part in curriculum_stages(recipe, most, control):
             replaced = "all" if part.removed_steps is None else str(part.removed_steps)
             table.add_row(f"{stage.name} {part.index}", f"at most {length}", batch, replaced, str(part.num_latents))
@@ -78,7 +80,7 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
     found = recipe_path or next(
         (
             parent / "recipe.yaml"
-            for parent in (folder, *folder.resolve().parents)
+            for parent in (folder, *folder.resolve().parents[:3])  # run/stage/final, or run/stage/part/final
             if (parent / "recipe.yaml").is_file()
         ),
         None,
@@ -94,12 +96,14 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
         checkpoints = {}
     if not checkpoints:
         raise RunError(f"{folder} holds no finished stage and no checkpoint.")
+    target = output or folder / "eval.json"
+    if not target.parent.is_dir():
+        raise RunError(f"There is no folder {target.parent} to write the results to.")
     problems = load_source(recipe.data.eval, "eval", recipe.seed)[: recipe.evaluate.problems]
     rows: list[Measurement] = []
     for name, checkpoint in checkpoints.items():
         rows += evaluate_checkpoint(recipe, checkpoint, name, problems)
     if state.is_main_process:
-        target = output or folder / "eval.json"
         write_results(target, rows)
         print_results(rows, read_seconds(folder) if is_run else {})
         print(f"Results      {target}")

@@ -8,7 +8,7 @@ import shutil
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -36,7 +36,10 @@ def train(
     quiet()
     from .run import leave_processes, run
 
-    run(loaded, resume)
+    try:
+        run(loaded, resume)
+    except KeyboardInterrupt:
+        _complain("Interrupted. The same command with --resume goes on from the last checkpoint.", 130)
     leave_processes()
 
 
@@ -87,19 +90,23 @@ def sample(
 ) -> None:
     """Sample answers from a checkpoint."""
     quiet()
+    import torch
+
     from .reasoner import load_reasoner
 
     reasoner = load_reasoner(model)
-    room = (getattr(reasoner.model.config, "max_position_embeddings", None) or max_new_tokens) - len(
-        reasoner.prompt_ids(question, latents)
-    )
+    if torch.cuda.is_available():
+        reasoner.model.to("cuda")
+    if reasoner.context_window is not None:
+        room = reasoner.context_window - len(reasoner.prompt_ids(question, latents))
+        max_new_tokens = max(1, min(max_new_tokens, room))
     (samples,) = reasoner.generate(
         [question],
         n=n,
         noise=noise,
         temperature=temperature,
         num_latents=latents,
-        max_new_tokens=max(1, min(max_new_tokens, room)),
+        max_new_tokens=max_new_tokens,
         seed=seed,
     )
     for text, logprob in zip(samples.texts, samples.logprobs, strict=True):
@@ -188,9 +195,15 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return app(arguments)
     except UserError as error:
-        sys.stdout.flush()
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(2)
+        _complain(f"Error: {error}", 2)
+    except (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError) as error:
+        _complain(f"Error: {error.strerror}: {error.filename}. Check the path and its permissions.", 2)
+
+
+def _complain(message: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    typer.secho(message, fg="red", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -97,6 +98,8 @@ class Reasoner:
         noise = parse_noise(noise) if isinstance(noise, str) else noise
         options = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, **sampling)
         encoded = [self.checked_prompt(prompt, num_latents, max_new_tokens) for prompt in prompts]
+        if not prompts:
+            return []
         if seeds is None:
             drawn = torch.randint(2**62, (len(prompts), n), generator=torch.Generator().manual_seed(seed))
         else:
@@ -184,7 +187,10 @@ def load_reasoner(
             f"{name!r} is a {config.model_type!r} model, which has no causal language model in Transformers. "
             "Latents need a decoder-only causal language model."
         )
-    model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=trust_remote_code, dtype=dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=trust_remote_code, dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"The weights of {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     return make_reasoner(model, tokenizer, **latent_options)
 
 

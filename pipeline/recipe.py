@@ -31,7 +31,7 @@ class ModelSection(Section):
 
     name_or_path: str | None = None
     config: dict[str, Any] | None = Field(None, description="model_type and the fields of that Transformers config")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     trust_remote_code: bool = False
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; None trains all weights")
 
@@ -54,7 +54,7 @@ class DataSource(Section):
     dataset: str | None = None
     name: str | None = Field(None, description="configuration of the Hugging Face dataset")
     split: str = "train"
-    columns: dict[str, str] | None = Field(None, description="our field -> their column")
+    columns: dict[str, str | None] | None = Field(None, description="our field -> their column")
     step_splitter: Literal["line", "sentence", "gsm8k"] | None = None
     limit: int | None = Field(None, gt=0)
 
@@ -102,8 +102,6 @@ class Reward(Section):
 
 
 class RLSection(Section):
-    algorithm: Literal["grpo"] = "grpo"
-    estimator: Literal["replay"] = "replay"
     noise: str | None = "gaussian:0.1"
     rewards: list[Reward] = Field(default_factory=lambda: [Reward(function="exact_match")], min_length=1)
     trainer: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")
@@ -198,7 +196,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(_missing_file(path))
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold a mapping of recipe keys, it holds {type(values).__name__}.")

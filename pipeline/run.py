@@ -24,10 +24,11 @@ from .build import build_model
 from .evaluate.evaluate import Measurement, measure, read_results, write_results
 from .evaluate.report import write_report
 from .evaluate.table import print_results
+from .files import write_whole
 from .reasoner import load_reasoner
 from .recipe import DataSource, Recipe, RecipeError, load_recipe
 from .tracking import Tracker
-from .train.common import Context, is_done
+from .train.common import Context, is_done, on_cpu
 from .train.curriculum import train_curriculum
 from .train.grpo import train_grpo
 from .train.sft import train_sft
@@ -86,13 +87,14 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     prepare_folder(recipe, resume)
     set_seed(recipe.seed)
     problems = load_source(recipe.data.train, "train", recipe.seed)
+    evaluation = load_source(recipe.data.eval, "eval", recipe.seed)[: recipe.evaluate.problems]
     count = recipe.curriculum.eval_problems if recipe.curriculum else 0
     if count >= len(problems):
         raise RecipeError(
             f"curriculum.eval_problems={count} would hold out all {len(problems)} training problems. Lower it."
         )
     tracker = Tracker(recipe, recipe.folder, state.is_main_process)
-    context = Context(recipe, recipe.folder, problems[count:], problems[:count], tracker, resume)
+    context = Context(recipe, recipe.folder, problems[count:], problems[:count], evaluation, tracker, resume)
     _build_base(recipe, problems)
     try:
         for stage in stages:
@@ -102,14 +104,17 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
                 started = time.perf_counter()
                 stage.train(context, checkpoint_of(recipe, stage.after), folder)
                 _record_seconds(recipe, stage.name, time.perf_counter() - started)
-        return _evaluate(recipe, stages, tracker)
-    finally:
-        tracker.finish()
+        rows = _evaluate(recipe, stages, evaluation, tracker)
+    except BaseException:
+        tracker.finish(exit_code=1)
+        raise
+    tracker.finish()
+    return rows
 
 
 def join_processes() -> PartialState:
     """Joins the processes of a launch; says that it is on CPU, which launchers do not tell their workers."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=on_cpu())
 
 
 def leave_processes() -> None:
@@ -161,10 +166,8 @@ def prepare_folder(recipe: Recipe, resume: bool) -> None:
     if file.is_file():
         held = load_recipe(file)
         # What is measured may change between runs; what was trained may not.
-        fixed = {"evaluate", "controls", "tracking", "output_dir"}
-        changed = [
-            key for key in Recipe.model_fields if key not in fixed and getattr(held, key) != getattr(recipe, key)
-        ]
+        free = {"evaluate", "controls", "tracking", "output_dir"}
+        changed = [key for key in Recipe.model_fields if key not in free and getattr(held, key) != getattr(recipe, key)]
         if changed:
             raise RunError(
                 f"{recipe.folder} already holds the run of another recipe: it differs in {', '.join(changed)}. "
@@ -180,14 +183,16 @@ def prepare_folder(recipe: Recipe, resume: bool) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         recipe.folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(recipe.to_yaml(), encoding="utf-8")
+        if file.is_file() and held.evaluate != recipe.evaluate:
+            (recipe.folder / "results.json").unlink(missing_ok=True)  # measured in another way than asked for now
+        write_whole(file, recipe.to_yaml())
     state.wait_for_everyone()
 
 
 def _build_base(recipe: Recipe, problems: list[Problem]) -> None:
     folder = recipe.folder / "base"
-    if recipe.model.config is not None and not is_done(folder):
-        if PartialState().is_main_process:
+    if recipe.model.config is not None:
+        if PartialState().is_main_process and not is_done(folder):
             partial = folder / "final.partial"
             shutil.rmtree(partial, ignore_errors=True)
             build_model(recipe.model.config, problems, recipe.seed, partial)
@@ -199,7 +204,7 @@ def _record_seconds(recipe: Recipe, stage: str, seconds: float) -> None:
     if PartialState().is_main_process:
         times = read_seconds(recipe.folder)
         times[stage] = times.get(stage, 0.0) + round(seconds, 1)
-        (recipe.folder / "seconds.json").write_text(json.dumps(times))
+        write_whole(recipe.folder / "seconds.json", json.dumps(times))
 
 
 def read_seconds(folder: Path) -> dict[str, float]:
@@ -208,7 +213,9 @@ def read_seconds(folder: Path) -> dict[str, float]:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def _evaluate(recipe: Recipe, stages: list[PlannedStage], tracker: Tracker) -> list[Measurement]:
+def _evaluate(
+    recipe: Recipe, stages: list[PlannedStage], problems: list[Problem], tracker: Tracker
+) -> list[Measurement]:
     """Measures the final checkpoint of every stage, writes results.json and the report, prints the table."""
     state, file = PartialState(), recipe.folder / "results.json"
     rows = [] if not file.is_file() else read_results(file)
@@ -217,7 +224,6 @@ def _evaluate(recipe: Recipe, stages: list[PlannedStage], tracker: Tracker) -> l
     if missing:
         started = time.perf_counter()
         tracker.start("evaluate")
-        problems = load_source(recipe.data.eval, "eval", recipe.seed)[: recipe.evaluate.problems]
         for name in missing:
             rows += evaluate_checkpoint(recipe, checkpoint_of(recipe, name), name, problems)
             if state.is_main_process:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..data.problem import Problem
 from ..rewards.checking import checked, is_async
 from ..rewards.loading import load_reward
+
+
+@functools.cache
+def _scorer(spec: str) -> Callable[..., Any]:
+    return checked(load_reward(spec), spec)
 
 
 def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> np.ndarray:
@@ -23,7 +30,7 @@ def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[
     """
     if not problems:
         return np.zeros((0, 0), dtype=bool)
-    reward = checked(load_reward(scorer), scorer)
+    reward = _scorer(scorer)
     flat = [(problem, text) for problem, row in zip(problems, texts, strict=True) for text in row]
     names = sorted({name for problem in problems for name in problem.extra})
     columns = {name: [problem.extra.get(name) for problem, _ in flat] for name in names}

@@ -6,12 +6,14 @@ import json
 import logging
 import math
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from .files import write_whole
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ class Tracker:
         self.recipe, self.folder, self.is_main = recipe, folder, is_main
         self.stage = ""
         self.wandb_run: Any = None
+        if is_main:
+            _drop_torn_line(folder / "metrics.jsonl")
 
     def start(self, stage: str) -> None:
         """Begins (or, on resume, goes on with) the W&B run of a stage."""
@@ -54,10 +58,25 @@ class Tracker:
 
             self.wandb_run.log({name: wandb.Table(columns=columns, data=rows)})
 
-    def finish(self) -> None:
+    def finish(self, exit_code: int = 0) -> None:
+        """Ends the W&B run of the current stage, as failed where exit_code is not 0."""
         if self.wandb_run is not None:
-            self.wandb_run.finish()
+            self.wandb_run.finish(exit_code=exit_code)
             self.wandb_run = None
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A killed run may leave half a line, which no reader could parse."""
+    if path.is_file() and not (text := path.read_text(encoding="utf-8")).endswith("\n") and text:
+        write_whole(path, text[: text.rfind("\n") + 1])
+
+
+def _wandb_id(folder: Path) -> str:
+    """A token of the run folder: runs of one name in other folders or on other machines stay apart in W&B."""
+    path = folder / "wandb_id"
+    if not path.is_file():
+        write_whole(path, secrets.token_hex(4))
+    return path.read_text(encoding="utf-8")
 
 
 def _start_wandb(recipe: Recipe, folder: Path, stage: str) -> Any:
@@ -77,7 +96,7 @@ def _start_wandb(recipe: Recipe, folder: Path, stage: str) -> Any:
     try:
         asked = os.environ.get("WANDB_MODE")
         mode: Any = asked or ("online" if wandb.login(prompt=False, verify=False) else "offline")
-        run = wandb.init(mode=mode, id=f"{recipe.name}-{stage}", resume="allow", **options)
+        run = wandb.init(mode=mode, id=f"{recipe.name}-{stage}-{_wandb_id(folder)}", resume="allow", **options)
     except wandb.errors.Error as error:
         logger.warning("W&B could not start (%s). This run is recorded offline.", str(error).splitlines()[0])
         run = wandb.init(mode="offline", **options)

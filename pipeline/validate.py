@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+from peft import LoraConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..rewards.loading import load_reward
@@ -30,7 +33,12 @@ def check_recipe(recipe: Recipe) -> None:
     if source not in THOUGHT_SOURCES:
         raise RecipeError(f"Unknown latent.thought_source {source!r}{nearest(source, list(THOUGHT_SOURCES))}")
     for sampling in recipe.evaluate.sampling:
-        parse_noise(sampling.noise)
+        if parse_noise(sampling.noise) is None and sampling.temperature == 0:
+            raise RecipeError("evaluate.sampling: noise of scale 0 and temperature 0 make all samples equal.")
+    for key in recipe.model.lora or {}:
+        known = [field.name for field in fields(LoraConfig)]
+        if key not in known:
+            raise RecipeError(f"unknown key 'model.lora.{key}'{nearest(key, known)}")
     load_reward(recipe.evaluate.scorer)
     if recipe.rl is not None:
         parse_noise(recipe.rl.noise)

@@ -108,14 +108,14 @@ def test_a_bad_reward_ends_training_with_a_message_and_loses_nothing(capsys, fin
     reward = tmp_path / "bad.py"
     reward.write_text(REWARDS[kind])
     result = neuralese(
-        capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", "curriculum=null",
+        capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", "curriculum=null", "rl.noise=null",
         f"rl.rewards=[{{function: '{reward}:f'}}]",
     )  # fmt: skip
     assert_one_paragraph(result, message)
     assert (tmp_path / "tiny" / "sft" / "final" / "model.safetensors").is_file()
     reward.write_text("def f(prompts, completions, **c):\n    return [0.0] * len(completions)\n")
     code, _, _ = neuralese(
-        capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", "curriculum=null",
+        capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", "curriculum=null", "rl.noise=null",
         f"rl.rewards=[{{function: '{reward}:f'}}]", "--resume",
     )  # fmt: skip
     assert code == 0
@@ -136,13 +136,21 @@ def test_a_bad_reward_ends_training_with_a_message_and_loses_nothing(capsys, fin
         (["data.train.options.modulus=1"], "modulus"),
         (["data.train.options.moduls=7"], "moduls"),
         (["sft=null", "curriculum=null", "rl=null"], "no stage"),
+        (["curriculum=null", "sft=null"], "rl.noise=gaussian:0.3 has no latents to fall on"),
+        (["model.lora={rr: 4}"], "did you mean 'r'"),
+        (["rl.trainer.temperature=0"], "must be above 0"),
+        (["rl.trainer.reward_weights=[1.0]"], "set by the weights of rl.rewards"),
+        (["data.eval={path: nowhere.jsonl}"], "nowhere.jsonl"),
+        (["evaluate.max_new_tokens=30"], "context window of 32"),
+        (["output_dir=/proc/nowhere"], "/proc/nowhere"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_mistakes_are_one_paragraph(capsys, tmp_path, overrides, message):
     result = neuralese(capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", *overrides)
     assert_one_paragraph(result, message)
-    assert not list(tmp_path.rglob("final/model.safetensors")) or "rl.trainer" in message or "model" in message
+    # Whatever could be known before training was said before training.
+    assert not list(tmp_path.glob("tiny/*/checkpoint-*")) and not (tmp_path / "tiny" / "sft" / "final").exists()
 
 
 @pytest.mark.parametrize(

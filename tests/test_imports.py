@@ -9,6 +9,7 @@ LAYERS = [
     ["data"],
     ["rewards"],
     ["pipeline.latent"],
+    ["pipeline.files"],
     ["pipeline.recipe", "pipeline.curriculum", "pipeline.collate", "pipeline.reasoner", "pipeline.tracking",
      "pipeline.build", "pipeline.score"],
     ["pipeline.train", "pipeline.evaluate"],

@@ -1,6 +1,7 @@
 """The whole pipeline on a tiny recipe: what a run leaves, resuming it, and refusing to overwrite it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.run import run
-from neuralese.pipeline.train import common
+from neuralese.pipeline.train import common, curriculum
 
 TINY = ROOT / "tests" / "tiny.yaml"
 
@@ -88,7 +89,7 @@ def test_wandb_holds_the_same_numbers_as_the_metrics_file(finished):
         runs[found["job_type"]] = found
     assert set(runs) == {"sft", "curriculum", "rl", "pause", "no_cot", "evaluate"}
     for stage, found in runs.items():
-        assert found["group"] == "tiny" and found["id"] == f"tiny-{stage}"
+        assert found["group"] == "tiny" and found["id"].startswith(f"tiny-{stage}-")
         assert found["config"]["rl"]["noise"] == "gaussian:0.3"
         theirs = [row for row in found["rows"] if not any(key.startswith("results.") for key in row)]
         mine = [row for row in ours if row["stage"] == stage]
@@ -132,6 +133,70 @@ def test_a_killed_run_resumes_to_the_same_weights(finished, tmp_path, monkeypatc
     torch.manual_seed(99)
     run(recipe, resume=True)
     assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
+
+
+def test_a_kill_right_after_a_stage_was_finished_resumes(finished, tmp_path, monkeypatch):
+    """Killed between the renaming of a curriculum stage's `final` and the start of the next one."""
+    folder, _ = finished
+    recipe = tiny(tmp_path, "tracking.wandb=false")
+    original = curriculum._train_stage
+
+    def die_after(*arguments):
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(curriculum, "_train_stage", die_after)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe)
+    monkeypatch.undo()
+    run(recipe, resume=True)
+    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
+
+
+def test_torn_files_of_a_killed_run_do_not_stop_a_resume(finished, tmp_path, monkeypatch):
+    """Half a checkpoint, half a line of metrics: the run goes on from the checkpoint before."""
+    folder, _ = finished
+    recipe = tiny(tmp_path, "tracking.wandb=false", "sft.trainer.save_steps=1", "sft.trainer.save_total_limit=3")
+    monkeypatch.setattr(
+        common.ProgressCallback, "on_step_end", lambda self, args, state, control, **_: 1 / (3 - state.global_step)
+    )
+    with pytest.raises(ZeroDivisionError):
+        run(recipe)
+    monkeypatch.undo()
+    sft = tmp_path / "tiny" / "sft"
+    (sft / "checkpoint-2" / "trainer_state.json").write_text('{"global_')
+    with open(tmp_path / "tiny" / "metrics.jsonl", "a") as metrics:
+        metrics.write('{"stage": "sft", "st')
+    assert common.last_whole_checkpoint(sft) == str(sft / "checkpoint-1")
+    run(recipe, resume=True)
+    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
+    assert all(json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
+
+
+def test_the_no_cot_control_never_sees_a_chain_of_thought(tmp_path, monkeypatch):
+    seen = []
+    original = curriculum.StageDataset
+
+    def spy(*arguments):
+        seen.append(original(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(curriculum, "StageDataset", spy)
+    run(tiny(tmp_path, "tracking.wandb=false", "rl=null", "sft=null", "controls.no_cot=true"))
+    control = seen[-1]
+    for index in range(200):
+        problem = control.problems[index % len(control.problems)]
+        assert control[index]["input_ids"] == problem.question + problem.answer
+    assert any(len(seen[0][i]["input_ids"]) > len(seen[0][0]["input_ids"]) for i in range(200))  # the latent arm mixes
+
+
+def test_results_are_measured_anew_when_asked_for_otherwise(finished, tmp_path):
+    folder, rows = finished
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy, symlinks=True)
+    again = run(tiny(tmp_path, "evaluate.problems=10", "tracking.wandb=false"), resume=True)
+    assert {row.n for row in again} == {10} and {row.n for row in rows} == {20}
+    assert load_recipe(copy / "recipe.yaml").evaluate.problems == 10
 
 
 def test_a_finished_run_is_not_trained_again(finished, monkeypatch, capsys):
@@ -179,7 +244,7 @@ def test_a_reward_from_a_file_outside_the_repository_is_used(finished, tmp_path)
 
 def test_promotion_stops_a_stage_and_is_recorded(tmp_path):
     run(tiny(tmp_path, "tracking.wandb=false", "rl=null", "curriculum.promote_at=1e-9", "curriculum.eval_every=2"))
-    reports = [json.loads(p.read_text()) for p in sorted((tmp_path / "tiny").glob("curriculum/*/promotion.json"))]
+    reports = [json.loads(p.read_text()) for p in sorted((tmp_path / "tiny").glob("curriculum/*/final/report.json"))]
     # An accuracy of zero is no promotion, so a stage ends at 2 or at its limit of 4 steps.
     assert len(reports) == 2
     for report in reports:

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 
 from ...data.problem import Problem
 from ...rewards.answers import extract_answer
+from ..files import write_whole
 from ..reasoner import Reasoner
 from ..recipe import EvaluateSection
 from ..score import is_right
@@ -116,9 +117,7 @@ def _summary(
 
 def write_results(path: Path, rows: Sequence[Measurement]) -> None:
     """Writes results.json, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 def read_results(path: Path) -> list[Measurement]:

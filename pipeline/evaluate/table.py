@@ -44,7 +44,8 @@ def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> lis
     for stage in dict.fromkeys(row.stage for row in rows):
         ours = [row for row in rows if row.stage == stage]
         greedy = next(row for row in ours if row.metric == "accuracy")
-        for setting in dict.fromkeys(setting_name(row) for row in ours if row.metric != "accuracy"):
+        settings = dict.fromkeys(setting_name(row) for row in ours if row.metric != "accuracy")
+        for setting in settings or ["greedy"]:
             cells = {(row.metric, row.k): row for row in ours if setting_name(row) == setting}
             cells["accuracy", 1] = greedy
             shown = [_cell(cells.get(column)) for column in columns]

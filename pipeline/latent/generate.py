@@ -159,7 +159,7 @@ def _decode(
             token = logits.argmax(-1)
         else:
             cdf = warpers(None, logits).softmax(-1).cumsum(-1)
-            token = (cdf < draws[:, step, None] * cdf[:, -1:]).sum(-1).clamp_max(logits.size(-1) - 1)
+            token = (cdf <= draws[:, step, None] * cdf[:, -1:]).sum(-1).clamp_max(logits.size(-1) - 1)
         token = torch.where(done, pad_id, token)
         logprobs.append(logprob.gather(1, token[:, None]).squeeze(1) * ~done)
         tokens.append(token)

@@ -162,9 +162,13 @@ class LatentMixin:
         )
 
     def _head(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states, with the soft cap of models that have one (Gemma 2)."""
+        """Logits of hidden states, scaled and capped as models do that scale (Cohere, Granite) or cap (Gemma 2)."""
         logits = self.get_output_embeddings()(hidden)  # type: ignore[attr-defined]
-        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)  # type: ignore[attr-defined]
+        config = self.config.get_text_config()  # type: ignore[attr-defined]
+        for name in ("logit_scale", "lm_head_multiplier"):
+            logits = logits * getattr(config, name, 1.0)
+        logits = logits / getattr(config, "logits_scaling", 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _most_latents(self, counts: Tensor) -> int:
@@ -225,12 +229,15 @@ def _check_architecture(model: PreTrainedModel) -> None:
     if model.config.is_encoder_decoder:
         raise ModelError(f"{name} is an encoder-decoder model. Latents need a decoder-only causal language model.")
     accepted = inspect.signature(model.base_model.forward).parameters
-    missing = [key for key in ("inputs_embeds", "past_key_values", "attention_mask") if key not in accepted]
+    needed = ("inputs_embeds", "past_key_values", "attention_mask", "position_ids")
+    missing = [key for key in needed if key not in accepted]
     if missing:
         raise ModelError(
             f"{name} does not accept {missing} in its forward, so vectors cannot be fed back to it. "
             "Choose a decoder-only model with inputs_embeds and a KV cache, such as GPT-2, Llama or Qwen."
         )
+    if getattr(model, "_is_stateful", False):
+        raise ModelError(f"{name} keeps a recurrent state, which the padding between latents would disturb.")
 
 
 def measure_embedding_rms(model: PreTrainedModel) -> None:

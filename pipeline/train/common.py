@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,13 +14,16 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 from peft import LoraConfig, PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 
 from ...data.problem import Problem
+from ..latent.config import LatentConfig
+from ..latent.reasoner import LatentMixin
 from ..reasoner import Reasoner, load_reasoner
 from ..recipe import Recipe, RecipeError, nearest
 from ..tracking import Tracker
@@ -34,9 +39,25 @@ RESERVED = {
     "remove_unused_columns": "the pipeline",
     "disable_tqdm": "the pipeline",
     "model_init_kwargs": "the model section",
-    "use_vllm": "the pipeline: latents are sampled by the model itself",
+    "reward_weights": "the weights of rl.rewards",
+    "eval_strategy": "the pipeline, which measures by itself",
+    "load_best_model_at_end": "the pipeline, which measures by itself",
+    "ds3_gather_for_generation": "the pipeline, whose rollouts need whole weights",
+    **dict.fromkeys(
+        (
+            "use_vllm",
+            "use_transformers_continuous_batching",
+            "repetition_penalty",
+            "generation_kwargs",
+            "cache_implementation",
+            "chat_template_kwargs",
+        ),
+        "the pipeline, which samples latents and answers by itself",
+    ),
 }
 Config = TypeVar("Config", bound=TrainingArguments)
+Report = Callable[[Trainer], dict[str, Any]]
+REPORT = "report.json"
 
 
 @dataclass
@@ -47,6 +68,7 @@ class Context:
     folder: Path
     train: list[Problem]
     held_out: list[Problem]
+    evaluation: list[Problem]
     tracker: Tracker
     resume: bool
 
@@ -78,8 +100,8 @@ def trainer_config(
     check_trainer_keys(cls, section, values)
     ours: dict[str, Any] = {
         # Launchers do not hand it to their workers, and without it processes on CPU do not find each other.
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "use_cpu": on_cpu(),
+        "bf16": not on_cpu() and torch.cuda.is_bf16_supported(),
         "gradient_checkpointing": False,
         "logging_steps": 10,
         "logging_first_step": True,
@@ -98,6 +120,19 @@ def trainer_config(
         return cls(**{**ours, **values, **fixed})
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{section}.trainer: {cls.__name__} refuses these values: {error}") from error
+
+
+def on_cpu() -> bool:
+    """Whether to run on the CPU: there is no GPU, or the launcher was told not to use it."""
+    return not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+class NoLastCheckpointCallback(TrainerCallback):
+    """Saves no checkpoint at a stage's last step: `final/` follows at once, and one would resume past the end."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_training_stop or state.global_step >= state.max_steps:
+            control.should_save = False
 
 
 class ProgressCallback(TrainerCallback):
@@ -130,6 +165,21 @@ class ProgressCallback(TrainerCallback):
             self.progress.stop()
 
 
+def inner_model(model: Any) -> PreTrainedModel:
+    """The latent reasoner under a PEFT wrapper; adapters stay in place."""
+    return model if isinstance(model, LatentMixin) else model.get_base_model()
+
+
+def check_prompts(reasoner: Reasoner, problems: Sequence[Problem], latents: int, room: int) -> None:
+    """Makes sure before training that every question leaves room for `room` new tokens.
+
+    Raises:
+        ModelError: The first question that does not.
+    """
+    for problem in problems:
+        reasoner.checked_prompt(problem.question, latents, room)
+
+
 def is_done(folder: Path) -> bool:
     """Whether a stage has left its final checkpoint. `final` is renamed into place, so it is whole or absent."""
     return (folder / "final").is_dir()
@@ -148,21 +198,43 @@ def lora_config(recipe: Recipe, reasoner: Reasoner, special_tokens: bool = True)
         embedding = reasoner.model.get_input_embeddings()
         name = next(name for name, module in reasoner.model.named_modules() if module is embedding).rsplit(".", 1)[-1]
         options["trainable_token_indices"] = {name: list(reasoner.config.token_ids)}
-    try:
-        return LoraConfig(**{**options, **recipe.model.lora})
-    except TypeError as error:
-        raise RecipeError(f"model.lora: {error}. Its keys are the fields of peft.LoraConfig.") from error
+    return LoraConfig(**{**options, **recipe.model.lora})
 
 
-def train_and_hand_over(trainer: Trainer, reasoner: Reasoner, base: str | Path, folder: Path, resume: bool) -> None:
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end. Torn ones, left by a kill while saving, are removed.
+
+    Trainer writes the state file last, so a checkpoint without it lacks other parts too.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        for checkpoint in folder.glob("checkpoint-*"):
+            try:
+                json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                shutil.rmtree(checkpoint)
+    state.wait_for_everyone()
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def train_and_hand_over(
+    trainer: Trainer, context: Context, reasoner: Reasoner, base: str | Path, folder: Path, report: Report | None = None
+) -> None:
     """Trains, resuming from the last checkpoint if asked, and leaves `folder/final`, with adapters merged.
 
     Args:
         base: Where the stage's starting weights were loaded from; a LoRA is merged into these.
+        report: Called after training; what it returns is kept as `final/report.json`.
     """
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
-    checkpoint = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.add_callback(NoLastCheckpointCallback)
+    checkpoint = last_whole_checkpoint(folder) if context.resume else None
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback):
+                callback.progress.stop()
     state = PartialState()
     partial = folder / "final.partial"
     if state.is_main_process:
@@ -171,10 +243,13 @@ def train_and_hand_over(trainer: Trainer, reasoner: Reasoner, base: str | Path, 
     trainer.save_model(str(partial))  # on all processes: ZeRO-3 gathers here
     is_adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
     section = reasoner.config
+    text = json.dumps(report(trainer)) if report is not None else None
     release(trainer)
     if state.is_main_process:
         if is_adapter:
-            merge_adapter(base, partial, section)
+            merge_adapter(base, partial, section, context.recipe)
+        if text is not None:
+            (partial / REPORT).write_text(text, encoding="utf-8")
         reasoner.tokenizer.save_pretrained(partial)
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
         partial.rename(folder / "final")
@@ -183,9 +258,9 @@ def train_and_hand_over(trainer: Trainer, reasoner: Reasoner, base: str | Path, 
     state.wait_for_everyone()
 
 
-def merge_adapter(base: str | Path, adapter: Path, section: Any) -> None:
+def merge_adapter(base: str | Path, adapter: Path, section: LatentConfig, recipe: Recipe) -> None:
     """Replaces an adapter folder by the full model with the adapter merged into it."""
-    fresh = load_reasoner(base)
+    fresh = load_reasoner(base, trust_remote_code=recipe.model.trust_remote_code, dtype=recipe.model.dtype)
     fresh.model.set_latent_config(**{k: v for k, v in section.to_dict().items() if k not in ("version", "token_ids")})
     merged = PeftModel.from_pretrained(fresh.model, str(adapter)).merge_and_unload()
     shutil.rmtree(adapter)

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import reduce, set_seed
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
+from ...data.errors import DataError
 from ..collate import Collator, StageDataset
 from ..curriculum import TEXT, Encoded, Stage, check_context, check_one_token_steps, encode, plan_stages
 from ..latent.reasoner import measure_embedding_rms
@@ -21,7 +22,17 @@ from ..reasoner import Reasoner, load_reasoner
 from ..recipe import Recipe, RecipeError
 from ..score import is_right
 from ..tracking import TrackingCallback
-from .common import Context, ProgressCallback, is_done, lora_config, train_and_hand_over, trainer_config
+from .common import (
+    REPORT,
+    Context,
+    ProgressCallback,
+    check_prompts,
+    inner_model,
+    is_done,
+    lora_config,
+    train_and_hand_over,
+    trainer_config,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +95,7 @@ class Promotion(TrainerCallback):
         mine = self.context.held_out[state.process_index :: state.num_processes]
         accelerator = self.trainer.accelerator
         with unwrap_model_for_generation(self.trainer.model_wrapped, accelerator) as model:
-            inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-            samples = Reasoner(inner, self.reasoner.tokenizer).generate(
+            samples = Reasoner(inner_model(model), self.reasoner.tokenizer).generate(
                 [problem.question for problem in mine],
                 num_latents=self.num_latents,
                 max_new_tokens=settings.max_new_tokens,
@@ -94,9 +104,22 @@ class Promotion(TrainerCallback):
         right = is_right(settings.scorer, mine, [sample.texts for sample in samples]).sum()
         return float(reduce(torch.tensor(float(right), device=state.device))) / len(self.context.held_out)
 
+    def report(self, trainer: Trainer) -> dict[str, Any]:
+        """How the stage ended."""
+        promoted = self.target is not None and self.accuracy >= self.target
+        steps = trainer.state.global_step
+        return {"steps": steps, "accuracy": self.accuracy, "target": self.target, "promoted": promoted}
+
+
+def step_factor(recipe: Recipe, most_steps: int, control: str | None) -> int:
+    """Step limits of one stage that a stage may use: the no-CoT control has one stage for those of all."""
+    return len(curriculum_stages(recipe, most_steps)) if control == "no_cot" else 1
+
 
 def curriculum_stages(recipe: Recipe, most_steps: int, control: str | None = None) -> list[Stage]:
     """The stages a recipe plans; the no-CoT control has one, without steps and without latents."""
+    if most_steps == 0:
+        raise DataError("No training problem has steps, so there is nothing to make latent. Remove the curriculum.")
     if control == "no_cot":
         return [Stage(1, None, 0)]
     return plan_stages(most_steps, recipe.latent.latents_per_step, recipe.latent.max_stage)
@@ -121,29 +144,28 @@ def train_curriculum(context: Context, base: str | Path, folder: Path, control: 
     recipe, start = context.recipe, base
     section = recipe.curriculum
     assert section is not None
-    stages = curriculum_stages(recipe, max(len(problem.steps) for problem in context.train), control)
+    most_steps = max(len(problem.steps) for problem in context.train)
+    stages = curriculum_stages(recipe, most_steps, control)
     encoded: list[Encoded] | None = None
     offset = 0
     for stage in stages:
         stage_folder = folder / f"stage-{stage.index}"
-        report = stage_folder / "promotion.json"
         if not is_done(stage_folder):
             args = curriculum_args(recipe, stage_folder)
-            if control == "no_cot":
-                args.max_steps *= len(plan_stages(max(len(p.steps) for p in context.train), 1, recipe.latent.max_stage))
+            args.max_steps *= step_factor(recipe, most_steps, control)
+            set_seed(recipe.seed)  # what a stage draws must not depend on what ran before it in this process
             reasoner = _load(recipe, start, stage, control)
             if encoded is None:
                 encoded = encode(context.train, reasoner.tokenizer)
                 check_context(encoded, [TEXT, *stages] if section.mix_earlier else stages, reasoner.context_window)
                 if section.supervision_weight > 0 and control != "no_cot":
                     check_one_token_steps(encoded, reasoner.tokenizer)
-            result = _train_stage(context, reasoner, args, encoded, stages, stage, start, stage_folder, offset)
-            if PartialState().is_main_process:
-                report.write_text(json.dumps(result))
-            PartialState().wait_for_everyone()
-        offset += json.loads(report.read_text())["steps"]
+            longest, room = stages[-1].num_latents, recipe.evaluate.max_new_tokens
+            check_prompts(reasoner, [*context.held_out, *context.evaluation], longest, room)
+            _train_stage(context, reasoner, args, encoded, stages, stage, start, stage_folder, offset, control)
+        offset += json.loads((stage_folder / "final" / REPORT).read_text())["steps"]
         start = stage_folder / "final"
-    if PartialState().is_main_process:
+    if PartialState().is_main_process and not is_done(folder):
         (folder / "final").symlink_to(Path(f"stage-{stages[-1].index}") / "final")
     PartialState().wait_for_everyone()
 
@@ -173,12 +195,17 @@ def _train_stage(
     base: str | Path,
     folder: Path,
     offset: int,
-) -> dict[str, Any]:
-    """Trains one stage; returns its steps, accuracy and whether it was promoted."""
+    control: str | None,
+) -> None:
+    """Trains one stage; its report holds steps, accuracy and whether it was promoted."""
     section = context.recipe.curriculum
     assert section is not None
     is_last = stage is stages[-1]
-    target = section.last_stage_at if is_last and section.last_stage_at is not None else section.promote_at
+    # A control gets every step it can use: it is never stopped short to leave RL something to do.
+    stop_early = is_last and section.last_stage_at is not None and control is None
+    target = section.last_stage_at if stop_early else section.promote_at
+    # Without latents nothing in the prompt tells a text item apart, and the no-CoT control would see chains of thought.
+    mix_earlier = section.mix_earlier if stage.num_latents else 0.0
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
     dataset = StageDataset(
         encoded,
@@ -187,7 +214,7 @@ def _train_stage(
         args.max_steps * per_step,
         reasoner.config.token_ids,
         reasoner.config.latents_per_step,
-        section.mix_earlier,
+        mix_earlier,
         section.supervision_weight > 0,
         context.recipe.seed,
     )
@@ -211,13 +238,10 @@ def _train_stage(
         ],
     )
     promotion.trainer = trainer
-    train_and_hand_over(trainer, reasoner, base, folder, context.resume)
-    steps = trainer.state.global_step
-    promoted = target is not None and promotion.accuracy >= target
-    if target is not None and not promoted:
+    train_and_hand_over(trainer, context, reasoner, base, folder, promotion.report)
+    if target is not None and promotion.accuracy < target and PartialState().is_main_process:
         logger.warning(
             "Stage %d ended at its step limit of %d with accuracy %.3f, below %.2f. The next stage starts from it; "
             "raise curriculum.trainer.max_steps or lower the threshold if later stages fail.",
-            stage.index, steps, promotion.accuracy, target,
+            stage.index, trainer.state.global_step, promotion.accuracy, target,
         )  # fmt: skip
-    return {"steps": steps, "accuracy": promotion.accuracy, "target": target, "promoted": promoted}

@@ -19,20 +19,33 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from ...data.errors import DataError
 from ...data.problem import Problem
 from ...rewards.checking import checked
 from ...rewards.loading import load_reward
 from ..latent.generate import Sampling, rollout, suppress
 from ..latent.noise import Noise, parse_noise
-from ..latent.reasoner import LatentMixin, latentize
+from ..latent.reasoner import latentize
 from ..reasoner import Reasoner, load_reasoner
-from ..recipe import Recipe
+from ..recipe import Recipe, RecipeError
 from ..tracking import TrackingCallback
-from .common import Context, ProgressCallback, lora_config, train_and_hand_over, trainer_config
+from .common import (
+    Context,
+    ProgressCallback,
+    check_prompts,
+    inner_model,
+    lora_config,
+    train_and_hand_over,
+    trainer_config,
+)
+
+TRL_COLUMNS = {
+    "prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
+    "image", "images", "environment",
+}  # fmt: skip
 
 
 class LatentGRPOTrainer(GRPOTrainer):
@@ -42,6 +55,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         self.reasoner, self.noise = reasoner, noise
         self._seeds: Tensor | None = None  # (B,) noise seeds of the rollouts in hand
         super().__init__(model=reasoner.model, processing_class=reasoner.tokenizer, **kwargs)
+        self.aux_loss_enabled = False  # the replay does not return the load-balancing loss of mixtures of experts
         if self.ref_model is not None:
             # TRL loads the reference as a plain model and gives it a forward of its own.
             reference = self.accelerator.unwrap_model(self.ref_model)
@@ -65,9 +79,14 @@ class LatentGRPOTrainer(GRPOTrainer):
             ) as model,
             self.accelerator.autocast(),
         ):
-            inner = _inner(model)
             drawn = rollout(
-                inner, [list(ids) for ids in unique], rows, self._seeds, sampling, self.noise, self.eos_token_ids
+                inner_model(model),
+                [list(ids) for ids in unique],
+                rows,
+                self._seeds,
+                sampling,
+                self.noise,
+                self.eos_token_ids,
             )
         logprobs = [row[: len(ids)] for row, ids in zip(drawn.logprobs.tolist(), drawn.token_ids, strict=True)]
         self._seeds = self._seeds.to(self.accelerator.device)
@@ -124,16 +143,19 @@ class LatentGRPOTrainer(GRPOTrainer):
         return empty.masked_scatter(is_answer, chosen), empty.masked_scatter(is_answer, entropy)
 
 
-def _inner(model: Any) -> PreTrainedModel:
-    """The latent reasoner under a PEFT wrapper; adapters stay in place."""
-    return model if isinstance(model, LatentMixin) else model.get_base_model()
-
-
 def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
-    """Rows of the RL dataset; all columns but `prompt` reach the reward functions."""
+    """Rows of the RL dataset; all columns but `prompt` reach the reward functions.
+
+    Raises:
+        DataError: An extra column with a name that TRL keeps for itself.
+    """
+    extra = dict.fromkeys(name for problem in problems for name in problem.extra)
+    taken = sorted(TRL_COLUMNS & extra.keys())
+    if taken:
+        raise DataError(f"The training data has columns {taken}, names that TRL keeps for itself. Rename them.")
     return [
         {
-            **{key: value for key, value in problem.extra.items() if key not in ("prompt", "completion")},
+            **{name: problem.extra.get(name) for name in extra},
             "prompt": problem.question,
             "question": problem.question,
             "steps": list(problem.steps),
@@ -147,6 +169,11 @@ def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
 def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
     section = recipe.rl
     assert section is not None
+    if section.trainer.get("temperature", 1.0) <= 0:
+        raise RecipeError(
+            f"rl.trainer.temperature={section.trainer['temperature']} must be above 0: the likelihood of a greedy "
+            "answer has no gradient to learn from."
+        )
     return trainer_config(
         GRPOConfig,
         "rl",
@@ -155,6 +182,7 @@ def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
         folder,
         disable_dropout=True,  # TRL samples rollouts in training mode
         reward_weights=[reward.weight for reward in section.rewards],
+        trust_remote_code=recipe.model.trust_remote_code,
     )
 
 
@@ -169,8 +197,18 @@ def train_grpo(context: Context, base: str | Path, folder: Path) -> None:
     reasoner = load_reasoner(
         base, trust_remote_code=model.trust_remote_code, dtype=model.dtype, noise=str(noise) if noise else None
     )
-    for problem in context.train:
-        reasoner.checked_prompt(problem.question, None, args.max_completion_length)
+    latents = reasoner.config.num_latents
+    if noise is not None and latents == 0:
+        raise RecipeError(
+            f"rl.noise={section.noise} has no latents to fall on: {base} reasons in text. Set rl.noise=null."
+        )
+    if args.beta > 0 and latents == 0 and str(base) == model.name_or_path and model.lora is None:
+        raise RecipeError(
+            "rl.trainer.beta > 0 needs a reference model with the latent tokens, and TRL loads it from "
+            f"{base}. Train sft or curriculum first, or set beta to 0."
+        )
+    check_prompts(reasoner, context.train, latents, args.max_completion_length)
+    check_prompts(reasoner, context.evaluation, latents, context.recipe.evaluate.max_new_tokens)
     trainer = LatentGRPOTrainer(
         reasoner,
         noise,
@@ -180,4 +218,4 @@ def train_grpo(context: Context, base: str | Path, folder: Path) -> None:
         peft_config=lora_config(context.recipe, reasoner),
         callbacks=[TrackingCallback(context.tracker), ProgressCallback("rl")],
     )
-    train_and_hand_over(trainer, reasoner, base, folder, context.resume)
+    train_and_hand_over(trainer, context, reasoner, base, folder)

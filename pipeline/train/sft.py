@@ -11,7 +11,7 @@ from ..curriculum import TEXT, check_context, encode
 from ..reasoner import load_reasoner
 from ..recipe import Recipe
 from ..tracking import TrackingCallback
-from .common import Context, ProgressCallback, lora_config, train_and_hand_over, trainer_config
+from .common import Context, ProgressCallback, check_prompts, lora_config, train_and_hand_over, trainer_config
 
 
 def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:
@@ -34,6 +34,7 @@ def train_sft(context: Context, base: str | Path, folder: Path) -> None:
     args = sft_args(context.recipe, folder)
     model = context.recipe.model
     reasoner = load_reasoner(base, trust_remote_code=model.trust_remote_code, dtype=model.dtype)
+    check_prompts(reasoner, [*context.held_out, *context.evaluation], 0, context.recipe.evaluate.max_new_tokens)
     encoded = encode(context.train, reasoner.tokenizer)
     check_context(encoded, [TEXT], reasoner.context_window)
     rows = []
@@ -50,4 +51,4 @@ def train_sft(context: Context, base: str | Path, folder: Path) -> None:
         peft_config=lora_config(context.recipe, reasoner, special_tokens=False),
         callbacks=[TrackingCallback(context.tracker), ProgressCallback("sft")],
     )
-    train_and_hand_over(trainer, reasoner, base, folder, context.resume)
+    train_and_hand_over(trainer, context, reasoner, base, folder)
