@@ -108,6 +108,11 @@ def test_answers_end_at_the_first_stop_token(reasoner):
     assert all(stop not in ids[:-1] and len(ids) <= 8 for ids in drawn.token_ids)
 
 
+def test_no_prompts_give_no_samples(reasoner):
+    """As on a process that has no problem left when there are fewer than processes."""
+    assert sample(reasoner, [], n=4) == []
+
+
 def test_top_k_one_is_greedy(reasoner):
     (greedy,) = sample(reasoner, QUESTIONS[:1])
     (top1,) = sample(reasoner, QUESTIONS[:1], n=4, temperature=1.0, top_k=1)

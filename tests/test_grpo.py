@@ -7,6 +7,8 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from neuralese.data.errors import DataError
+from neuralese.data.problem import Problem
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.generate import suppress
 from neuralese.pipeline.train.grpo import LatentGRPOTrainer, rl_rows
@@ -199,6 +201,15 @@ def test_resume_goes_on_where_it_stopped(make, problems, tmp_path):
         weights.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
+
+
+def test_all_extra_columns_reach_the_rewards_and_reserved_ones_are_named():
+    first, second = Problem("1 =", (), "1"), Problem("2 =", (), "2", {"level": 3})
+    rows = rl_rows([first, second], 5)
+    assert [row["level"] for row in rows] == [None, 3]
+    assert [row["num_latents"] for row in rows] == [5, 5]
+    with pytest.raises(DataError, match=r"\['images'\]"):
+        rl_rows([Problem("1 =", (), "1", {"images": 1})], 5)
 
 
 def test_equal_prompts_share_their_prefill(reasoner, problems, tmp_path, monkeypatch):

@@ -1,0 +1,26 @@
+"""The results table: every checkpoint has a line, whatever was measured."""
+
+from neuralese.pipeline.evaluate.evaluate import Measurement
+from neuralese.pipeline.evaluate.table import table_rows
+
+
+def row(stage, metric, k, value, noise=None, temperature=0.0):
+    return Measurement(stage, "latent", metric, k, noise, temperature, value, (value - 0.1, value + 0.1), 10, 0)
+
+
+def test_a_line_for_each_sampling_setting_with_the_greedy_value():
+    rows = [
+        row("rl", "accuracy", 1, 0.5),
+        row("rl", "pass@k", 4, 0.7, "gaussian:0.3"),
+        row("rl", "maj@k", 4, 0.6, "gaussian:0.3"),
+        row("rl", "pass@k", 4, 0.8, None, 1.0),
+    ]
+    assert table_rows(rows, {"rl": 12.4}) == [
+        ["latent after RL", "gaussian:0.3, T 0", "0.500 (0.40-0.60)", "0.700 (0.60-0.80)", "0.600 (0.50-0.70)", "12"],
+        ["latent after RL", "T 1", "0.500 (0.40-0.60)", "0.800 (0.70-0.90)", "", "12"],
+    ]
+
+
+def test_a_checkpoint_measured_greedily_alone_has_its_line():
+    lines = table_rows([row("sft", "accuracy", 1, 0.9), row("mine", "accuracy", 1, 0.1)], {})
+    assert lines == [["text CoT", "greedy", "0.900 (0.80-1.00)", ""], ["mine", "greedy", "0.100 (0.00-0.20)", ""]]
