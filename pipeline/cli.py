@@ -85,7 +85,7 @@ def sample(
     noise: Annotated[str | None, typer.Option(help="Noise on the latents, such as gaussian:0.3.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of the answer; 0 is greedy.")] = 1.0,
     latents: Annotated[int | None, typer.Option(min=0, help="Latents; default: those of the checkpoint.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default: 64 or what fits.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
 ) -> None:
     """Sample answers from a checkpoint."""
@@ -97,9 +97,6 @@ def sample(
     reasoner = load_reasoner(model)
     if torch.cuda.is_available():
         reasoner.model.to("cuda")
-    if reasoner.context_window is not None:
-        room = reasoner.context_window - len(reasoner.prompt_ids(question, latents))
-        max_new_tokens = max(1, min(max_new_tokens, room))
     (samples,) = reasoner.generate(
         [question],
         n=n,

@@ -20,6 +20,8 @@ from .latent.noise import Noise, parse_noise
 from .latent.reasoner import latent_section, latentize, measure_embedding_rms
 from .latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
 
+DEFAULT_NEW_TOKENS = 64
+
 
 @dataclass
 class Samples:
@@ -74,7 +76,7 @@ class Reasoner:
         n: int = 1,
         noise: Noise | str | None = None,
         temperature: float = 0.0,
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
         num_latents: int | None = None,
         seed: int = 0,
         seeds: Sequence[Sequence[int]] | None = None,
@@ -86,6 +88,7 @@ class Reasoner:
         Args:
             noise: Noise on the latents as `kind:scale`; None: no noise.
             temperature: Of the answer tokens; 0 takes the most likely token.
+            max_new_tokens: Default: 64, or what the context window leaves for the longest prompt.
             num_latents: Default: as many as the checkpoint was trained for; 0: reason in text.
             seed: Base of the seeds. Sample j of prompt i does not depend on the batch it is drawn in.
             seeds: n seeds for each prompt, to replay samples.
@@ -95,11 +98,15 @@ class Reasoner:
         Raises:
             ModelError: An empty question, or one that leaves no room in the context window.
         """
-        noise = parse_noise(noise) if isinstance(noise, str) else noise
-        options = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, **sampling)
-        encoded = [self.checked_prompt(prompt, num_latents, max_new_tokens) for prompt in prompts]
         if not prompts:
             return []
+        noise = parse_noise(noise) if isinstance(noise, str) else noise
+        if max_new_tokens is None:
+            longest = max(len(self.prompt_ids(prompt, num_latents)) for prompt in prompts)
+            room = DEFAULT_NEW_TOKENS if self.context_window is None else self.context_window - longest
+            max_new_tokens = max(1, min(DEFAULT_NEW_TOKENS, room))
+        options = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, **sampling)
+        encoded = [self.checked_prompt(prompt, num_latents, max_new_tokens) for prompt in prompts]
         if seeds is None:
             drawn = torch.randint(2**62, (len(prompts), n), generator=torch.Generator().manual_seed(seed))
         else:

@@ -270,7 +270,7 @@ def print_places(recipe: Recipe) -> None:
     offline = sorted((folder / "wandb").glob("offline-run-*"))
     if offline:
         print(
-            f"W&B          {folder / 'wandb'} ({len(offline)} offline runs; upload with: wandb sync {folder}/wandb/*)"
+            f"W&B          {folder / 'wandb'} ({len(offline)} offline runs; upload with: wandb sync {folder}/wandb/offline-run-*)"
         )
     elif recipe.tracking.wandb:
         print(f"W&B          project {recipe.tracking.project}, group {recipe.name}")

@@ -108,6 +108,12 @@ def test_answers_end_at_the_first_stop_token(reasoner):
     assert all(stop not in ids[:-1] and len(ids) <= 8 for ids in drawn.token_ids)
 
 
+def test_the_longest_answer_defaults_to_what_the_context_window_leaves(reasoner):
+    question = "1 + " * 25 + "1 ="  # 52 tokens and 5 of the latent block, in a window of 64
+    (samples,) = reasoner.generate([question], n=8, temperature=3.0)
+    assert max(map(len, samples.token_ids)) == 64 - len(reasoner.prompt_ids(question))
+
+
 def test_no_prompts_give_no_samples(reasoner):
     """As on a process that has no problem left when there are fewer than processes."""
     assert sample(reasoner, [], n=4) == []

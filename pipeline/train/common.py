@@ -136,7 +136,7 @@ class NoLastCheckpointCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """One progress bar for a Trainer, on the main process."""
+    """One progress bar for a Trainer, on the main process. Whoever trains stops it, also after an error."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -159,10 +159,6 @@ class ProgressCallback(TrainerCallback):
         note = "  ".join(f"{key} {value:.3f}" for key, value in shown if isinstance(value, float))
         if state.is_world_process_zero and note:
             self.progress.update(self.task, note=note)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.progress.stop()
 
 
 def inner_model(model: Any) -> PreTrainedModel:
