@@ -269,8 +269,6 @@ def print_places(recipe: Recipe) -> None:
         print(f"Checkpoint   {folder / stage.name / 'final'}")
     offline = sorted((folder / "wandb").glob("offline-run-*"))
     if offline:
-        print(
-            f"W&B          {folder / 'wandb'} ({len(offline)} offline runs; upload with: wandb sync {folder}/wandb/offline-run-*)"
-        )
+        print(f"W&B          {len(offline)} offline runs; to upload: wandb sync {folder / 'wandb'}/offline-run-*")
     elif recipe.tracking.wandb:
         print(f"W&B          project {recipe.tracking.project}, group {recipe.name}")
