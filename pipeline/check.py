@@ -105,7 +105,9 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
         rows += evaluate_checkpoint(recipe, checkpoint, name, problems)
     if state.is_main_process:
         write_results(target, rows)
-        print_results(rows, read_seconds(folder) if is_run else {})
+        seconds = read_seconds(folder) if is_run else {}
+        seconds.pop("evaluate", None)  # that of the run's own evaluation, not of this one
+        print_results(rows, seconds)
         print(f"Results      {target}")
 
 
