@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce, set_seed
+from peft import get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
@@ -160,8 +161,8 @@ def train_curriculum(context: Context, base: str | Path, folder: Path, control: 
                 check_context(encoded, [TEXT, *stages] if section.mix_earlier else stages, reasoner.context_window)
                 if section.supervision_weight > 0 and control != "no_cot":
                     check_one_token_steps(encoded, reasoner.tokenizer)
-            longest, room = stages[-1].num_latents, recipe.evaluate.max_new_tokens
-            check_prompts(reasoner, [*context.held_out, *context.evaluation], longest, room)
+                longest, room = stages[-1].num_latents, recipe.evaluate.max_new_tokens
+                check_prompts(reasoner, [*context.held_out, *context.evaluation], longest, room)
             _train_stage(context, reasoner, args, encoded, stages, stage, start, stage_folder, offset, control)
         offset += json.loads((stage_folder / "final" / REPORT).read_text())["steps"]
         start = stage_folder / "final"
@@ -222,8 +223,6 @@ def _train_stage(
     model: Any = reasoner.model
     lora = lora_config(context.recipe, reasoner)
     if lora is not None:
-        from peft import get_peft_model
-
         model = get_peft_model(model, lora)
     trainer = CurriculumTrainer(
         model=model,

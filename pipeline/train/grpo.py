@@ -63,7 +63,9 @@ class LatentGRPOTrainer(GRPOTrainer):
             latentize(reference, reasoner.config)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return [self.reasoner.prompt_ids(prompt) for prompt in prompts], None, {}
+        # Each prompt comes num_generations times.
+        ids = {prompt: self.reasoner.prompt_ids(prompt) for prompt in dict.fromkeys(prompts)}
+        return [ids[prompt] for prompt in prompts], None, {}
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list, list]:
         """Samples latents and answers; equal prompts share their prefill."""
