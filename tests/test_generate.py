@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from neuralese.pipeline.latent import ModelError, NoiseError, parse_noise
-from neuralese.pipeline.latent.generate import Sampling, rollout
+from neuralese.pipeline.latent.generate import Sampling, _uniform, rollout
 
 QUESTIONS = ["3 + 4 * 2 - 1 =", "6 - 5 =", "1 * 2 + 3 + 4 =", "2 + 2 * 6 ="]
 
@@ -90,6 +90,11 @@ def test_token_draws_follow_the_distribution(reasoner):
     for token, p in probabilities.items():
         share = (first == token).float().mean().item()
         assert abs(share - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-3
+
+
+def test_token_draws_do_not_come_from_the_stream_of_the_noise():
+    same_seed = torch.rand(4, generator=torch.Generator().manual_seed(5))
+    assert not torch.equal(_uniform(torch.tensor([5]), 4)[0], same_seed)
 
 
 def test_special_tokens_are_never_sampled(reasoner):

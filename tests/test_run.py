@@ -175,6 +175,18 @@ def test_torn_files_of_a_killed_run_do_not_stop_a_resume(finished, tmp_path, mon
     assert all(json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
 
 
+def test_no_checkpoint_is_left_at_the_last_step(tmp_path, monkeypatch):
+    """Resuming from one would train past the end, and forget that the stage was promoted."""
+
+    def die(trainer):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "release", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(tmp_path, "tracking.wandb=false"))
+    assert [path.name for path in (tmp_path / "tiny" / "sft").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_the_no_cot_control_never_sees_a_chain_of_thought(tmp_path, monkeypatch):
     seen = []
     original = curriculum.StageDataset
