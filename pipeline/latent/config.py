@@ -8,7 +8,9 @@ from typing import Any
 from ...data.errors import UserError
 
 SECTION = "latent"
-VERSION = 1
+VERSION = 2
+# What the fields that version 2 added mean for a checkpoint of version 1.
+ADDED_IN_2 = {"jacobi_sweeps": None, "backprop_steps": None}
 
 
 class ModelError(UserError):
@@ -26,6 +28,10 @@ class LatentConfig:
         stage: Curriculum stage reached. 0: no text step was replaced yet.
         noise: Noise the model was trained with by RL, as `kind:scale`, or None.
         supervision_weight: Weight of the loss on latent positions that carry a label.
+        jacobi_sweeps: None: one pass a latent. Else all latents are made at once, in so many fixed-point sweeps
+            (arXiv 2506.18582); with as many sweeps as latents the result is the same.
+        backprop_steps: Latents, counted from the last, that carry a gradient to the state they were made from (with
+            `jacobi_sweeps`: sweeps). None: all of them. 0: none.
         token_ids: Ids of `<|start-latent|>`, `<|latent|>`, `<|end-latent|>` in the tokenizer.
         embedding_rms: Root mean square of the input embedding matrix when the stage began; the norm that
             `norm_matched` thoughts are scaled to. Kept as a constant so that no pass reads a sharded weight.
@@ -38,9 +44,25 @@ class LatentConfig:
     stage: int = 0
     noise: str | None = None
     supervision_weight: float = 0.0
+    jacobi_sweeps: int | None = None
+    backprop_steps: int | None = None
     token_ids: tuple[int, int, int] = (-1, -1, -1)
     embedding_rms: float = 1.0
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ModelError: A number out of its range.
+        """
+        for name, value, least in (
+            ("latents_per_step", self.latents_per_step, 1),
+            ("num_latents", self.num_latents, 0),
+            ("jacobi_sweeps", self.jacobi_sweeps, 1),
+            ("backprop_steps", self.backprop_steps, 0),
+        ):
+            if value is not None and (type(value) is not int or value < least):
+                raise ModelError(f"{name}={value!r} of the latent section must be a whole number of at least {least}.")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,9 +75,11 @@ class LatentConfig:
             ModelError: Unknown version or keys.
         """
         version = section.get("version")
-        if version != VERSION:
+        if version == 1:
+            section = {**ADDED_IN_2, **section, "version": VERSION}
+        elif version != VERSION:
             raise ModelError(
-                f"The checkpoint's latent section has version {version!r}, this release reads version {VERSION}. "
+                f"The checkpoint's latent section has version {version!r}, this release reads versions 1 to {VERSION}. "
                 "Train the checkpoint again or install the release that wrote it."
             )
         expected = {field.name for field in fields(cls)}

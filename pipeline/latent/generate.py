@@ -6,14 +6,13 @@ does not change with the batch it is drawn in, the number of processes, or a res
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -22,9 +21,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from .layout import plan_layout
 from .noise import Noise
-from .passes import PassResult, run_passes
+from .passes import PassResult
 from .thoughts import THOUGHT_SOURCES
 
 # The token stream of a seed must differ from its noise stream.
@@ -107,7 +105,7 @@ def rollout(
     device = model.device
     rows, pad_id = rows.to(device), eos_token_ids[0]
     ids, mask = pad_left(prompt_ids, pad_id, device)
-    prefill = _prefill(model, ids, mask, rows, seeds, noise)
+    prefill = _prefill(model, ids, mask, rows, seeds, noise, sampling.max_new_tokens)
     stop = torch.tensor(list(eos_token_ids), device=device)
     tokens, logprobs = _decode(model, prefill, seeds, sampling, stop, pad_id)
     is_stop = torch.isin(tokens, stop)
@@ -117,72 +115,64 @@ def rollout(
 
 
 def _prefill(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, rows: Tensor, seeds: Tensor, noise: Noise | None
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    rows: Tensor,
+    seeds: Tensor,
+    noise: Noise | None,
+    max_new_tokens: int,
 ) -> PassResult:
     """All passes over the prompts; the shared part of equal prompts runs once."""
     is_latent = (ids == model.latent_config.token_ids[1]) & mask.bool()
-    think = THOUGHT_SOURCES[model.latent_config.thought_source]
-    if think is None:
-        is_latent = torch.zeros_like(is_latent)
-    layout = plan_layout(is_latent, mask, int(is_latent.sum(1).max()))
+    is_recurrent = THOUGHT_SOURCES[model.latent_config.thought_source] is not None
+    num_latents = int(is_latent.sum(1).max()) if is_recurrent else 0
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    embeds = model.get_input_embeddings()(ids.gather(1, layout.source))
-    epsilon = None
-    if noise is not None and layout.num_passes > 1:
-        epsilon = noise.sample_batch(seeds, layout.counts[rows], embeds.size(-1)).to(ids.device)
-    return run_passes(
-        model.base_model,
-        functools.partial(think, config=model.latent_config) if think else torch.nn.Identity(),
-        layout,
-        embeds,
-        positions.gather(1, layout.source),
-        noise=noise.apply if noise is not None else None,
-        epsilon=epsilon,
-        rows=rows,
-    )
+    result, _ = model.run_latents(ids, mask, positions, noise, seeds, num_latents, rows, spare=max_new_tokens)
+    return result
 
 
 def _decode(
     model: PreTrainedModel, prefill: PassResult, seeds: Tensor, sampling: Sampling, stop: Tensor, pad_id: int
 ) -> tuple[Tensor, Tensor]:
-    """Draws answers token by token; returns tokens (N, A), padded after the end, and their log-probs (N, A)."""
-    warpers, draws = sampling.warpers(), None
-    if sampling.temperature > 0:
-        draws = _uniform(seeds, sampling.max_new_tokens).to(stop.device)  # (N, A)
-    mask, position, cache = prefill.mask, prefill.next_position, prefill.cache
-    state, done = prefill.hidden[:, -1], torch.zeros(len(position), dtype=torch.bool, device=stop.device)
-    tokens, logprobs = [], []
-    for step in range(sampling.max_new_tokens):
-        logits = suppress(model._head(state).float(), model.latent_config.token_ids)
-        logprob = (logits / (sampling.temperature or 1.0)).log_softmax(-1)
-        if draws is None:
-            token = logits.argmax(-1)
-        else:
-            cdf = warpers(None, logits).softmax(-1).cumsum(-1)
-            token = (cdf <= draws[:, step, None] * cdf[:, -1:]).sum(-1).clamp_max(logits.size(-1) - 1)
-        token = torch.where(done, pad_id, token)
-        logprobs.append(logprob.gather(1, token[:, None]).squeeze(1) * ~done)
-        tokens.append(token)
+    """Draws answers token by token; returns tokens (N, A), padded after the end, and their log-probs (N, A).
+
+    Answers that ended are taken out of the batch once they are half of it, so that a few long answers do not pay for
+    many short ones.
+    """
+    count, longest = len(prefill.hidden), sampling.max_new_tokens
+    warpers, decoder = sampling.warpers(), prefill.decoder
+    draws = _uniform(seeds, longest).to(stop.device) if sampling.temperature > 0 else None  # (N, A)
+    tokens = torch.full((count, longest), pad_id, device=stop.device)
+    logprobs = torch.zeros(count, longest, device=stop.device)
+    row = torch.arange(count, device=stop.device)  # (n,) rows of the answers still in the batch
+    position, state, done = prefill.next_position, prefill.hidden[:, -1], torch.zeros_like(row, dtype=torch.bool)
+    for step in range(longest):
+        logits = suppress(model._head(state).float(), model.latent_config.token_ids)  # (n, V)
+        token = _draw(logits, warpers, draws[row, step, None] if draws is not None else None)
+        logprob = (logits / (sampling.temperature or 1.0)).log_softmax(-1).gather(1, token[:, None]).squeeze(1)
+        tokens[row, step] = torch.where(done, pad_id, token)
+        logprobs[row, step] = logprob.masked_fill(done, 0.0)
         done = done | torch.isin(token, stop)
-        if bool(done.all()) or step == sampling.max_new_tokens - 1:
-            break
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        state = _next_state(model, token, mask, position, cache)
+        alive = int((~done).sum())
+        if alive == 0 or step == longest - 1:
+            return tokens[:, : step + 1], logprobs[:, : step + 1]
+        if 2 * alive <= len(row):
+            keep = (~done).nonzero().squeeze(1)
+            decoder.select(keep)
+            row, token, position, done = row[keep], token[keep], position[keep], done[keep]
+        embeds = model.get_input_embeddings()(token[:, None])
+        state = decoder(embeds, torch.ones_like(token[:, None], dtype=torch.bool), position[:, None])[:, -1]
         position = position + 1
-    return torch.stack(tokens, 1), torch.stack(logprobs, 1)
+    raise AssertionError("max_new_tokens is at least 1")
 
 
-def _next_state(model: PreTrainedModel, token: Tensor, mask: Tensor, position: Tensor, cache: DynamicCache) -> Tensor:
-    """Feeds one token per row; returns the last hidden state (N, d)."""
-    embeds = model.get_input_embeddings()(token[:, None])
-    output = model.base_model(
-        inputs_embeds=embeds,
-        attention_mask=mask,
-        position_ids=position[:, None],
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return output.last_hidden_state[:, -1]
+def _draw(logits: Tensor, warpers: LogitsProcessorList, uniform: Tensor | None) -> Tensor:
+    """One token a row (n,) from logits (n, V): by the inverse CDF at uniform (n, 1), or the most likely one."""
+    if uniform is None:
+        return logits.argmax(-1)
+    cdf = warpers(None, logits).softmax(-1).cumsum(-1)
+    return (cdf <= uniform * cdf[:, -1:]).sum(-1).clamp_max(logits.size(-1) - 1)
 
 
 def _uniform(seeds: Tensor, count: int) -> Tensor:

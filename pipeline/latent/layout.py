@@ -5,6 +5,9 @@ it. Piece by piece through a KV cache is exact for one row. For a batch of rows 
 aligned at both ends: piece 0 runs in pass 0 and the last piece of every row in the last pass, so that the long tails
 share one pass. Inside a pass, rows are padded on the left, so that the hidden state a latent is made from is always
 in the last column.
+
+Jacobi sweeps need no such order. There a row is three pieces: before its first latent, from the first to the last
+latent, and after.
 """
 
 from __future__ import annotations
@@ -17,15 +20,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """The packed order of a batch (B, T) -> (B, S), S = sum of the pass widths >= T.
+    """The packed order of a batch (B, T) -> (B, S), S = sum of the piece widths >= T.
 
     Attributes:
         source: (B, S) column of the original batch that a packed cell holds; 0 where the cell is padding.
         is_token: (B, S) False where the cell is padding.
         is_latent: (B, S) True where the cell holds a latent placeholder.
         packed_column: (B, T) packed column of each original cell; 0 where the original cell is padding.
-        bounds: First and one-past-last packed column of each pass.
-        has_tokens: For each pass, whether every row has a token in it.
+        bounds: First and one-past-last packed column of each piece.
+        has_tokens: For each piece, whether every row has a token in it.
+        is_dense: For each piece, whether no row has padding in it.
         counts: (B,) latents of each row.
     """
 
@@ -35,15 +39,16 @@ class Layout:
     packed_column: Tensor
     bounds: list[tuple[int, int]]
     has_tokens: list[bool]
+    is_dense: list[bool]
     counts: Tensor
 
     @property
-    def num_passes(self) -> int:
-        return len(self.bounds)
+    def width(self) -> int:
+        return self.bounds[-1][1]
 
 
-def plan_layout(is_latent: Tensor, attention_mask: Tensor, num_latents: int) -> Layout:
-    """Plans the passes of a batch.
+def plan_passes(is_latent: Tensor, attention_mask: Tensor, num_latents: int) -> Layout:
+    """Plans one pass a latent.
 
     Args:
         is_latent: (B, T) True at latent placeholders.
@@ -51,24 +56,49 @@ def plan_layout(is_latent: Tensor, attention_mask: Tensor, num_latents: int) -> 
         num_latents: The most latents in any row, or more: under ZeRO-3 all ranks must run as many passes as the rank
             with the longest row. Passes nobody here needs then hold one padded column.
     """
+    mask, is_latent, counts, seen = _count(is_latent, attention_mask)
+    piece = torch.where(seen > 0, seen + (num_latents - counts)[:, None], 0)
+    if num_latents:
+        piece = torch.where(_beyond_questions(mask, seen, counts), num_latents, piece)
+    return _pack(piece, num_latents + 1, mask, is_latent, counts)
+
+
+def plan_sweeps(is_latent: Tensor, attention_mask: Tensor) -> Layout:
+    """Plans three pieces: before the first latent of a row, up to its last latent, and after."""
+    mask, is_latent, counts, seen = _count(is_latent, attention_mask)
+    is_after = (seen == counts[:, None]) & ~is_latent
+    piece = torch.where(seen == 0, 0, torch.where(is_after, 2, 1))
+    return _pack(torch.where(_beyond_questions(mask, seen, counts), 2, piece), 3, mask, is_latent, counts)
+
+
+def _count(is_latent: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mask, latents under it, latents of each row (B,), and latents at or before each cell (B, T)."""
     mask = attention_mask.bool()
     is_latent = is_latent & mask
-    counts = is_latent.sum(1)  # (B,)
-    seen = is_latent.cumsum(1)  # (B, T) latents at or before each cell
-    pass_index = torch.where(seen > 0, seen + (num_latents - counts)[:, None], 0)
-    if num_latents:
-        # A row without latents may be cut anywhere; cut it where the longest question ends.
-        before = (mask & (seen == 0) & (counts > 0)[:, None]).sum(1).max()
-        rank = mask.cumsum(1) - 1
-        pass_index = torch.where((counts == 0)[:, None] & (rank >= before), num_latents, pass_index)
-    one_hot = torch.nn.functional.one_hot(pass_index, num_latents + 1) * mask[..., None]  # (B, T, passes)
-    sizes = one_hot.sum(1)  # (B, passes) tokens of each row in each pass
+    return mask, is_latent, is_latent.sum(1), is_latent.cumsum(1)
+
+
+def _beyond_questions(mask: Tensor, seen: Tensor, counts: Tensor) -> Tensor:
+    """Cells (B, T) of rows without latents that run with the tails.
+
+    Such a row may be cut anywhere; it is cut where the longest question of the other rows ends, and never before its
+    first token: every row has a token in the first piece.
+    """
+    before = (mask & (seen == 0) & (counts > 0)[:, None]).sum(1).max().clamp_min(1)
+    return (counts == 0)[:, None] & (mask.cumsum(1) - 1 >= before)
+
+
+def _pack(piece: Tensor, num_pieces: int, mask: Tensor, is_latent: Tensor, counts: Tensor) -> Layout:
+    """Packs cells by their piece (B, T), left-padded inside each."""
+    one_hot = torch.nn.functional.one_hot(piece, num_pieces) * mask[..., None]  # (B, T, pieces)
+    sizes = one_hot.sum(1)  # (B, pieces) tokens of each row in each piece
     widths = sizes.max(0).values.clamp_min(1)
     ends = widths.cumsum(0)
-    rank_in_pass = (one_hot.cumsum(1) * one_hot).sum(-1) - 1  # (B, T)
-    packed_column = (ends - sizes).gather(1, pass_index) + rank_in_pass  # left padding inside a pass
+    rank_in_piece = (one_hot.cumsum(1) * one_hot).sum(-1) - 1  # (B, T)
+    packed_column = (ends - sizes).gather(1, piece) + rank_in_piece
     packed_column = torch.where(mask, packed_column, 0)
-    end_list = ends.tolist()
+    # One transfer to the host for everything the passes are steered by.
+    end_list, has_tokens, is_dense = torch.stack([ends, (sizes > 0).all(0), (sizes == widths).all(0)]).tolist()
     batch, total = mask.size(0), end_list[-1]
     # Padding is written to a column of its own that is cut off again, so that it cannot overwrite a token.
     target = torch.where(mask, packed_column, total)
@@ -81,6 +111,7 @@ def plan_layout(is_latent: Tensor, attention_mask: Tensor, num_latents: int) -> 
         is_latent=is_latent.gather(1, source) & is_token,
         packed_column=packed_column,
         bounds=list(zip([0, *end_list[:-1]], end_list, strict=True)),
-        has_tokens=(sizes > 0).all(0).tolist(),
+        has_tokens=[bool(value) for value in has_tokens],
+        is_dense=[bool(value) for value in is_dense],
         counts=counts,
     )

@@ -40,7 +40,7 @@ class Noise(ABC):
 
     @abstractmethod
     def apply(self, latent: Tensor, epsilon: Tensor) -> Tensor:
-        """Puts epsilon (B, d) on a latent (B, d)."""
+        """Puts epsilon (..., d) on latents (..., d)."""
 
     def sample_batch(self, seeds: Tensor, counts: Tensor, hidden_size: int) -> Tensor:
         """Epsilon (B, max count, d) for seeds (B,) and latents per row (B,), zero beyond a row's count.
@@ -79,7 +79,7 @@ class GaussianNoise(Noise):
         return torch.randn(num_latents, hidden_size, generator=torch.Generator().manual_seed(seed))
 
     def apply(self, latent: Tensor, epsilon: Tensor) -> Tensor:
-        rms = latent.detach().float().pow(2).mean(-1, keepdim=True).sqrt()  # (B, 1)
+        rms = latent.detach().float().pow(2).mean(-1, keepdim=True).sqrt()  # (..., 1)
         return latent + (self.scale * rms * epsilon).to(latent.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The sequential passes of latent reasoning: run a layout through the trunk with a KV cache."""
+"""How latents come to be: one pass a latent (`run_passes`), or sweeps over all of them at once (`run_sweeps`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,39 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
+from .decoder import CachedDecoder
 from .layout import Layout
 
-Think = Callable[[Tensor], Tensor]
+Think = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass
+class Packed:
+    """A packed batch, ready to run.
+
+    Attributes:
+        layout: Of the batch.
+        embeds: (B, S, d) embeddings of the packed ids; cells of latent placeholders are replaced.
+        position_ids: (B, S) of the packed cells.
+        epsilon: (B, L, d) standard draws in each row's own order, or None.
+        rows: (N,) repeats rows of the batch after the first pass: N answers share the prefill of B questions. All
+            results, and epsilon, are then over N rows.
+        spare: Columns to keep free for tokens that follow.
+    """
+
+    layout: Layout
+    embeds: Tensor
+    position_ids: Tensor
+    epsilon: Tensor | None = None
+    rows: Tensor | None = None
+    spare: int = 0
+
+    def repeat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """is_token, is_latent, counts, embeds, position_ids over N rows."""
+        layout = self.layout
+        parts = (layout.is_token, layout.is_latent, layout.counts, self.embeds, self.position_ids)
+        return parts if self.rows is None else tuple(part[self.rows] for part in parts)  # type: ignore[return-value]
 
 
 @dataclass
@@ -21,73 +49,113 @@ class PassResult:
     Attributes:
         hidden: (B, S, d) last hidden states in packed order.
         latents: (B, L, d) the vectors fed back, in each row's own order; zero beyond a row's count.
-        cache: Keys and values of all packed cells.
-        mask: (B, S) 1 where the packed cell holds a token.
+        decoder: Ready for the tokens that follow.
         next_position: (B,) position id of the token that would come next.
     """
 
     hidden: Tensor
     latents: Tensor
-    cache: DynamicCache
-    mask: Tensor
+    decoder: CachedDecoder
     next_position: Tensor
 
 
-def run_passes(
-    trunk: nn.Module,
-    think: Think,
-    layout: Layout,
-    embeds: Tensor,
-    position_ids: Tensor,
-    noise: Callable[[Tensor, Tensor], Tensor] | None = None,
-    epsilon: Tensor | None = None,
-    rows: Tensor | None = None,
-) -> PassResult:
-    """Runs the passes of a layout. One call is one forward: gradients flow through every latent.
+def run_passes(trunk: nn.Module, think: Think, packed: Packed, backprop_steps: int | None = None) -> PassResult:
+    """Runs a layout of `plan_passes`. One call is one forward: gradients flow through every latent.
 
     Args:
         trunk: The decoder without its head.
-        think: Makes a latent (B, d) from the last hidden state (B, d).
-        embeds: (B, S, d) embeddings of the packed ids; cells of latent placeholders are replaced.
-        position_ids: (B, S) of the packed cells.
-        noise: Puts epsilon (B, d) on a latent (B, d).
-        epsilon: (B, L, d) standard draws in each row's own order.
-        rows: (N,) repeats rows of the batch after the first pass: N answers share the prefill of B questions. All
-            other results, and epsilon, are then over N rows.
+        think: Makes a latent (B, d) from the last hidden state (B, d) and epsilon (B, d) or None.
+        backprop_steps: Only the last so many latents of a row carry a gradient back to the state they were made from.
     """
-    cache = DynamicCache(config=trunk.config)
-    mask, is_latent, counts = layout.is_token.long(), layout.is_latent, layout.counts
-    hidden: list[Tensor] = []
+    layout = packed.layout
+    widths = [end - start for start, end in layout.bounds]
+    decoder = CachedDecoder(trunk, len(packed.embeds), widths, packed.spare)
+    is_token, is_latent, counts, embeds, position_ids = packed.repeat()
+    hidden = [_first_pass(decoder, packed, pieces=1)]
+    last = hidden[0][:, -1]
     latents: list[Tensor] = []
-    last: Tensor | None = None
-    for index, (start, end) in enumerate(layout.bounds):
-        x = embeds[:, start:end]
-        if index > 0:
-            assert last is not None
-            z = think(last)
-            if noise is not None and epsilon is not None:
-                turn = (index - layout.num_passes + counts).clamp_min(0)  # (B,) which latent of its row this is
-                z = noise(z, epsilon[torch.arange(len(turn), device=turn.device), turn])
-            latents.append(z)
-            x = torch.where(is_latent[:, start:end, None], z[:, None].to(x.dtype), x)
-        states = trunk(
-            inputs_embeds=x,
-            attention_mask=mask[:, :end],
-            position_ids=position_ids[:, start:end],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        keep = states[:, -1]
-        # A row without a token in this pass keeps the state its next latent is made from.
-        last = keep if last is None or layout.has_tokens[index] else torch.where(mask[:, end - 1, None] > 0, keep, last)
+    for index in range(1, len(layout.bounds)):
+        part = slice(*layout.bounds[index])
+        turn = index - len(layout.bounds) + counts  # (B,) which latent of its row this is; below 0: none
+        epsilon = packed.epsilon
+        if epsilon is not None:
+            epsilon = epsilon[torch.arange(len(turn), device=turn.device), turn.clamp_min(0)]
+        z = think(last, epsilon)
+        if backprop_steps is not None:
+            z = torch.where((turn >= counts - backprop_steps)[:, None], z, z.detach())
+        latents.append(z)
+        x = torch.where(is_latent[:, part, None], z[:, None].to(embeds.dtype), embeds[:, part])
+        states = decoder(x, is_token[:, part], position_ids[:, part])
         hidden.append(states)
-        if index == 0 and rows is not None:
-            cache.batch_select_indices(rows)
-            hidden, last = [states[rows]], last[rows]
-            mask, is_latent, counts = mask[rows], is_latent[rows], counts[rows]
-            embeds, position_ids = embeds[rows], position_ids[rows]
-    next_position = (position_ids * mask).amax(1) + 1
-    return PassResult(torch.cat(hidden, 1), _in_row_order(latents, counts, embeds), cache, mask, next_position)
+        # A row without a token in this pass keeps the state its next latent is made from.
+        keep = states[:, -1]
+        last = keep if layout.has_tokens[index] else torch.where(is_token[:, part.stop - 1, None], keep, last)
+    return PassResult(
+        hidden=torch.cat(hidden, 1),
+        latents=_in_row_order(latents, counts, embeds),
+        decoder=decoder,
+        next_position=(position_ids * is_token).amax(1) + 1,
+    )
+
+
+def run_sweeps(
+    trunk: nn.Module, think: Think, packed: Packed, num_sweeps: int, backprop_steps: int | None = None
+) -> PassResult:
+    """Runs a layout of `plan_sweeps`: Jacobi iteration on all latents at once (PCCoT, arXiv 2506.18582).
+
+    The latents begin as the embedding of their placeholder. A sweep runs the piece that holds them and makes every
+    latent anew from the state before it; after sweep t the first t latents of a row are those of `run_passes`. One
+    more pass runs the rest of the row with the latents of the last sweep: `num_sweeps` + 1 passes in all.
+
+    Args:
+        think: As in `run_passes`, for (B, L, d).
+        backprop_steps: Only the latents of the last so many sweeps carry a gradient.
+    """
+    layout = packed.layout
+    (_, begin), (_, end), (_, width) = layout.bounds
+    middle, rest, size = slice(begin, end), slice(begin, width), end - begin
+    widths = [end, *[size] * (num_sweeps - 1), width - begin]
+    decoder = CachedDecoder(trunk, len(packed.embeds), widths, packed.spare)
+    is_token, is_latent, counts, embeds, position_ids = packed.repeat()
+    is_latent = is_latent[:, middle]
+    number = (is_latent.cumsum(1) - 1).clamp_min(0)  # (B, M) which latent a cell is
+    # Pieces are padded on the left, so the column before a row's first latent may be padding: the question is.
+    is_first = (is_latent & (number == 0))[..., None]
+    epsilon = packed.epsilon
+    if epsilon is not None and epsilon.size(1):
+        epsilon = epsilon.gather(1, number[..., None].expand(-1, -1, embeds.size(-1)))
+    states = _first_pass(decoder, packed, pieces=2)
+    question, states = states[:, :begin], states[:, begin:]
+    asked = question[:, -1:]
+    x = embeds[:, middle]
+    for sweep in range(num_sweeps):
+        if sweep > 0:
+            states = decoder(x, is_token[:, middle], position_ids[:, middle])
+        decoder.hide(begin + sweep * size, begin + (sweep + 1) * size)
+        before = torch.cat([asked, states[:, :-1]], 1)  # (B, M, d) the state before each cell
+        z = think(torch.where(is_first, asked, before), epsilon)
+        if backprop_steps is not None and sweep < num_sweeps - backprop_steps:
+            z = z.detach()
+        x = torch.where(is_latent[..., None], z.to(embeds.dtype), embeds[:, middle])
+    states = decoder(torch.cat([x, embeds[:, end:]], 1), is_token[:, rest], position_ids[:, rest])
+    return PassResult(
+        hidden=torch.cat([question, states], 1),
+        latents=_latent_cells(x, is_latent, counts),
+        decoder=decoder,
+        next_position=(position_ids * is_token).amax(1) + 1,
+    )
+
+
+def _first_pass(decoder: CachedDecoder, packed: Packed, pieces: int) -> Tensor:
+    """Runs the first pieces once for each question; hidden states (N, Q, d) of all rows."""
+    layout = packed.layout
+    end = layout.bounds[pieces - 1][1]
+    is_dense = all(layout.is_dense[:pieces])
+    states = decoder(packed.embeds[:, :end], layout.is_token[:, :end], packed.position_ids[:, :end], is_dense)
+    if packed.rows is None:
+        return states
+    decoder.select(packed.rows)
+    return states[packed.rows]
 
 
 def _in_row_order(latents: list[Tensor], counts: Tensor, embeds: Tensor) -> Tensor:
@@ -98,3 +166,10 @@ def _in_row_order(latents: list[Tensor], counts: Tensor, embeds: Tensor) -> Tens
     turn = torch.arange(len(latents), device=counts.device)[None]  # (1, L)
     index = (turn + len(latents) - counts[:, None]).clamp_max(len(latents) - 1)
     return stacked.gather(1, index[..., None].expand_as(stacked)) * (turn < counts[:, None])[..., None]
+
+
+def _latent_cells(x: Tensor, is_latent: Tensor, counts: Tensor) -> Tensor:
+    """Collects the latents (B, L, d) from the cells (B, M, d) of their piece."""
+    turn = torch.arange(int(counts.max()), device=counts.device)
+    order = is_latent.int().argsort(1, descending=True, stable=True)[:, : len(turn)]
+    return x.gather(1, order[..., None].expand(-1, -1, x.size(2))) * (turn < counts[:, None])[..., None]

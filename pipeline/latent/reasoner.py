@@ -21,9 +21,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput
 
 from .config import SECTION, LatentConfig, ModelError
-from .layout import plan_layout
+from .layout import Layout, plan_passes, plan_sweeps
 from .noise import Noise
-from .passes import run_passes
+from .passes import Packed, PassResult, run_passes, run_sweeps
 from .thoughts import THOUGHT_SOURCES, embedding_rms
 
 IGNORE = -100
@@ -113,27 +113,44 @@ class LatentMixin:
             ).last_hidden_state
             columns = torch.arange(input_ids.size(1), device=input_ids.device).expand_as(input_ids)
             return states, states.new_zeros(states.size(0), 0, states.size(2)), columns
-        if self.is_activation_checkpointing and self.training:  # type: ignore[attr-defined]
-            raise ModelError(
-                "Gradient checkpointing would give wrong gradients through the KV cache of the latents. "
-                "Set gradient_checkpointing: false in the stage's trainer section."
-            )
-        layout = plan_layout(is_latent, attention_mask, num_latents)
+        result, layout = self.run_latents(input_ids, attention_mask, position_ids, noise, seeds, num_latents)
+        return result.hidden, result.latents, layout.packed_column
+
+    def run_latents(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        position_ids: Int[Tensor, "B T"],
+        noise: Noise | None,
+        seeds: Int[Tensor, " N"] | None,
+        num_latents: int,
+        rows: Int[Tensor, " N"] | None = None,
+        spare: int = 0,
+    ) -> tuple[PassResult, Layout]:
+        """All passes over a batch, without the head.
+
+        Args:
+            num_latents: The most latents in any row; 0: placeholders are ordinary tokens.
+            rows: (N,) row of each answer, where answers share their question. `seeds` and the result are over N rows.
+            spare: Columns to keep free for tokens that follow.
+        """
+        config = self.latent_config
+        is_latent = (input_ids == config.token_ids[1]) & attention_mask.bool()
+        sweeps = config.jacobi_sweeps if num_latents else None
+        if num_latents == 0:
+            is_latent = torch.zeros_like(is_latent)
+        layout = plan_sweeps(is_latent, attention_mask) if sweeps else plan_passes(is_latent, attention_mask, num_latents)
         embeds = self.get_input_embeddings()(input_ids.gather(1, layout.source))  # type: ignore[attr-defined]
         epsilon = None
-        if noise is not None:
+        if noise is not None and num_latents:
             assert seeds is not None
+            counts = layout.counts if rows is None else layout.counts[rows]
             epsilon = noise.sample_batch(seeds, counts, embeds.size(-1)).to(input_ids.device)
-        result = run_passes(
-            self.base_model,  # type: ignore[attr-defined]
-            functools.partial(think, config=self.latent_config),
-            layout,
-            embeds,
-            position_ids.gather(1, layout.source),
-            noise=noise.apply if noise is not None else None,
-            epsilon=epsilon,
-        )
-        return result.hidden, result.latents, layout.packed_column
+        packed = Packed(layout, embeds, position_ids.gather(1, layout.source), epsilon, rows, spare)
+        think = functools.partial(_think, noise=noise, config=config)
+        if sweeps:
+            return run_sweeps(self.base_model, think, packed, sweeps, config.backprop_steps), layout  # type: ignore[attr-defined]
+        return run_passes(self.base_model, think, packed, config.backprop_steps), layout  # type: ignore[attr-defined]
 
     def _loss(
         self,
@@ -200,6 +217,14 @@ class LatentMixin:
         """Changes fields of the latent section, in memory and in what `save_pretrained` will write."""
         self.latent_config = replace(self.latent_config, **changes)
         self.config.latent = self.latent_config.to_dict()  # type: ignore[attr-defined]
+
+
+def _think(hidden: Tensor, epsilon: Tensor | None, noise: Noise | None, config: LatentConfig) -> Tensor:
+    """Latents (..., d) from last hidden states (..., d)."""
+    source = THOUGHT_SOURCES[config.thought_source]
+    assert source is not None
+    latent = source(hidden, config)
+    return latent if noise is None or epsilon is None else noise.apply(latent, epsilon)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Thought sources: how the next input embedding is made from the last hidden state.
 
-To add one, write a function `(hidden (B, d), config) -> latent (B, d)` and register it under its name.
+To add one, write a function `(hidden (..., d), config) -> latent (..., d)` and register it under its name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .config import LatentConfig
 
 
 class ThoughtSource(Protocol):
-    """Makes a latent (B, d) from the last hidden state (B, d)."""
+    """Makes latents (..., d) from last hidden states (..., d)."""
 
     def __call__(self, hidden: Tensor, config: LatentConfig) -> Tensor: ...
 
@@ -33,7 +33,7 @@ def norm_matched(hidden: Tensor, config: LatentConfig) -> Tensor:
     The layers of the model expect inputs of the embeddings' size; a hidden state after the final norm can be many
     times larger. The gradient flows through rms(h).
     """
-    rms = hidden.float().pow(2).mean(-1, keepdim=True).clamp_min(1e-12).sqrt()  # (B, 1)
+    rms = hidden.float().pow(2).mean(-1, keepdim=True).clamp_min(1e-12).sqrt()  # (..., 1)
     return hidden * (config.embedding_rms / rms).to(hidden.dtype)
 
 

@@ -1,0 +1,105 @@
+"""Keys and values of several differentiable passes, written once.
+
+Transformers' DynamicCache copies all keys and values at every pass, so that k latents after P tokens cost O(k·P) memory
+in training, and its `update` may not run twice, as activation checkpointing does. Here every layer owns one buffer for
+all columns. A pass writes its own columns and reads all columns up to them; what an earlier pass saved for its backward
+stays valid because no column changes after it was read. Writing the same columns again is harmless.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class _Append(torch.autograd.Function):
+    """(past (B, h, P, e), new (B, h, Q, e), buffer) -> (B, h, P + Q, e), a view of the buffer.
+
+    `past` is an earlier view of the same buffer. The views are made from `.data`: they share memory but no version
+    counter, so autograd does not mistake the columns written later for a change of the columns it saved.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, past: Tensor | None, new: Tensor, buffer: Tensor) -> Tensor:
+        ctx.start = start = 0 if past is None else past.size(2)
+        end = start + new.size(2)
+        buffer.data[:, :, start:end] = new
+        return buffer.data[:, :, :end]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:  # type: ignore[override]
+        return grad[:, :, : ctx.start] if ctx.start else None, grad[:, :, ctx.start :], None
+
+
+class _PassLayer(CacheLayerMixin):
+    """One layer's keys and values during one pass."""
+
+    def __init__(self, capacity: int, buffers: list[Tensor] | None = None, past: list[Tensor] | None = None) -> None:
+        super().__init__()
+        self.capacity, self.past = capacity, past
+        self.buffers: list[Tensor] = [] if buffers is None else buffers
+        self.present: list[Tensor] | None = None
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        for states in (key_states, value_states):
+            self.buffers.append(states.new_empty(*states.shape[:2], self.capacity, states.size(3)))
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.buffers:
+            self.lazy_initialization(key_states, value_states)
+        past = self.past or [None, None]
+        keys, values = (
+            _Append.apply(before, new, buffer)
+            for before, new, buffer in zip(past, (key_states, value_states), self.buffers, strict=True)
+        )
+        if self.present is None:  # a recomputation must not keep its graph alive
+            self.present = [keys, values]
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        return self.past[0].size(2) if self.past else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class PassCache(Cache):
+    """The cache of one pass. `next` gives that of the pass after it; both stay usable, as recomputation needs."""
+
+    def __init__(self, num_layers: int, capacity: int) -> None:
+        """
+        Args:
+            capacity: Columns that all passes together may write.
+        """
+        super().__init__(layers=[_PassLayer(capacity) for _ in range(num_layers)])
+
+    @classmethod
+    def _of(cls, layers: list[_PassLayer]) -> PassCache:
+        cache = cls(0, 0)
+        cache.layers = layers
+        return cache
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the pass wrote keys and values in every layer."""
+        return all(layer.present is not None for layer in self.layers)
+
+    def next(self) -> PassCache:
+        """The cache of the next pass, behind the columns of this one."""
+        return self._of([_PassLayer(layer.capacity, layer.buffers, layer.present) for layer in self.layers])
+
+    def select(self, rows: Tensor) -> PassCache:
+        """The same for rows (N,) of the batch, in buffers of its own."""
+        layers = []
+        for layer in self.layers:
+            assert layer.past is not None
+            own = _PassLayer(layer.capacity)
+            own.update(*(states[rows] for states in layer.past))
+            layers.append(own)
+        return self._of(layers).next()
