@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .latent.generate import Sampling, rollout
 from .latent.noise import Noise, parse_noise
 from .latent.reasoner import latent_section, latentize, measure_embedding_rms
 from .latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
+from .latent.verify import check_exact
 
 DEFAULT_NEW_TOKENS = 64
 
@@ -202,7 +203,11 @@ def load_reasoner(
 
 
 def make_reasoner(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **latent_options: Any) -> Reasoner:
-    """Makes a reasoner of a model and a tokenizer: special tokens, embeddings, latent section. Idempotent."""
+    """Makes a reasoner of a model and a tokenizer: special tokens, embeddings, latent section. Idempotent.
+
+    Raises:
+        ModelError: As `load_reasoner`, or the model computes something else when run pass by pass (`check_exact`).
+    """
     recorded = latent_section(model.config)
     prepare_tokenizer(tokenizer)
     token_ids = special_token_ids(tokenizer)
@@ -212,9 +217,14 @@ def make_reasoner(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **
             f"{token_ids}. The tokenizer does not belong to this checkpoint."
         )
     fit_embeddings(model, tokenizer)
+    known = {field.name for field in fields(LatentConfig)}
+    unknown = sorted(latent_options.keys() - known)
+    if unknown:
+        raise ModelError(f"Unknown latent options {unknown}. Known are {sorted(known)}.")
     section = replace(recorded or LatentConfig(), token_ids=token_ids, **latent_options)
     latentize(model, section)
     if recorded is None:
+        check_exact(model)
         measure_embedding_rms(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -76,6 +76,12 @@ class LatentSection(Section):
     thought_source: str = "norm_matched"
     latents_per_step: int = Field(1, gt=0)
     max_stage: int | None = Field(None, gt=0, description="steps that become latent; None: as many as there are")
+    jacobi_sweeps: int | None = Field(
+        None, gt=0, description="make all latents at once in so many fixed-point sweeps; None: one pass a latent"
+    )
+    backprop_steps: int | None = Field(
+        None, ge=0, description="only the last so many latents (sweeps) carry gradient; None: all"
+    )
 
 
 class SFTSection(Section):

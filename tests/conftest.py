@@ -42,16 +42,18 @@ def problems():
 
 @pytest.fixture
 def make(problems):
-    """Builds a random 2-layer GPT-2 reasoner over the words of the chain task."""
+    """Builds a random 2-layer reasoner, GPT-2 unless another model class is given, over the words of the chain task."""
 
-    def build(**latent):
+    def build(model_class=GPT2LMHeadModel, config=None, **latent):
         tokenizer = build_tokenizer(problems)
-        config = GPT2Config(
-            vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.1,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        config = config or GPT2Config(
+            n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.1, resid_pdrop=0.0, embd_pdrop=0.0,
+            attn_pdrop=0.0,
         )  # fmt: skip
+        config.vocab_size, config.bos_token_id, config.eos_token_id = len(tokenizer), None, tokenizer.eos_token_id
+        config.pad_token_id = None
         torch.manual_seed(0)
-        return make_reasoner(GPT2LMHeadModel(config).eval(), tokenizer, **latent)
+        return make_reasoner(model_class(config).eval(), tokenizer, **latent)
 
     return build
 

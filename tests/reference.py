@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 
 
-def latent_forward(model, ids, think, epsilon=None, apply_noise=None):
-    """Hidden states (T, d) and latents of one unpadded row, recomputing the whole prefix for every latent."""
+def latent_forward(model, ids, think, epsilon=None, apply_noise=None, backprop_steps=None):
+    """Logits (T, V) and latents of one unpadded row, recomputing the whole prefix for every latent.
+
+    Everything but the recurrence is the architecture's own forward, head included.
+    """
     latent_id = model.latent_config.token_ids[1]
     inputs = list(model.get_input_embeddings()(torch.tensor(ids)))
-    latents = []
+    latents, count = [], ids.count(latent_id)
     for position, token in enumerate(ids):
         if token == latent_id:
             prefix = torch.stack(inputs[:position])[None]
@@ -20,28 +23,39 @@ def latent_forward(model, ids, think, epsilon=None, apply_noise=None):
             latent = think(last, model.latent_config)
             if epsilon is not None:
                 latent = apply_noise(latent, epsilon[len(latents)][None])
+            if backprop_steps is not None and len(latents) < count - backprop_steps:
+                latent = latent.detach()
             latents.append(latent[0])
             inputs[position] = latent[0]
-    hidden = model.base_model(inputs_embeds=torch.stack(inputs)[None], use_cache=False).last_hidden_state[0]
-    return hidden, latents
+    return model(inputs_embeds=torch.stack(inputs)[None], use_cache=False).logits[0], latents
 
 
-def latent_loss(model, rows, labels, think, supervision_weight):
+def jacobi_forward(model, ids, think, num_sweeps):
+    """Logits (T, V) of one unpadded row whose latents are all made anew in every sweep (arXiv 2506.18582)."""
+    latent_id = model.latent_config.token_ids[1]
+    inputs = list(model.get_input_embeddings()(torch.tensor(ids)))
+    for _ in range(num_sweeps):
+        states = model.base_model(inputs_embeds=torch.stack(inputs)[None], use_cache=False).last_hidden_state[0]
+        inputs = [
+            think(states[position - 1 : position], model.latent_config)[0] if token == latent_id else inputs[position]
+            for position, token in enumerate(ids)
+        ]
+    return model(inputs_embeds=torch.stack(inputs)[None], use_cache=False).logits[0]
+
+
+def latent_loss(model, rows, labels, think, supervision_weight, backprop_steps=None):
     """The training loss of a batch of unpadded rows, summed label by label."""
     latent_id = model.latent_config.token_ids[1]
-    total, count = torch.zeros(()), 0
-    logits = []
+    total, count = torch.zeros((), dtype=model.dtype), 0
     for ids, row_labels in zip(rows, labels, strict=True):
-        hidden, _ = latent_forward(model, ids, think)
-        row_logits = model.get_output_embeddings()(hidden)
-        logits.append(row_logits)
+        logits, _ = latent_forward(model, ids, think, backprop_steps=backprop_steps)
         for position in range(1, len(ids)):
             if row_labels[position] != -100:
                 weight = supervision_weight if ids[position] == latent_id else 1.0
                 target = torch.tensor(row_labels[position])
-                total = total + weight * F.cross_entropy(row_logits[position - 1], target)
+                total = total + weight * F.cross_entropy(logits[position - 1], target)
                 count += 1
-    return total / count, logits
+    return total / count
 
 
 def pass_at_k(right, k):

@@ -8,6 +8,7 @@ stays valid because no column changes after it was read. Writing the same column
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class _Append(torch.autograd.Function):
         return buffer.data[:, :, :end]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
         return grad[:, :, : ctx.start] if ctx.start else None, grad[:, :, ctx.start :], None
 
 
@@ -50,7 +51,7 @@ class _PassLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.buffers:
             self.lazy_initialization(key_states, value_states)
-        past = self.past or [None, None]
+        past: Sequence[Tensor | None] = self.past or (None, None)
         keys, values = (
             _Append.apply(before, new, buffer)
             for before, new, buffer in zip(past, (key_states, value_states), self.buffers, strict=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .cache import PassCache
@@ -24,7 +25,7 @@ class CachedDecoder:
         rank: (B, S) tokens of the same row before each column.
     """
 
-    def __init__(self, trunk: nn.Module, batch_size: int, pass_widths: Sequence[int], spare: int = 0) -> None:
+    def __init__(self, trunk: Any, batch_size: int, pass_widths: Sequence[int], spare: int = 0) -> None:
         """
         Args:
             batch_size: Rows of each pass.
@@ -42,8 +43,8 @@ class CachedDecoder:
         if torch.is_grad_enabled() and self.checkpointing is None:
             self.deferred = DeferredWeightGrads(trunk, [batch_size * width for width in pass_widths])
         self.calls = 0
-        self.is_token: Tensor | None = None
-        self.rank: Tensor | None = None
+        self.is_token = torch.empty(batch_size, 0, dtype=torch.bool, device=trunk.device)
+        self.rank = torch.empty(batch_size, 0, dtype=torch.long, device=trunk.device)
 
     def __call__(self, embeds: Tensor, is_token: Tensor, position_ids: Tensor, is_dense: bool = False) -> Tensor:
         """Last hidden states (B, Q, d) of the next columns.
@@ -54,13 +55,12 @@ class CachedDecoder:
             position_ids: (B, Q).
             is_dense: Nothing is padding, known without asking the device.
         """
-        first = self.is_token is None
-        seen = torch.zeros_like(is_token[:, :1], dtype=torch.long) if first else self.is_token.sum(1, keepdim=True)
-        rank = seen + is_token.cumsum(1) - 1
-        self.is_token = is_token if first else torch.cat([self.is_token, is_token], 1)
-        self.rank = rank if first else torch.cat([self.rank, rank], 1)
+        is_first = self.calls == 0
+        rank = self.is_token.sum(1, keepdim=True) + is_token.cumsum(1) - 1
+        self.is_token = torch.cat([self.is_token, is_token], 1)
+        self.rank = torch.cat([self.rank, rank], 1)
         mask = None  # a causal block without padding: attention has faster kernels when it is given no mask
-        if not (first and is_dense):
+        if not (is_first and is_dense):
             mask = attention_mask(self.config, self.is_token, self.rank, embeds.size(1), embeds.dtype)
         cache = self.cache
         with self._settings():
@@ -87,13 +87,11 @@ class CachedDecoder:
 
     def hide(self, start: int, end: int) -> None:
         """Makes columns invisible to all later ones."""
-        assert self.is_token is not None
         self.is_token = self.is_token.clone()
         self.is_token[:, start:end] = False
 
     def select(self, rows: Tensor) -> None:
         """Goes on with rows (N,) of the batch, which may repeat."""
-        assert self.is_token is not None and self.rank is not None
         self.is_token, self.rank = self.is_token[rows], self.rank[rows]
         self.cache = self.cache.select(rows)
 
@@ -111,11 +109,11 @@ class LayerCheckpointing:
         others: Other modules with a flag of their own: GPT-2 as a whole drops the cache where its flag is set.
     """
 
-    layers: list[nn.Module]
-    others: list[nn.Module]
+    layers: list[Any]
+    others: list[Any]
 
     @classmethod
-    def of(cls, trunk: nn.Module) -> LayerCheckpointing | None:
+    def of(cls, trunk: Any) -> LayerCheckpointing | None:
         """The checkpointing that is on, or None.
 
         Raises:

@@ -31,7 +31,7 @@ class _Slots(torch.autograd.Function):
         return torch.zeros((), dtype=layer.dtype, device=weight.device).expand(sum(layer.sizes), layer.out_features)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         layer = ctx.layer
         used = [index for index in range(len(layer.sizes)) if index in layer.inputs]
         if len(used) < len(layer.sizes):  # a pass from which no gradient came
@@ -55,7 +55,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         x, weight = ctx.saved_tensors
         # By index: a second backward through the same graph writes the same.
         ctx.layer.inputs[ctx.index] = x.detach().flatten(0, -2)
@@ -65,7 +65,7 @@ class _Linear(torch.autograd.Function):
 class _DeferredLinear:
     """One linear layer during the passes of one forward."""
 
-    def __init__(self, module: nn.Module, pass_rows: Sequence[int]) -> None:
+    def __init__(self, module: Any, pass_rows: Sequence[int]) -> None:
         self.module, self.is_transposed = module, type(module) is Conv1D
         shape = module.weight.shape[::-1] if self.is_transposed else module.weight.shape
         self.out_features, in_features = shape
@@ -73,7 +73,7 @@ class _DeferredLinear:
         is_autocast = torch.is_autocast_enabled(device)
         self.dtype = torch.get_autocast_dtype(device) if is_autocast else module.weight.dtype
         # Where a pass has more rows than the layer has inputs, keeping them would cost more than a gradient matrix.
-        self.slot_of = {}
+        self.slot_of: dict[int, int] = {}
         for number, rows in enumerate(pass_rows):
             if rows <= in_features:
                 self.slot_of[number] = len(self.slot_of)
@@ -95,7 +95,7 @@ class DeferredWeightGrads:
         current: Number of the pass that runs.
     """
 
-    def __init__(self, trunk: nn.Module, pass_rows: Sequence[int]) -> None:
+    def __init__(self, trunk: Any, pass_rows: Sequence[int]) -> None:
         """
         Args:
             pass_rows: Rows times columns of each pass.
@@ -131,7 +131,7 @@ class DeferredWeightGrads:
         return _Linear.apply(x.to(layer.dtype), self.slots[layer][slot], layer, slot)
 
 
-def _can_defer(module: nn.Module) -> bool:
+def _can_defer(module: Any) -> bool:
     """Ordinary linear layers that train, whose weight is whole (ZeRO-3 shards it) and whose forward is their own."""
     return (
         type(module) in (nn.Linear, Conv1D)

@@ -79,7 +79,8 @@ class GaussianNoise(Noise):
         return torch.randn(num_latents, hidden_size, generator=torch.Generator().manual_seed(seed))
 
     def apply(self, latent: Tensor, epsilon: Tensor) -> Tensor:
-        rms = latent.detach().float().pow(2).mean(-1, keepdim=True).sqrt()  # (..., 1)
+        precise = latent.detach().to(torch.promote_types(latent.dtype, torch.float32))
+        rms = precise.pow(2).mean(-1, keepdim=True).sqrt()  # (..., 1)
         return latent + (self.scale * rms * epsilon).to(latent.dtype)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .decoder import CachedDecoder
 from .layout import Layout
@@ -59,7 +60,7 @@ class PassResult:
     next_position: Tensor
 
 
-def run_passes(trunk: nn.Module, think: Think, packed: Packed, backprop_steps: int | None = None) -> PassResult:
+def run_passes(trunk: Any, think: Think, packed: Packed, backprop_steps: int | None = None) -> PassResult:
     """Runs a layout of `plan_passes`. One call is one forward: gradients flow through every latent.
 
     Args:
@@ -99,7 +100,7 @@ def run_passes(trunk: nn.Module, think: Think, packed: Packed, backprop_steps: i
 
 
 def run_sweeps(
-    trunk: nn.Module, think: Think, packed: Packed, num_sweeps: int, backprop_steps: int | None = None
+    trunk: Any, think: Think, packed: Packed, num_sweeps: int, backprop_steps: int | None = None
 ) -> PassResult:
     """Runs a layout of `plan_sweeps`: Jacobi iteration on all latents at once (PCCoT, arXiv 2506.18582).
 
@@ -171,5 +172,5 @@ def _in_row_order(latents: list[Tensor], counts: Tensor, embeds: Tensor) -> Tens
 def _latent_cells(x: Tensor, is_latent: Tensor, counts: Tensor) -> Tensor:
     """Collects the latents (B, L, d) from the cells (B, M, d) of their piece."""
     turn = torch.arange(int(counts.max()), device=counts.device)
-    order = is_latent.int().argsort(1, descending=True, stable=True)[:, : len(turn)]
+    order = is_latent.int().argsort(dim=1, descending=True, stable=True)[:, : len(turn)]
     return x.gather(1, order[..., None].expand(-1, -1, x.size(2))) * (turn < counts[:, None])[..., None]

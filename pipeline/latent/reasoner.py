@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from .config import SECTION, LatentConfig, ModelError
 from .layout import Layout, plan_passes, plan_sweeps
+from .masks import attention_kinds
 from .noise import Noise
 from .passes import Packed, PassResult, run_passes, run_sweeps
 from .thoughts import THOUGHT_SOURCES, embedding_rms
@@ -136,10 +137,13 @@ class LatentMixin:
         """
         config = self.latent_config
         is_latent = (input_ids == config.token_ids[1]) & attention_mask.bool()
-        sweeps = config.jacobi_sweeps if num_latents else None
+        sweeps = min(config.jacobi_sweeps or 0, num_latents)  # as many as latents are exact; more change nothing
         if num_latents == 0:
             is_latent = torch.zeros_like(is_latent)
-        layout = plan_sweeps(is_latent, attention_mask) if sweeps else plan_passes(is_latent, attention_mask, num_latents)
+        if sweeps:
+            layout = plan_sweeps(is_latent, attention_mask)
+        else:
+            layout = plan_passes(is_latent, attention_mask, num_latents)
         embeds = self.get_input_embeddings()(input_ids.gather(1, layout.source))  # type: ignore[attr-defined]
         epsilon = None
         if noise is not None and num_latents:
@@ -165,7 +169,8 @@ class LatentMixin:
         rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
         target = labels[rows, columns + 1]  # (N,)
         logits = self._head(hidden[rows, packed_column[rows, columns]])  # (N, V)
-        losses = F.cross_entropy(logits.float(), target, reduction="none")  # (N,)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(precise, target, reduction="none")  # (N,)
         on_latent = input_ids[rows, columns + 1] == self.latent_config.token_ids[1]
         weights = torch.where(on_latent, self.latent_config.supervision_weight, 1.0)
         items = max(len(target), 1) if num_items_in_batch is None else num_items_in_batch
@@ -262,12 +267,16 @@ def _check_architecture(model: PreTrainedModel) -> None:
             "Choose a decoder-only model with inputs_embeds and a KV cache, such as GPT-2, Llama or Qwen."
         )
     if getattr(model, "_is_stateful", False):
-        raise ModelError(f"{name} keeps a recurrent state, which the padding between latents would disturb.")
+        raise ModelError(
+            f"{name} keeps a recurrent state, which the padding between latents would disturb. "
+            "Choose a model with attention only, such as GPT-2, Llama or Qwen."
+        )
+    attention_kinds(model.base_model.config.get_text_config())
 
 
 def measure_embedding_rms(model: PreTrainedModel) -> None:
     """Refreshes `embedding_rms` of the latent section from the input embeddings as they are now."""
-    model.set_latent_config(embedding_rms=embedding_rms(model.get_input_embeddings().weight))
+    model.set_latent_config(embedding_rms=embedding_rms(model.get_input_embeddings()))
 
 
 def latent_section(config: Any) -> LatentConfig | None:

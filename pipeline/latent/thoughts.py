@@ -5,10 +5,11 @@ To add one, write a function `(hidden (..., d), config) -> latent (..., d)` and 
 
 from __future__ import annotations
 
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import LatentConfig
 
@@ -33,7 +34,8 @@ def norm_matched(hidden: Tensor, config: LatentConfig) -> Tensor:
     The layers of the model expect inputs of the embeddings' size; a hidden state after the final norm can be many
     times larger. The gradient flows through rms(h).
     """
-    rms = hidden.float().pow(2).mean(-1, keepdim=True).clamp_min(1e-12).sqrt()  # (..., 1)
+    precise = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    rms = precise.pow(2).mean(-1, keepdim=True).clamp_min(1e-12).sqrt()  # (..., 1)
     return hidden * (config.embedding_rms / rms).to(hidden.dtype)
 
 
@@ -44,11 +46,19 @@ THOUGHT_SOURCES["norm_matched"] = norm_matched
 THOUGHT_SOURCES["pause"] = None
 
 
-def embedding_rms(weight: Tensor) -> float:
-    """Root mean square of an embedding matrix (V, d), gathered first where ZeRO-3 has sharded it."""
+@torch.no_grad()
+def embedding_rms(embedding: nn.Embedding) -> float:
+    """Root mean square of all input embeddings as the model is fed them, some architectures scaling the matrix.
+
+    Where ZeRO-3 has sharded the matrix (V, d), it is gathered first.
+    """
+    weight = embedding.weight
+    gathered: AbstractContextManager[Any] = nullcontext()
     if hasattr(weight, "ds_id"):
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters([weight]), torch.no_grad():
-            return weight.float().pow(2).mean().sqrt().item()
-    return weight.detach().float().pow(2).mean().sqrt().item()
+        gathered = deepspeed.zero.GatheredParameters([weight])
+    with gathered:
+        ids = torch.arange(weight.size(0), device=weight.device)
+        squares = [embedding(part).float().pow(2).mean(-1) for part in ids.split(4096)]  # (V,) in parts
+    return torch.cat(squares).mean().sqrt().item()

@@ -48,12 +48,12 @@ def check_exact(model: PreTrainedModel) -> None:
     finally:
         model.train(was_training)
     for ours, theirs in zip(found, expected, strict=True):
-        error = ((ours - theirs).norm() / theirs.norm()).item()
-        if not error <= TOLERANCE.get(weight.dtype, ROUGH):
+        difference = ((ours - theirs).norm() / theirs.norm()).item()
+        if not difference <= TOLERANCE.get(weight.dtype, ROUGH):
             raise ModelError(
                 f"{type(model).__name__} computes other logits when its tokens are run in several passes through a "
-                f"cache (relative difference {error:.2g}). Models whose attention looks ahead, that keep a recurrent "
-                "state, or take positions from columns cannot be latent reasoners; choose another one."
+                f"cache (relative difference {difference:.2g}). Models whose attention looks ahead, that keep a "
+                "recurrent state, or take positions from columns cannot be latent reasoners. Choose another one."
             )
 
 
@@ -80,8 +80,12 @@ def _packed_logits(model: PreTrainedModel, rows: list[Tensor]) -> list[Tensor]:
     positions = (mask.cumsum(1) - 1).clamp_min(0).gather(1, layout.source)
     # The cells of the latents must not be read: their place is taken by what `think` returns.
     cells = torch.where(layout.is_latent, 0, ids.gather(1, layout.source))
-    result = run_passes(
-        model.base_model, lambda hidden, epsilon: epsilon, Packed(layout, embed(cells), positions, stand_ins)
-    )
-    columns = layout.packed_column
-    return [model._head(result.hidden[row, columns[row, : len(ids)]]) for row, ids in enumerate(rows)]
+    packed = Packed(layout, embed(cells), positions, stand_ins)
+    hidden = run_passes(model.base_model, _stand_in, packed).hidden
+    places = [layout.packed_column[row, : len(tokens)] for row, tokens in enumerate(rows)]
+    return [model._head(states[place]) for states, place in zip(hidden, places, strict=True)]
+
+
+def _stand_in(hidden: Tensor, epsilon: Tensor | None) -> Tensor:
+    assert epsilon is not None
+    return epsilon

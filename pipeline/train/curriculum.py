@@ -181,6 +181,8 @@ def _load(recipe: Recipe, start: str | Path, stage: Stage, control: str | None) 
         num_latents=stage.num_latents,
         stage=stage.index,
         supervision_weight=recipe.curriculum.supervision_weight if recipe.curriculum else 0.0,
+        jacobi_sweeps=recipe.latent.jacobi_sweeps,
+        backprop_steps=recipe.latent.backprop_steps,
     )
     measure_embedding_rms(reasoner.model)
     return reasoner
