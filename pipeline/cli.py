@@ -94,7 +94,7 @@ def sample(
 
     from .reasoner import load_reasoner
 
-    reasoner = load_reasoner(model)
+    reasoner = load_reasoner(model, trained=True)
     if torch.cuda.is_available():
         reasoner.model.to("cuda")
     (samples,) = reasoner.generate(

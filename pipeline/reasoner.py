@@ -97,11 +97,17 @@ class Reasoner:
             sampling: top_k, top_p, min_p.
 
         Raises:
-            ModelError: An empty question, or one that leaves no room in the context window.
+            ModelError: An empty question, one that leaves no room in the context window, or noise without latents.
         """
         if not prompts:
             return []
         noise = parse_noise(noise) if isinstance(noise, str) else noise
+        count = self.config.num_latents if num_latents is None else num_latents
+        if noise is not None and (count == 0 or self.config.thought_source == "pause"):
+            raise ModelError(
+                f"noise={noise} has no latents to fall on: num_latents is {count}, the thought source "
+                f"{self.config.thought_source!r}. Leave the noise out, or use a checkpoint with latents."
+            )
         if max_new_tokens is None:
             longest = max(len(self.prompt_ids(prompt, num_latents)) for prompt in prompts)
             room = DEFAULT_NEW_TOKENS if self.context_window is None else self.context_window - longest
@@ -170,16 +176,23 @@ class Reasoner:
 
 
 def load_reasoner(
-    name_or_path: str | Path, *, trust_remote_code: bool = False, dtype: Any = torch.float32, **latent_options: Any
+    name_or_path: str | Path,
+    *,
+    trained: bool = False,
+    trust_remote_code: bool = False,
+    dtype: Any = torch.float32,
+    **latent_options: Any,
 ) -> Reasoner:
     """Loads a checkpoint of ours, or any Hugging Face causal language model to become one.
 
     Args:
         name_or_path: Hub id or folder.
+        trained: Refuse a model that has no latent section yet.
         latent_options: Fields of `LatentConfig` to set, such as thought_source. Default: those of the checkpoint.
 
     Raises:
-        ModelError: Nothing to load there, an unfit architecture, or a latent section that contradicts the tokenizer.
+        ModelError: Nothing to load there, an unfit architecture, or a latent section that is absent where `trained`
+            asks for it, cannot be read, or contradicts the tokenizer.
     """
     name = str(name_or_path)
     try:
@@ -194,6 +207,11 @@ def load_reasoner(
         raise ModelError(
             f"{name!r} is a {config.model_type!r} model, which has no causal language model in Transformers. "
             "Latents need a decoder-only causal language model."
+        )
+    if latent_section(config) is None and trained:
+        raise ModelError(
+            f"{name!r} has no latent section in its config.json: it was not trained as a latent reasoner. Name a "
+            "final/ folder of a run, or train the model first."
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=trust_remote_code, dtype=dtype)

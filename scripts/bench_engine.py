@@ -47,19 +47,21 @@ class Setting:
     prompt: int
     answer: int
 
+    latents: int = LATENTS
+
     def model(self) -> PreTrainedModel:
         torch.manual_seed(0)
         config = GPT2Config(
             vocab_size=self.vocabulary, n_embd=self.width, n_layer=self.layers, n_head=self.heads, n_positions=1024,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=0,
         )  # fmt: skip
-        section = LatentConfig(thought_source="raw", num_latents=LATENTS, token_ids=(2, LATENT_ID, 4))
+        section = LatentConfig(thought_source="raw", num_latents=self.latents, token_ids=(2, LATENT_ID, 4))
         return latentize(GPT2LMHeadModel(config), section)
 
     def prompts(self, count: int, length: int) -> Tensor:
         """Random prompts (B, T) that end in their latents."""
         words = torch.randint(5, self.vocabulary, (count, length))
-        return torch.cat([words, torch.full((count, LATENTS), LATENT_ID)], 1)
+        return torch.cat([words, torch.full((count, self.latents), LATENT_ID)], 1)
 
     def batch_of_rows(self) -> tuple[Tensor, Tensor]:
         """Ids and labels (B, T); the answer is labelled."""

@@ -33,6 +33,8 @@ def teacher_forced(reasoner, question, samples, temperature, noise):
 @pytest.mark.parametrize("num_latents", [0, 1, 3])
 @pytest.mark.parametrize("source", ["norm_matched", "pause"])
 def test_logprobs_equal_a_teacher_forced_pass(make, num_latents, noise, source):
+    if num_latents == 0 or source == "pause":
+        noise = None  # it would have no latents to fall on
     reasoner = make(num_latents=num_latents, thought_source=source)
     drawn = sample(reasoner, QUESTIONS, n=3, temperature=1.3, noise=noise)
     for question, samples in zip(QUESTIONS, drawn, strict=True):
@@ -140,6 +142,37 @@ def test_questions_that_cannot_be_answered_are_named(reasoner, question, message
 def test_bad_noise_is_refused(spec):
     with pytest.raises(NoiseError, match="gaussian"):
         parse_noise(spec)
+
+
+@pytest.mark.parametrize("options", [{"num_latents": 0}, {"num_latents": 2, "thought_source": "pause"}])
+def test_noise_without_latents_is_refused(make, options):
+    with pytest.raises(ModelError, match="no latents to fall on"):
+        sample(make(**options), QUESTIONS[:1], noise="gaussian:0.3")
+
+
+def test_finished_answers_leave_the_batch(reasoner, monkeypatch):
+    """No pass after the last one is needed, and rows that ended are not run on."""
+    rows_run = []
+    forward = type(reasoner.model.base_model).forward
+
+    def counting(self, *args, inputs_embeds=None, **kwargs):
+        rows_run.append(len(inputs_embeds))
+        return forward(self, *args, inputs_embeds=inputs_embeds, **kwargs)
+
+    monkeypatch.setattr(type(reasoner.model.base_model), "forward", counting)
+    options = {"n": 32, "temperature": 2.0, "seed": 3, "max_new_tokens": 40}
+    (together,) = reasoner.generate(QUESTIONS[:1], **options)
+    steps = rows_run[4:]  # the question, then a pass a latent
+    lengths = [len(ids) for ids in together.token_ids]
+    assert rows_run[:4] == [1, 32, 32, 32] and len(steps) == max(lengths) - 1
+    for step, rows in enumerate(steps):
+        alive = sum(length > step + 1 for length in lengths)
+        assert alive <= rows < max(2 * alive, 33)
+    assert steps[-1] < 32
+    alone = reasoner.generate(QUESTIONS[:1] * 32, max_new_tokens=40, temperature=2.0, batch_size=1,
+                              seeds=[[seed] for seed in together.seeds])  # fmt: skip
+    assert [s.texts[0] for s in alone] == together.texts
+    assert [s.logprobs[0] for s in alone] == pytest.approx(together.logprobs, abs=1e-4)
 
 
 def test_noise_has_the_stated_size():

@@ -6,11 +6,23 @@ import pytest
 import torch
 from batches import ROWS, L, assert_same_gradients, batch, encode, gradients
 from reference import latent_forward, latent_loss
-from transformers import AutoModelForCausalLM, BartConfig, BartForCausalLM, T5Config, T5ForConditionalGeneration
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import LatentConfig, ModelError, latentize, parse_noise
-from neuralese.pipeline.latent.thoughts import THOUGHT_SOURCES
+from neuralese.pipeline.latent.thoughts import THOUGHT_SOURCES, embedding_rms
+from neuralese.pipeline.latent.tokens import special_token_ids
 
 
 @pytest.mark.parametrize("source", ["raw", "norm_matched"])
@@ -179,7 +191,14 @@ def test_unfit_architectures_are_refused_with_a_reason(make):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"version": 7}, "version 7"), ({"token_ids": [1, 2, 3]}, "special tokens"), ({"extra": 1}, "unknown keys")],
+    [
+        ({"version": 7}, "version 7"),
+        ({"token_ids": [1, 2, 3]}, "special tokens"),
+        ({"token_ids": [1, 2]}, "three token ids"),
+        ({"extra": 1}, "unknown keys"),
+        ({"num_latents": -1}, "num_latents=-1"),
+        ({"thought_source": "rawr"}, "Unknown thought source 'rawr'"),
+    ],
 )
 def test_a_checkpoint_that_contradicts_itself_is_refused(reasoner, tmp_path, change, message):
     reasoner.model.config.latent |= change
@@ -188,6 +207,44 @@ def test_a_checkpoint_that_contradicts_itself_is_refused(reasoner, tmp_path, cha
         load_reasoner(tmp_path)
 
 
+def test_a_latent_section_that_is_no_mapping_is_refused(reasoner, tmp_path):
+    reasoner.model.config.latent = "raw"
+    reasoner.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="'raw', not a mapping"):
+        load_reasoner(tmp_path)
+
+
+def test_a_section_of_version_1_is_read(reasoner, tmp_path):
+    section = reasoner.model.config.latent
+    reasoner.model.config.latent = {k: v for k, v in section.items() if k not in ("jacobi_sweeps", "backprop_steps")}
+    reasoner.model.config.latent["version"] = 1
+    reasoner.save_pretrained(tmp_path)
+    assert load_reasoner(tmp_path).config == reasoner.config
+
+
+def test_an_absent_section_is_refused_where_one_is_needed(reasoner, tmp_path):
+    del reasoner.model.config.latent
+    reasoner.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no latent section"):
+        load_reasoner(tmp_path, trained=True)
+    assert load_reasoner(tmp_path).config.num_latents == 0  # a base model on its way
+
+
+def test_a_tokenizer_without_the_special_tokens_is_named(reasoner):
+    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")))
+    with pytest.raises(ModelError, match=r"no special tokens .*<\|latent\|>"):
+        special_token_ids(plain)
+
+
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(ModelError, match="No model could be loaded"):
         load_reasoner(tmp_path / "nothing")
+
+
+def test_the_embedding_rms_is_that_of_what_the_model_is_fed(make):
+    """Gemma scales its embeddings by the square root of their size."""
+    config = Gemma3TextConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                              num_key_value_heads=1, head_dim=8)  # fmt: skip
+    embedding = make(Gemma3ForCausalLM, config).model.get_input_embeddings()
+    matrix = embedding.weight.detach().pow(2).mean().sqrt().item()
+    assert embedding_rms(embedding) == pytest.approx(4 * matrix, rel=1e-5)

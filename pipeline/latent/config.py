@@ -68,12 +68,14 @@ class LatentConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, section: dict[str, Any]) -> LatentConfig:
+    def from_dict(cls, section: Any) -> LatentConfig:
         """Reads the section of a checkpoint.
 
         Raises:
-            ModelError: Unknown version or keys.
+            ModelError: Unknown version or keys, or values out of their range.
         """
+        if not isinstance(section, dict):
+            raise ModelError(f"The checkpoint's latent section is {section!r}, not a mapping. Repair config.json.")
         version = section.get("version")
         if version == 1:
             section = {**ADDED_IN_2, **section, "version": VERSION}
@@ -89,4 +91,7 @@ class LatentConfig:
                 f"{sorted(set(section) - expected)}, missing keys {sorted(expected - set(section))}. "
                 "Repair config.json."
             )
-        return cls(**{**section, "token_ids": tuple(section["token_ids"])})
+        token_ids = section["token_ids"]
+        if not isinstance(token_ids, list | tuple) or [type(token) for token in token_ids] != [int] * 3:
+            raise ModelError(f"token_ids={token_ids!r} of the checkpoint's latent section must be three token ids.")
+        return cls(**{**section, "token_ids": tuple(token_ids)})

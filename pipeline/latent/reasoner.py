@@ -58,7 +58,7 @@ class LatentMixin:
     def forward(
         self,
         input_ids: Int[Tensor, "B T"] | None = None,
-        attention_mask: Int[Tensor, "B T"] | None = None,
+        attention_mask: Int[Tensor, "B _"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
         position_ids: Int[Tensor, "B T"] | None = None,
         noise: Noise | None = None,
@@ -70,7 +70,7 @@ class LatentMixin:
 
         Args:
             input_ids: Any number of placeholders at any position of a row, but the first.
-            attention_mask: 1 at tokens, 0 at padding, left or right.
+            attention_mask: (B, T) 1 at tokens, 0 at padding, left or right. With `past_key_values`: of all columns.
             labels: As in Transformers: position t is predicted from the position before it; -100 is ignored.
             position_ids: Default: a row's tokens are numbered from 0, padding not counted.
             noise: Noise on the latents; needs `noise_seeds`.
