@@ -38,7 +38,7 @@ def measure(setting: Setting, arm: str, repeats: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     model = setting.model().train()
     if arm == "checkpointing":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     step = floor_step if arm == "floor" else engine_step
     step(model, *replace(setting, batch=1, prompt=8).batch_of_rows())  # libraries take what they need once
     ids, labels = setting.batch_of_rows()
@@ -96,11 +96,12 @@ def main(
                     against, arm, f"{what} [{unit}]", f"{y[0]:.3g}", f"{y[-1]:.3g}", f"{off_line(values, y):.1%}"
                 )
                 axes[row][column].plot(values, y, marker="o", label=arm)
-                axes[row][column].set(xlabel=f"{against} [tokens]", ylabel=f"{what} of a step [{unit}]", ylim=(0, None))
+                axes[row][column].set(xlabel=f"{against} [tokens]", ylabel=f"{what} of a step [{unit}]")
+    for axis in axes.flat:
+        axis.set_ylim(bottom=0)
     axes[0][0].legend()
-    figure.suptitle(
-        f"{BASE.layers} layers, d {BASE.width}, batch {BASE.batch}; prompt {BASE.prompt}, {BASE.latents} latents"
-    )
+    shape = f"{BASE.layers} layers, d {BASE.width}, batch {BASE.batch}"
+    figure.suptitle(f"{shape}; prompt {BASE.prompt} and {BASE.latents} latents where they do not vary")
     figure.savefig(plot, dpi=110)
     out.write_text(json.dumps(results, indent=2) + "\n")
     Console(width=110).print(table)

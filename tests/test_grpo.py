@@ -149,6 +149,7 @@ def test_equal_rewards_give_no_gradient(reasoner, problems, tmp_path):
         {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
         {"mask_truncated_completions": True},
         {"top_p": 0.9, "top_k": 5},
+        {"gradient_checkpointing": True},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )

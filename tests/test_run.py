@@ -267,6 +267,25 @@ def test_promotion_stops_a_stage_and_is_recorded(tmp_path):
         assert report["steps"] == 4 or report["promoted"]
 
 
+def test_activation_checkpointing_trains_to_the_same_weights(finished, tmp_path):
+    switched_on = [f"{stage}.trainer.gradient_checkpointing=true" for stage in ("sft", "curriculum", "rl")]
+    run(tiny(tmp_path, "tracking.wandb=false", *switched_on))
+    for stage in ("curriculum", "rl"):
+        theirs = weights(finished[0] / stage / "final")
+        for name, weight in weights(tmp_path / "tiny" / stage / "final").items():
+            assert torch.allclose(weight, theirs[name], atol=1e-4), name
+
+
+def test_options_of_the_recurrence_reach_the_checkpoints(finished, tmp_path):
+    """A longer task would show their effect; here the first latent alone is made by one sweep."""
+    run(tiny(tmp_path, "tracking.wandb=false", "latent.jacobi_sweeps=1", "latent.backprop_steps=0"))
+    for stage in ("curriculum", "rl"):
+        section = load_reasoner(tmp_path / "tiny" / stage / "final").config
+        assert (section.jacobi_sweeps, section.backprop_steps) == (1, 0)
+    ours, theirs = weights(tmp_path / "tiny" / "rl" / "final"), weights(finished[0] / "rl" / "final")
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_lora_trains_merges_and_hands_over_full_weights(tmp_path):
     lora = "model.lora={r: 4, target_modules: [c_attn]}"
     run(tiny(tmp_path, "tracking.wandb=false", lora, "rl.trainer.beta=0.1"))
