@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from .curriculum import encode_question, latent_block
-from .latent.config import LatentConfig, ModelError
+from .latent.config import VERSION, LatentConfig, ModelError, context_window
 from .latent.generate import Sampling, rollout
 from .latent.noise import Noise, parse_noise
 from .latent.reasoner import latent_section, latentize, measure_embedding_rms
@@ -149,7 +149,7 @@ class Reasoner:
     @property
     def context_window(self) -> int | None:
         """Tokens and latents that fit into one row, or None where the model sets no limit."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return context_window(self.model.config.get_text_config())
 
     def checked_prompt(self, question: str, num_latents: int | None, max_new_tokens: int) -> list[int]:
         """`prompt_ids` of a question that leaves room for its answer.
@@ -227,6 +227,7 @@ def make_reasoner(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **
         ModelError: As `load_reasoner`, or the model computes something else when run pass by pass (`check_exact`).
     """
     recorded = latent_section(model.config)
+    written = model.config.latent["version"] if recorded is not None else None
     prepare_tokenizer(tokenizer)
     token_ids = special_token_ids(tokenizer)
     if recorded is not None and recorded.token_ids != token_ids:
@@ -241,8 +242,9 @@ def make_reasoner(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **
         raise ModelError(f"Unknown latent options {unknown}. Known are {sorted(known)}.")
     section = replace(recorded or LatentConfig(), token_ids=token_ids, **latent_options)
     latentize(model, section)
-    if recorded is None:
+    if recorded is None or written != VERSION:  # earlier releases took models that this one refuses
         check_exact(model)
+    if recorded is None:
         measure_embedding_rms(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -5,6 +5,7 @@
 floor_ratio           training step / one parallel pass over the same tokens with the same loss positions
 textbook_speedup      textbook training step / ours
 generation_speedup    textbook seconds a greedy answer / ours, prompts answered as one batch
+single_speedup        the same, ours answering one prompt at a time too
 shared_prefill_ratio  16 samples of one 512-token prompt / one sample of each of 16 such prompts
 
 Every ratio is between medians of runs that take turns in one process. Keys are figure/setting/t<threads>.
@@ -145,6 +146,7 @@ def measure_generation(setting: Setting, repeats: int) -> dict[str, float]:
         model,
         {
             "batch": lambda: answers(model, prompts.tolist(), rows, setting.answer),
+            "single": lambda: answers(model, prompts[:1].tolist(), rows[:1], setting.answer),
             "textbook": lambda: textbook_generate(model, prompts[:1], LATENT_ID, setting.answer),
         },
         repeats,
@@ -152,7 +154,9 @@ def measure_generation(setting: Setting, repeats: int) -> dict[str, float]:
     a_sample = found["batch"] / setting.batch
     return {
         "generation_speedup": found["textbook"] / a_sample,
+        "single_speedup": found["textbook"] / found["single"],
         "sample_seconds": a_sample,
+        "single_sample_seconds": found["single"],
         "textbook_sample_seconds": found["textbook"],
     }
 

@@ -12,12 +12,15 @@ from transformers import (
     BertLMHeadModel,
     BloomConfig,
     BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPT2Model,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     GPTNeoXConfig,
@@ -28,8 +31,6 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    MptConfig,
-    MptForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Phi3Config,
@@ -172,38 +173,103 @@ def test_lora_trains_saves_merges_and_reloads(reasoner, tmp_path):
     assert torch.allclose(load_reasoner(tmp_path / "merged")(**inputs).loss, trained, atol=1e-4)
 
 
+class PositionsByColumn(GPT2Model):
+    """Numbers columns, whatever positions it is given."""
+
+    def forward(
+        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None, **kwargs
+    ):
+        start = past_key_values.get_seq_length() if past_key_values is not None else 0
+        width = (inputs_embeds if inputs_embeds is not None else input_ids).size(1)
+        position_ids = torch.arange(start, start + width)[None]
+        return super().forward(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values, position_ids=position_ids, **kwargs,
+        )  # fmt: skip
+
+
+class ColumnGPT2(GPT2LMHeadModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.transformer = PositionsByColumn(config)
+        self.post_init()
+
+
+GPT_NEO = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]}
+DIFFERENT = "computes other logits when its tokens are run in several passes"
 REFUSED = {
     "looks ahead": (
         lambda: (BertLMHeadModel, BertConfig(
             hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48)),
-        "BertLMHeadModel",
+        f"BertLMHeadModel {DIFFERENT}",
     ),
-    "alibi by column": (
+    "positions by column": (
+        lambda: (ColumnGPT2, GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64)),
+        f"ColumnGPT2 {DIFFERENT}",
+    ),
+    "takes no positions": (
         lambda: (BloomForCausalLM, BloomConfig(hidden_size=32, n_layer=2, n_head=2)),
-        "BloomForCausalLM",
+        "BloomForCausalLM does not accept .*position_ids",
     ),
-    "no positions": (lambda: (MptForCausalLM, MptConfig(d_model=32, n_layers=2, n_heads=2)), "MptForCausalLM"),
-    "recurrent": (lambda: (MambaForCausalLM, MambaConfig(hidden_size=32, num_hidden_layers=2)), "MambaForCausalLM"),
-    "other kinds": (
+    "breaks on our masks": (
+        lambda: (FalconForCausalLM, FalconConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, alibi=True, attn_implementation="eager")),
+        "FalconForCausalLM cannot be run pass by pass",
+    ),
+    "recurrent": (
+        lambda: (MambaForCausalLM, MambaConfig(hidden_size=32, num_hidden_layers=2)),
+        "MambaForCausalLM does not accept .*past_key_values",
+    ),
+    "other kinds of layers": (
         lambda: (LlamaForCausalLM, LlamaConfig(**GROUPED, layer_types=["chunked_attention", "full_attention"])),
-        "chunked_attention",
+        "layers of the kinds .*chunked_attention",
     ),
+    "windows by column": (lambda: (GPTNeoForCausalLM, GPTNeoConfig(**GPT_NEO)), "layers of the kinds .*local"),
     "no mask per row": (
         lambda: (LlamaForCausalLM, LlamaConfig(**GROUPED, attn_implementation="flex_attention")),
-        "flex_attention",
-    ),
-    "local attention by column": (
-        lambda: (GPTNeoForCausalLM, GPTNeoConfig(
-            hidden_size=32, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], window_size=4,
-            intermediate_size=48, max_position_embeddings=64)),
-        "GPTNeoForCausalLM",
+        "attention implementation 'flex_attention'",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_models_that_would_be_wrong_are_refused(make, case):
-    build, name = REFUSED[case]
-    with pytest.raises(ModelError, match=name) as caught:
+    build, reason = REFUSED[case]
+    with pytest.raises(ModelError, match=reason):
         make(*build())
-    assert "hoose a" in str(caught.value) or "Load it with" in str(caught.value)
+
+
+def test_out_of_memory_is_not_the_architecture(make, monkeypatch):
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("neuralese.pipeline.latent.verify.run_passes", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        make()
+
+
+def test_a_checkpoint_of_an_earlier_release_is_checked_again(make, tmp_path, monkeypatch):
+    reasoner = make()
+    section = {k: v for k, v in reasoner.model.config.latent.items() if k not in ("jacobi_sweeps", "backprop_steps")}
+    reasoner.model.config.latent = section | {"version": 1}
+    reasoner.save_pretrained(tmp_path / "old")
+    make().save_pretrained(tmp_path / "new")
+    checked = []
+    monkeypatch.setattr("neuralese.pipeline.reasoner.check_exact", checked.append)
+    load_reasoner(tmp_path / "new")
+    assert not checked
+    load_reasoner(tmp_path / "old")
+    assert len(checked) == 1
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_change_with_the_batch_have_a_shorter_window(make, kind):
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    reasoner = make(LlamaForCausalLM, LlamaConfig(**GROUPED, rope_parameters=rope))
+    latent = reasoner.config.token_ids[1]
+    assert reasoner.context_window == 16
+    reasoner(input_ids=torch.tensor([[6] * 14 + [latent, 7]]))
+    with pytest.raises(ModelError, match="context window is 16"):
+        reasoner(input_ids=torch.tensor([[6] * 14 + [latent, 7, 8]]))

@@ -1,6 +1,8 @@
 """The options of the recurrence: Jacobi sweeps, truncated backpropagation, checkpointing, precision, deferred sums."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -9,6 +11,7 @@ from batches import ROWS, assert_same_gradients, batch, encode, gradients, unlab
 from reference import jacobi_forward, latent_forward, latent_loss
 
 from neuralese.pipeline.latent import LatentConfig, ModelError, parse_noise
+from neuralese.pipeline.latent.cache import PassCache
 from neuralese.pipeline.latent.decoder import CachedDecoder
 from neuralese.pipeline.latent.deferred import DeferredWeightGrads, _DeferredLinear
 from neuralese.pipeline.latent.thoughts import THOUGHT_SOURCES, norm_matched
@@ -175,6 +178,77 @@ def test_the_graph_of_a_step_is_freed(reasoner):
     output.loss.backward()
     del output
     assert not any(layer() for layer in layers)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_graph_is_freed_under_checkpointing(reasoner, backward):
+    reasoner.model.train()
+    reasoner.model.activation_checkpointing_enable({"use_reentrant": False})
+    gc.collect()
+    output = reasoner(**batch(reasoner, "right"))
+    caches = [weakref.ref(x) for x in gc.get_objects() if type(x) is PassCache]
+    assert len(caches) == MOST + 1  # one a pass
+    if backward:
+        torch.autograd.grad(output.loss, reasoner.model.transformer.ln_f.weight)
+    del output
+    gc.collect()
+    assert not any(cache() for cache in caches)
+
+
+def test_checkpointed_layers_keep_their_cache_without_gradients(reasoner):
+    inputs = batch(reasoner, "right")
+    expected = reasoner(**inputs).loss
+    reasoner.model.train()
+    reasoner.model.activation_checkpointing_enable({"use_reentrant": False})
+    with torch.no_grad():
+        assert torch.allclose(reasoner(**inputs).loss, expected, atol=1e-6)
+
+
+def test_second_order_gradients_are_refused_not_wrong(reasoner):
+    loss = reasoner(**batch(reasoner, "right")).loss
+    weight = reasoner.model.transformer.h[0].attn.c_attn.weight
+    (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.pow(2).sum().backward()
+
+
+COMPILED = """
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+from neuralese.pipeline.latent import LatentConfig, latentize
+
+sizes = dict(vocab_size=20, n_embd=32, n_layer=2, n_head=2, n_positions=32)
+config = GPT2Config(**sizes, attn_pdrop=0, resid_pdrop=0, embd_pdrop=0)
+model = latentize(GPT2LMHeadModel(config), LatentConfig(token_ids=(17, 18, 19)))
+ids = torch.tensor([[1, 2, 17, 18, 18, 19, 3], [1, 2, 3, 17, 18, 19, 4]])
+results = []
+for run in (model, torch.compile(model, backend="eager")):
+    model.zero_grad()
+    loss = run(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
+    loss.backward()
+    results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+for plain, compiled in zip(*results, strict=True):
+    assert torch.allclose(plain, compiled, atol=1e-5)
+print("equal")
+"""
+
+
+def test_a_compiled_model_computes_the_same():
+    """In a process of its own: the compiler does not see through the shape checks of the tests."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert done.stdout.endswith("equal\n"), done.stderr
+
+
+@pytest.mark.parametrize("sweeps", [None, 2])
+def test_a_rank_without_latents_runs_along_under_noise(make, monkeypatch, sweeps):
+    """Under ZeRO-3 it runs the passes that the rows of other ranks need."""
+    reasoner = make(jacobi_sweeps=sweeps)
+    inputs = batch(reasoner, "right", [ROWS[2], ROWS[2][:3]])
+    expected = reasoner(**inputs)
+    monkeypatch.setattr(type(reasoner.model), "_most_latents", lambda self, counts: 3)
+    output = reasoner(**inputs, noise=parse_noise("gaussian:0.3"), noise_seeds=torch.tensor([1, 2]))
+    assert torch.allclose(output.loss, expected.loss, atol=1e-6)
+    assert output.latents.abs().sum() == 0
 
 
 def test_a_trunk_that_forgets_is_refused(reasoner):

@@ -126,6 +126,15 @@ def test_accumulated_micro_batches_give_the_loss_of_one_batch(reasoner):
     assert_same_gradients(accumulated, whole)
 
 
+def test_position_ids_may_be_one_row_for_all(reasoner):
+    rows = [row[:6] for row in (ROWS[0], ROWS[1], ROWS[4])]
+    ids = torch.tensor(encode(reasoner, rows)[0])
+    shifted = torch.arange(3, 9)
+    expected = reasoner(input_ids=ids, position_ids=shifted.expand(3, -1)).logits
+    assert torch.equal(reasoner(input_ids=ids, position_ids=shifted[None]).logits, expected)
+    assert not torch.allclose(reasoner(input_ids=ids).logits, expected, atol=1e-3)
+
+
 def test_extra_passes_change_nothing(reasoner, monkeypatch):
     """Under ZeRO-3 a rank may have to run more passes than its own rows need."""
     inputs = batch(reasoner, "right", [ROWS[0], ROWS[2]])

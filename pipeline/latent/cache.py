@@ -43,6 +43,7 @@ class _PassLayer(CacheLayerMixin):
         self.capacity, self.past = capacity, past
         self.buffers: list[Tensor] = [] if buffers is None else buffers
         self.present: list[Tensor] | None = None
+        self.is_written = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         for states in (key_states, value_states):
@@ -56,9 +57,15 @@ class _PassLayer(CacheLayerMixin):
             _Append.apply(before, new, buffer)
             for before, new, buffer in zip(past, (key_states, value_states), self.buffers, strict=True)
         )
-        if self.present is None:  # a recomputation must not keep its graph alive
-            self.present = [keys, values]
+        if not self.is_written:  # a recomputation must not keep its graph alive
+            self.present, self.is_written = [keys, values], True
         return keys, values
+
+    def following(self) -> _PassLayer:
+        """The layer in the next pass. This one, which the graph of its pass may hold, lets go of that graph."""
+        following = _PassLayer(self.capacity, self.buffers, self.present)
+        self.present = None
+        return following
 
     def get_seq_length(self) -> int:
         return self.past[0].size(2) if self.past else 0
@@ -71,7 +78,7 @@ class _PassLayer(CacheLayerMixin):
 
 
 class PassCache(Cache):
-    """The cache of one pass. `next` gives that of the pass after it; both stay usable, as recomputation needs."""
+    """The cache of one pass. `next` gives, once, that of the pass after it; this one may still be written again."""
 
     def __init__(self, num_layers: int, capacity: int) -> None:
         """
@@ -89,11 +96,11 @@ class PassCache(Cache):
     @property
     def is_written(self) -> bool:
         """Whether the pass wrote keys and values in every layer."""
-        return all(layer.present is not None for layer in self.layers)
+        return all(layer.is_written for layer in self.layers)
 
     def next(self) -> PassCache:
         """The cache of the next pass, behind the columns of this one."""
-        return self._of([_PassLayer(layer.capacity, layer.buffers, layer.present) for layer in self.layers])
+        return self._of([layer.following() for layer in self.layers])
 
     def select(self, rows: Tensor) -> PassCache:
         """The same for rows (N,) of the batch, in buffers of its own."""

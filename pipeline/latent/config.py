@@ -17,6 +17,21 @@ class ModelError(UserError):
     """A model or checkpoint that cannot be used as asked."""
 
 
+def context_window(config: Any) -> int | None:
+    """Tokens and latents that fit into one row of a model, or None where it sets no limit.
+
+    Rotary positions of the kinds `dynamic` and `longrope` change for a whole batch as soon as one row is longer than
+    what the model was first trained for; that length is their limit here.
+    """
+    limits = [getattr(config, "max_position_embeddings", None)]
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in [rope] if "rope_type" in rope else rope.values():
+        if kind["rope_type"] in ("dynamic", "longrope"):
+            limits.append(kind.get("original_max_position_embeddings"))
+            limits.append(getattr(config, "original_max_position_embeddings", None))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 @dataclass(frozen=True)
 class LatentConfig:
     """What a checkpoint records about its latents. Evaluation reads it from there and from nowhere else.

@@ -39,8 +39,8 @@ class CachedDecoder:
         self.cache = PassCache(self.config.num_hidden_layers, sum(pass_widths) + spare)
         self.checkpointing = LayerCheckpointing.of(trunk)
         self.deferred: DeferredWeightGrads | None = None
-        # A recomputed layer must do in the backward what it did in the forward.
-        if torch.is_grad_enabled() and self.checkpointing is None:
+        # A recomputed layer must do in the backward what it did in the forward. A compiler cannot see the collecting.
+        if torch.is_grad_enabled() and self.checkpointing is None and not torch.compiler.is_compiling():
             self.deferred = DeferredWeightGrads(trunk, [batch_size * width for width in pass_widths])
         self.calls = 0
         self.is_token = torch.empty(batch_size, 0, dtype=torch.bool, device=trunk.device)
@@ -120,7 +120,7 @@ class LayerCheckpointing:
             ModelError: It is not done layer by layer, or with `use_reentrant=True`.
         """
         active = [module for module in trunk.modules() if getattr(module, "gradient_checkpointing", False)]
-        if not (active and trunk.training and torch.is_grad_enabled()):
+        if not (active and trunk.training):
             return None
         layers = [module for module in active if isinstance(module, GradientCheckpointingLayer)]
         if not layers:
@@ -128,7 +128,7 @@ class LayerCheckpointing:
                 f"{type(trunk).__name__} does not checkpoint its activations layer by layer, which latents need. "
                 "Set gradient_checkpointing: false in the stage's trainer section."
             )
-        if layers[0]._gradient_checkpointing_func.keywords.get("use_reentrant", True):
+        if torch.is_grad_enabled() and layers[0]._gradient_checkpointing_func.keywords.get("use_reentrant", True):
             raise ModelError(
                 "Reentrant gradient checkpointing gives wrong gradients with a cache. Set "
                 "gradient_checkpointing_kwargs: {use_reentrant: false} in the stage's trainer section."

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 
@@ -31,6 +32,7 @@ class _Slots(torch.autograd.Function):
         return torch.zeros((), dtype=layer.dtype, device=weight.device).expand(sum(layer.sizes), layer.out_features)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         layer = ctx.layer
         used = [index for index in range(len(layer.sizes)) if index in layer.inputs]
@@ -55,6 +57,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         x, weight = ctx.saved_tensors
         # By index: a second backward through the same graph writes the same.

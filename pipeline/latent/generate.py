@@ -21,6 +21,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from .config import ModelError
 from .noise import Noise
 from .passes import PassResult
 from .thoughts import THOUGHT_SOURCES
@@ -31,13 +32,21 @@ TOKEN_STREAM = 0x5EED
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 takes the most likely token."""
+    """How tokens are drawn. temperature 0 takes the most likely token.
+
+    Raises:
+        ModelError: max_new_tokens below 1.
+    """
 
     temperature: float = 0.0
     max_new_tokens: int = 32
     top_k: int = 0
     top_p: float = 1.0
     min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ModelError(f"max_new_tokens={self.max_new_tokens} leaves no room for an answer. Give at least 1.")
 
     def warpers(self) -> LogitsProcessorList:
         warpers = LogitsProcessorList()
@@ -105,9 +114,9 @@ def rollout(
     device = model.device
     rows, pad_id = rows.to(device), eos_token_ids[0]
     ids, mask = pad_left(prompt_ids, pad_id, device)
-    prefill = _prefill(model, ids, mask, rows, seeds, noise, sampling.max_new_tokens)
+    prefill, state = _prefill(model, ids, mask, rows, seeds, noise, sampling.max_new_tokens)
     stop = torch.tensor(list(eos_token_ids), device=device)
-    tokens, logprobs = _decode(model, prefill, seeds, sampling, stop, pad_id)
+    tokens, logprobs = _decode(model, prefill, state, seeds, sampling, stop, pad_id)
     is_stop = torch.isin(tokens, stop)
     lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
     token_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
@@ -122,31 +131,39 @@ def _prefill(
     seeds: Tensor,
     noise: Noise | None,
     max_new_tokens: int,
-) -> PassResult:
-    """All passes over the prompts; the shared part of equal prompts runs once."""
+) -> tuple[PassResult, Tensor]:
+    """All passes over the prompts, and the last state (N, d); the shared part of equal prompts runs once."""
     is_latent = (ids == model.latent_config.token_ids[1]) & mask.bool()
     is_recurrent = THOUGHT_SOURCES[model.latent_config.thought_source] is not None
     num_latents = int(is_latent.sum(1).max()) if is_recurrent else 0
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    result, _ = model.run_latents(ids, mask, positions, noise, seeds, num_latents, rows, spare=max_new_tokens)
-    return result
+    result, layout = model.run_latents(ids, mask, positions, noise, seeds, num_latents, rows, spare=max_new_tokens)
+    # Prompts are padded on the left, so their last token is in the last column; in packed order it may be anywhere.
+    last = layout.packed_column[rows, -1]
+    return result, result.hidden[torch.arange(len(rows), device=last.device), last]
 
 
 def _decode(
-    model: PreTrainedModel, prefill: PassResult, seeds: Tensor, sampling: Sampling, stop: Tensor, pad_id: int
+    model: PreTrainedModel,
+    prefill: PassResult,
+    state: Tensor,
+    seeds: Tensor,
+    sampling: Sampling,
+    stop: Tensor,
+    pad_id: int,
 ) -> tuple[Tensor, Tensor]:
     """Draws answers token by token; returns tokens (N, A), padded after the end, and their log-probs (N, A).
 
     Answers that ended are taken out of the batch once they are half of it, so that a few long answers do not pay for
     many short ones.
     """
-    count, longest = len(prefill.hidden), sampling.max_new_tokens
+    count, longest = len(state), sampling.max_new_tokens
     warpers, decoder = sampling.warpers(), prefill.decoder
     draws = _uniform(seeds, longest).to(stop.device) if sampling.temperature > 0 else None  # (N, A)
     tokens = torch.full((count, longest), pad_id, device=stop.device)
     logprobs = torch.zeros(count, longest, device=stop.device)
     row = torch.arange(count, device=stop.device)  # (n,) rows of the answers still in the batch
-    position, state, done = prefill.next_position, prefill.hidden[:, -1], torch.zeros_like(row, dtype=torch.bool)
+    position, done = prefill.next_position, torch.zeros_like(row, dtype=torch.bool)
     for step in range(longest):
         logits = suppress(model._head(state).float(), model.latent_config.token_ids)  # (n, V)
         token = _draw(logits, warpers, draws[row, step, None] if draws is not None else None)

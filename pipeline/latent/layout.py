@@ -42,10 +42,6 @@ class Layout:
     is_dense: list[bool]
     counts: Tensor
 
-    @property
-    def width(self) -> int:
-        return self.bounds[-1][1]
-
 
 def plan_passes(is_latent: Tensor, attention_mask: Tensor, num_latents: int) -> Layout:
     """Plans one pass a latent.

@@ -26,6 +26,8 @@ def attention_kinds(config: Any) -> list[str]:
     if layer_types is None:
         layer_types = [FULL if getattr(config, "sliding_window", None) is None else SLIDING]
     kinds = sorted(set(layer_types))
+    # GPT-Neo lists its layers under another name, and cuts its windows out of columns.
+    kinds += sorted(set(getattr(config, "attention_layers", ())) - {"global"})
     unknown = [kind for kind in kinds if kind not in (FULL, SLIDING)]
     if unknown:
         raise ModelError(

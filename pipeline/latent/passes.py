@@ -123,7 +123,7 @@ def run_sweeps(
     # Pieces are padded on the left, so the column before a row's first latent may be padding: the question is.
     is_first = (is_latent & (number == 0))[..., None]
     epsilon = packed.epsilon
-    if epsilon is not None and epsilon.size(1):
+    if epsilon is not None:
         epsilon = epsilon.gather(1, number[..., None].expand(-1, -1, embeds.size(-1)))
     states = _first_pass(decoder, packed, pieces=2)
     question, states = states[:, :begin], states[:, begin:]

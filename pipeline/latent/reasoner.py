@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput
 
-from .config import SECTION, LatentConfig, ModelError
+from .config import SECTION, LatentConfig, ModelError, context_window
 from .layout import Layout, plan_passes, plan_sweeps
 from .masks import attention_kinds
 from .noise import Noise
@@ -60,7 +60,7 @@ class LatentMixin:
         input_ids: Int[Tensor, "B T"] | None = None,
         attention_mask: Int[Tensor, "B _"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
-        position_ids: Int[Tensor, "B T"] | None = None,
+        position_ids: Int[Tensor, "_ T"] | None = None,
         noise: Noise | None = None,
         noise_seeds: Int[Tensor, " B"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
@@ -72,7 +72,8 @@ class LatentMixin:
             input_ids: Any number of placeholders at any position of a row, but the first.
             attention_mask: (B, T) 1 at tokens, 0 at padding, left or right. With `past_key_values`: of all columns.
             labels: As in Transformers: position t is predicted from the position before it; -100 is ignored.
-            position_ids: Default: a row's tokens are numbered from 0, padding not counted.
+            position_ids: Default: a row's tokens are numbered from 0, padding not counted (the plain model, which
+                numbers columns, where it runs).
             noise: Noise on the latents; needs `noise_seeds`.
             noise_seeds: One seed per row. The same seeds give the same noise, in any batch and on any process.
 
@@ -89,6 +90,7 @@ class LatentMixin:
             attention_mask = torch.ones_like(input_ids)
         if position_ids is None:
             position_ids = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+        position_ids = position_ids.expand(len(input_ids), -1)
         if noise is not None and noise_seeds is None:
             raise ModelError("noise was given without noise_seeds. Give one integer seed per row.")
         hidden, latents, packed_column = self._hidden_states(
@@ -150,6 +152,8 @@ class LatentMixin:
             assert seeds is not None
             counts = layout.counts if rows is None else layout.counts[rows]
             epsilon = noise.sample_batch(seeds, counts, embeds.size(-1)).to(input_ids.device)
+            if epsilon.size(1) == 0:  # the latents are all in the rows of other ranks
+                epsilon = None
         packed = Packed(layout, embeds, position_ids.gather(1, layout.source), epsilon, rows, spare)
         think = functools.partial(_think, noise=noise, config=config)
         if sweeps:
@@ -210,7 +214,7 @@ class LatentMixin:
             row = int((empty | starts_latent).int().argmax())
             what = "is all padding" if empty[row] else "begins with a <|latent|> placeholder"
             raise ModelError(f"Row {row} of the batch {what}. A latent needs a token before it to be made from.")
-        limit = getattr(self.config, "max_position_embeddings", None)  # type: ignore[attr-defined]
+        limit = context_window(self.config.get_text_config())  # type: ignore[attr-defined]
         longest = int(mask.sum(1).max())
         if limit is not None and longest > limit:
             raise ModelError(

@@ -40,9 +40,11 @@ def check_exact(model: PreTrainedModel) -> None:
         rows = _rows(model)
         expected = [model(input_ids=row[None], use_cache=False).logits[0] for row in rows]
         found = _packed_logits(model, rows)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
         raise ModelError(
-            f"{type(model).__name__} cannot be run pass by pass with a cache and masks of our own: {error} "
+            f"{type(model).__name__} cannot be run pass by pass with a cache and masks of our own: {error}. "
             "Choose a decoder-only model such as GPT-2, Llama or Qwen."
         ) from error
     finally:
