@@ -6,6 +6,7 @@ floor_ratio           training step / one parallel pass over the same tokens wit
 textbook_speedup      textbook training step / ours
 generation_speedup    textbook seconds a greedy answer / ours, prompts answered as one batch
 single_speedup        the same, ours answering one prompt at a time too
+jacobi<T>_ratio       training step of T Jacobi sweeps / one of sequential latents, on the shape of the quickstart (Q)
 shared_prefill_ratio  16 samples of one 512-token prompt / one sample of each of 16 such prompts
 
 Every ratio is between medians of runs that take turns in one process. Keys are figure/setting/t<threads>.
@@ -13,6 +14,7 @@ Every ratio is between medians of runs that take turns in one process. Keys are 
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import time
@@ -76,6 +78,7 @@ SETTINGS = {
     "B": Setting(layers=12, width=768, heads=12, vocabulary=50257, batch=4, prompt=64, answer=16),
     "C": Setting(layers=2, width=128, heads=4, vocabulary=64, batch=64, prompt=200, answer=12),
 }
+QUICKSTART = Setting(layers=2, width=96, heads=4, vocabulary=64, batch=128, prompt=14, answer=3, latents=5)
 
 
 def floor_step(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> Tensor:
@@ -161,6 +164,20 @@ def measure_generation(setting: Setting, repeats: int) -> dict[str, float]:
     }
 
 
+def measure_jacobi(setting: Setting, repeats: int) -> dict[str, float]:
+    model = setting.model().train()
+    ids, labels = setting.batch_of_rows()
+
+    def step(sweeps: int | None) -> None:
+        model.set_latent_config(jacobi_sweeps=sweeps)
+        engine_step(model, ids, labels)
+
+    arms = {"step": None, "jacobi1": 1, "jacobi2": 2, "jacobi3": 3}
+    found = medians(model, {name: functools.partial(step, sweeps) for name, sweeps in arms.items()}, repeats)
+    ratios = {f"{name}_ratio": found[name] / found["step"] for name in arms if name != "step"}
+    return ratios | {f"{name}_seconds": seconds for name, seconds in found.items()}
+
+
 def measure_sharing(setting: Setting, repeats: int, count: int = 16, length: int = 512) -> dict[str, float]:
     model = setting.model().eval()
     prompts = setting.prompts(count, length).tolist()
@@ -192,6 +209,8 @@ def main(
             if name == "B":
                 found |= measure_sharing(SETTINGS[name], repeats)
             results |= {f"{figure}/{name}/t{count}": value for figure, value in found.items()}
+        found = measure_jacobi(QUICKSTART, 10 * repeats)
+        results |= {f"{figure}/Q/t{count}": value for figure, value in found.items()}
     out.write_text(json.dumps(results, indent=2) + "\n")
     table = Table("figure", "value", title=f"median of {repeats}; seconds unless a ratio")
     for key, value in results.items():
