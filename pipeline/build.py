@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
 from ..data.problem import Problem
 from .curriculum import ANSWER_PREFIX
@@ -37,14 +38,14 @@ def build_tokenizer(problems: Iterable[Problem]) -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def build_model(config: dict[str, Any], problems: Iterable[Problem], seed: int, folder: Path) -> None:
-    """Builds an untrained model and its tokenizer and saves them as an ordinary Hugging Face folder.
+def build_config(config: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    """The Transformers config of an untrained model.
 
     Args:
-        config: `model_type` and fields of that Transformers config; vocabulary and special ids come from the data.
+        config: `model_type` and fields of that Transformers config; vocabulary and special ids come from the tokenizer.
 
     Raises:
-        ModelError: Unknown model type or config field values the model refuses.
+        ModelError: Unknown model type or field, or values the config class refuses.
     """
     fields = dict(config)
     model_type = fields.pop("model_type")
@@ -58,12 +59,31 @@ def build_model(config: dict[str, Any], problems: Iterable[Problem], seed: int, 
         if key not in known:
             hint = nearest(key, sorted(known))
             raise ModelError(f"Unknown key 'model.config.{key}' for {config_class.__name__}{hint}")
-    tokenizer = build_tokenizer(problems)
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    with _refusals_named():
+        return config_class(**{**fields, **special, "vocab_size": len(tokenizer)})
+
+
+def build_model(config: dict[str, Any], problems: Iterable[Problem], seed: int, folder: Path) -> None:
+    """Builds an untrained model and its tokenizer and saves them as an ordinary Hugging Face folder.
+
+    Args:
+        config: See `build_config`.
+
+    Raises:
+        ModelError: Unknown model type or config field values the model refuses.
+    """
+    tokenizer = build_tokenizer(problems)
+    built = build_config(config, tokenizer)
     torch.manual_seed(seed)
-    try:
-        built = config_class(**{**fields, **special, "vocab_size": len(tokenizer)})
+    with _refusals_named():
         model = AutoModelForCausalLM.from_config(built)
+    make_reasoner(model, tokenizer).save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _refusals_named() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # each config class and model raises errors of its own
         raise ModelError(f"No causal language model can be built from model.config: {error}") from error
-    make_reasoner(model, tokenizer).save_pretrained(folder)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
+from transformers import TrainingArguments
 
-from ..data.problem import Problem
 from .evaluate.evaluate import Measurement, write_results
 from .evaluate.table import print_results
 from .preview import print_examples
-from .problems import load_evaluation, load_source
+from .problems import Problems, load_all, load_evaluation
 from .recipe import load_recipe
 from .run import RunError, evaluate_checkpoint, join_processes, plan, read_seconds
 from .sections import Recipe
@@ -37,49 +39,69 @@ def print_plan(path: str, recipe: Recipe) -> None:
     for row in plan_rows(recipe, problems):
         table.add_row(*row)
     console.print(table)
-    if problems is not None and recipe.curriculum is not None:
+    if problems is not None:
         print_examples(recipe, problems, console)
     console.print(f"Run folder: {recipe.folder}")
 
 
-def plan_rows(recipe: Recipe, problems: list[Problem] | None) -> list[list[str]]:
+def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
     """One row for each stage: name, steps, batch, text steps replaced, latents."""
     rows = []
     for planned in plan(recipe):
-        section = getattr(recipe, planned.name, None) or recipe.curriculum
-        assert section is not None
-        batch = str(section.trainer.get("per_device_train_batch_size", 8))
         if planned.name in ("sft", "rl"):
-            steps, epochs = section.trainer.get("max_steps"), section.trainer.get("num_train_epochs", 3)
+            trainer = getattr(recipe, planned.name).trainer
+            steps, epochs = trainer.get("max_steps"), trainer.get("num_train_epochs", 3)
             replaced = "none" if planned.name == "sft" else "all"
-            rows.append([planned.name, str(steps or f"{epochs} epochs"), batch, replaced, ""])
+            rows.append([planned.name, str(steps or f"{epochs} epochs"), _batch(trainer), replaced, ""])
             continue
-        # Hub data is not at hand; problems longer than max_latents allow are what the last, further stage is for.
-        capped = (recipe.latent.max_latents or 0) // recipe.latent.latents_per_step + 1
-        latent = latent_stages(recipe, most_steps(problems) if problems else capped)
+        section = recipe.curriculum
+        assert section is not None
+        latent = latent_stages(recipe, most_steps(problems.train) if problems else assumed_steps(recipe))
         stages = ARMS[LATENT if planned.name == "curriculum" else planned.name].plan(latent)
-        assert recipe.curriculum is not None
-        count = (recipe.data.train.size or len(problems)) - recipe.curriculum.eval_problems if problems else 0
+        count = (recipe.data.train.size or _count(problems)) - section.eval_problems if problems else 0
         limits = step_limits(stage_limits(recipe, latent, count), stages)
         for stage, limit in zip(stages, limits, strict=True):
             replaced = "all" if stage.removed_steps is None else str(stage.removed_steps)
             shown = f"at most {limit}" if limit else "by epochs of the data"
+            batch = _batch(section.trainer | (section.last_stage_trainer if stage is stages[-1] else {}))
             rows.append([f"{planned.name} {stage.index}", shown, batch, replaced, str(stage.num_latents)])
     return rows
 
 
-def _problems_or_none(recipe: Recipe, console: Console) -> list[Problem] | None:
-    """A local or generated training set; None for a hub dataset, which checking must not download."""
-    source = recipe.data.train
-    if source.dataset is not None and not Path(source.dataset).is_dir():
-        console.print(
-            f"Data: {source.dataset} from the hub, not downloaded by check: the stages assume problems longer than "
-            "max_latents."
-        )
-        return None
-    small = source.model_copy(update={"size": min(source.size, 1000)}) if source.size else source
-    problems = load_source(small, "train", recipe.seed)
-    console.print(f"Data: {source.size or len(problems)} training problems. First: {problems[0].question!r}")
+def _batch(trainer: Mapping[str, Any]) -> str:
+    return str(trainer.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size))
+
+
+def _count(problems: Problems) -> int:
+    return len(problems.train) + len(problems.held_out)
+
+
+def assumed_steps(recipe: Recipe) -> int:
+    """Steps of the longest problem, for a plan without the data: enough for every stage that the schedule names."""
+    assert recipe.curriculum is not None
+    steps, latent = recipe.curriculum.steps_per_stage, recipe.latent
+    # A problem longer than max_latents allow: a further stage removes the rest.
+    capped = latent.max_latents // latent.latents_per_step + 1 if latent.max_latents else None
+    if isinstance(steps, int):
+        return capped or steps
+    named = sum(step for step in steps if step != "all")
+    if steps[-1] == "all":
+        return named + 1
+    return named if capped is None else min(named, capped)
+
+
+def _problems_or_none(recipe: Recipe, console: Console) -> Problems | None:
+    """The problems of a recipe, of a generated task a part; None with a hub dataset, which is not downloaded here."""
+    for part, source in (("training", recipe.data.train), ("evaluation", recipe.data.eval)):
+        if source.dataset is not None and not Path(source.dataset).is_dir():
+            console.print(
+                f"Data: {source.dataset} from the hub ({part}), not downloaded by check, so no examples are shown. "
+                "How many stages there are depends on the longest problem; shown are those that the schedule names."
+            )
+            return None
+    problems = load_all(recipe, generate=1000)
+    size = recipe.data.train.size or _count(problems)
+    console.print(f"Data: {size} training problems. First: {problems.train[0].question!r}")
     return problems
 
 

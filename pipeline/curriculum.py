@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.errors import DataError
 from ..data.problem import Problem
-from .latent.config import LatentConfig
+from .latent.config import LatentConfig, ModelError
 from .latent.supervision import IGNORE
 from .schedule import TEXT, Stage
 
@@ -78,9 +78,33 @@ def _parts(problem: Problem) -> list[str]:
     return [problem.question + SEPARATOR, *(s + SEPARATOR for s in problem.steps), ANSWER_PREFIX + problem.answer]
 
 
-def encode_question(question: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The question part alone, for inference."""
-    return _bos(tokenizer) + tokenizer(question + SEPARATOR, add_special_tokens=False)["input_ids"]
+def encode_prompts(
+    questions: Sequence[str], num_latents: int, tokenizer: PreTrainedTokenizerBase, config: LatentConfig
+) -> list[list[int]]:
+    """Token ids of questions with their latent placeholders, as inference begins.
+
+    Raises:
+        ModelError: An empty question.
+    """
+    if not all(question.strip() for question in questions):
+        raise ModelError("The question is empty. Give a question the model was trained for.")
+    bos, block = _bos(tokenizer), latent_block(num_latents, config)
+    ids = tokenizer([question + SEPARATOR for question in questions], add_special_tokens=False)["input_ids"]
+    return [bos + row + block for row in ids]
+
+
+def check_room(questions: Sequence[str], prompts: Sequence[Sequence[int]], room: int, limit: int | None) -> None:
+    """Makes sure that every prompt leaves `room` new tokens in the context window.
+
+    Raises:
+        ModelError: The first that does not.
+    """
+    for question, ids in zip(questions, prompts, strict=True):
+        if limit is not None and len(ids) + room > limit:
+            raise ModelError(
+                f"The question with its latents has {len(ids)} tokens; with {room} new tokens that exceeds the model's "
+                f"context window of {limit}. Shorten the question {question[:60]!r}… or lower max_new_tokens."
+            )
 
 
 def latent_block(num_latents: int, config: LatentConfig) -> list[int]:

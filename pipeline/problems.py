@@ -32,15 +32,21 @@ class Problems:
     evaluation: list[Problem]
 
 
-def load_all(recipe: Recipe) -> Problems:
+def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
     """All problems of a recipe. Warns of evaluation questions that are training questions too.
+
+    Args:
+        generate: Generate no more training problems than these and those held out; None: as many as the recipe says.
 
     Raises:
         UserError: Data that cannot be read, or too few training problems to hold some out.
     """
-    problems = load_source(recipe.data.train, "train", recipe.seed)
-    evaluation = load_evaluation(recipe)
     count = recipe.curriculum.eval_problems if recipe.curriculum else 0
+    source = recipe.data.train
+    if generate is not None and source.size is not None:
+        source = source.model_copy(update={"size": min(source.size, count + generate)})
+    problems = load_source(source, "train", recipe.seed)
+    evaluation = load_evaluation(recipe)
     held_out = problems[:count]
     # Data of one's own may ask a question twice.
     asked = {problem.question for problem in held_out}

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from .curriculum import encode_question, latent_block
+from .curriculum import check_room, encode_prompts
 from .latent.config import VERSION, LatentConfig, ModelError, context_window
 from .latent.generate import Sampling, rollout
 from .latent.latentize import latent_section, latentize, load_modules, measure_embedding_rms
@@ -72,7 +72,7 @@ class Reasoner:
     def prompt_ids(self, question: str, num_latents: int | None = None) -> list[int]:
         """Token ids of a question and its latent placeholders (default: as many as the checkpoint was trained for)."""
         count = self.config.num_latents if num_latents is None else num_latents
-        return encode_question(question, self.tokenizer) + latent_block(count, self.config)
+        return encode_prompts([question], count, self.tokenizer, self.config)[0]
 
     def generate(
         self,
@@ -111,12 +111,13 @@ class Reasoner:
                 f"noise={noise} has no latents to fall on: num_latents is {count}, the thought source "
                 f"{self.config.thought_source!r}. Leave the noise out, or use a checkpoint with latents."
             )
+        encoded = encode_prompts(prompts, count, self.tokenizer, self.config)
         if max_new_tokens is None:
-            longest = max(len(self.prompt_ids(prompt, num_latents)) for prompt in prompts)
+            longest = max(map(len, encoded))
             room = DEFAULT_NEW_TOKENS if self.context_window is None else self.context_window - longest
             max_new_tokens = max(1, min(DEFAULT_NEW_TOKENS, room))
         options = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, **sampling)
-        encoded = [self.checked_prompt(prompt, num_latents, max_new_tokens) for prompt in prompts]
+        check_room(prompts, encoded, max_new_tokens, self.context_window)
         if seeds is None:
             drawn = torch.randint(2**62, (len(prompts), n), generator=torch.Generator().manual_seed(seed))
         else:
@@ -170,24 +171,6 @@ class Reasoner:
         """Tokens and latents that fit into one row, or None where the model sets no limit."""
         return context_window(self.model.config.get_text_config())
 
-    def checked_prompt(self, question: str, num_latents: int | None, max_new_tokens: int) -> list[int]:
-        """`prompt_ids` of a question that leaves room for its answer.
-
-        Raises:
-            ModelError: An empty question, or one that with its answer exceeds the context window.
-        """
-        if not question.strip():
-            raise ModelError("The question is empty. Give a question the model was trained for.")
-        ids = self.prompt_ids(question, num_latents)
-        limit = self.context_window
-        if limit is not None and len(ids) + max_new_tokens > limit:
-            raise ModelError(
-                f"The question with its latents has {len(ids)} tokens; with {max_new_tokens} new tokens that exceeds "
-                f"the model's context window of {limit}. Shorten the question {question[:60]!r}… or lower "
-                "max_new_tokens."
-            )
-        return ids
-
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes an ordinary Hugging Face folder: safetensors, tokenizer, config with the latent section."""
         self.model.save_pretrained(folder)
@@ -216,14 +199,7 @@ def load_reasoner(
             asks for it, cannot be read, or contradicts the tokenizer.
     """
     name = str(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"No model could be loaded from {name!r}: {str(error).splitlines()[0]} Check the folder or the hub id; "
-            "private models need a Hugging Face token."
-        ) from error
+    config, tokenizer = load_tokenizer(name, trust_remote_code)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code:
         raise ModelError(
             f"{name!r} is a {config.model_type!r} model, which has no causal language model in Transformers. "
@@ -241,6 +217,25 @@ def load_reasoner(
     reasoner = make_reasoner(model, tokenizer, supervised, **latent_options)
     load_modules(reasoner.model, name)
     return reasoner
+
+
+def load_tokenizer(name_or_path: str | Path, trust_remote_code: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The config of a model, and its tokenizer with the tokens that latents need; no weights.
+
+    Raises:
+        ModelError: Nothing to load there.
+    """
+    name = str(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"No model could be loaded from {name!r}: {str(error).splitlines()[0]} Check the folder or the hub id; "
+            "private models need a Hugging Face token."
+        ) from error
+    prepare_tokenizer(tokenizer)
+    return config, tokenizer
 
 
 def make_reasoner(

@@ -25,13 +25,14 @@ from .evaluate.report import write_report
 from .evaluate.table import print_results
 from .files import write_whole
 from .problems import load_all
-from .reasoner import load_reasoner
+from .reasoner import load_reasoner, load_tokenizer
 from .recipe import RecipeError, load_recipe
 from .sections import Recipe
 from .tracking import Tracker
-from .train.arms import ARMS, latent_stages, most_steps
+from .train.arms import ARMS
 from .train.common import Context, is_done, on_cpu
 from .train.curriculum import stopped_summary, train_curriculum
+from .train.examples import encode_checked
 from .train.grpo import train_grpo
 from .train.sft import train_sft
 from .validate import check_recipe
@@ -87,12 +88,12 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     prepare_folder(recipe, resume)
     set_seed(recipe.seed)
     problems = load_all(recipe)
-    if recipe.curriculum is not None:
-        latent_stages(recipe, most_steps(problems.train))  # a schedule that does not fit the data ends here
+    _build_base(recipe, [*problems.held_out, *problems.train])
+    config, tokenizer = load_tokenizer(checkpoint_of(recipe, "base"), recipe.model.trust_remote_code)
+    encoded = encode_checked(recipe, problems, tokenizer, config)
     evaluation = problems.evaluation
     tracker = Tracker(recipe, recipe.folder, state.is_main_process)
-    context = Context(recipe, recipe.folder, problems.train, problems.held_out, evaluation, tracker, resume)
-    _build_base(recipe, [*problems.held_out, *problems.train])
+    context = Context(recipe, recipe.folder, problems.train, encoded, problems.held_out, evaluation, tracker, resume)
     try:
         for stage in stages:
             folder = recipe.folder / stage.name
@@ -148,11 +149,14 @@ def checkpoint_of(recipe: Recipe, stage: str) -> str | Path:
 def prepare_folder(recipe: Recipe, resume: bool) -> None:
     """Makes the run folder, or checks that it holds this recipe's run.
 
+    A run that ended before its first stage, as bad data end it, left nothing to protect: it is begun anew.
+
     Raises:
         RunError: The folder holds another recipe's run, or this one's without `resume`.
     """
     state, file = PartialState(), recipe.folder / "recipe.yaml"
-    if file.is_file():
+    is_begun = any((recipe.folder / name).is_dir() for name in ("sft", "curriculum", "rl", *ARMS))
+    if file.is_file() and is_begun:
         held = load_recipe(file)
         # What is measured may change between runs; what was trained may not.
         free = {"evaluate", "controls", "tracking", "output_dir"}
@@ -167,12 +171,14 @@ def prepare_folder(recipe: Recipe, resume: bool) -> None:
                 f"{recipe.folder} already holds a run of this recipe. Nothing was changed. Add --resume to go on with "
                 "it, or choose another name (name=...)."
             )
-    elif recipe.folder.is_dir() and any(recipe.folder.iterdir()):
+    elif not file.is_file() and recipe.folder.is_dir() and any(recipe.folder.iterdir()):
         raise RunError(f"{recipe.folder} exists and holds no run of ours. Choose another name (name=...).")
     state.wait_for_everyone()
     if state.is_main_process:
         recipe.folder.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and held.evaluate != recipe.evaluate:
+        if not is_begun:
+            shutil.rmtree(recipe.folder / "base", ignore_errors=True)
+        elif held.evaluate != recipe.evaluate:
             (recipe.folder / "results.json").unlink(missing_ok=True)  # measured in another way than asked for now
         write_whole(file, recipe.to_yaml())
     state.wait_for_everyone()

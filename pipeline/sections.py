@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -122,14 +122,19 @@ class CurriculumSection(Section):
     trainer: dict[str, Any] = Field(default_factory=dict, description="fields of transformers.TrainingArguments")
     last_stage_trainer: dict[str, Any] = Field(default_factory=dict, description="those of the last stage that differ")
 
-    @model_validator(mode="after")
-    def _whole_schedule(self) -> CurriculumSection:
-        steps = [self.steps_per_stage] if isinstance(self.steps_per_stage, int) else self.steps_per_stage
-        if not steps or any(step != "all" and step < 1 for step in steps) or "all" in steps[:-1]:
+    @field_validator("steps_per_stage", mode="before")
+    @classmethod
+    def _whole_schedule(cls, value: Any) -> Any:
+        steps = value if isinstance(value, list) else [value]
+        numbers = steps[:-1] if isinstance(value, list) and steps[-1:] == ["all"] else steps
+        if not steps or not all(type(step) is int and step >= 1 for step in numbers):
             raise ValueError(
-                f"steps_per_stage={self.steps_per_stage} must be a number of at least 1, or a list of such numbers "
-                "whose last entry may be all"
+                f"{value!r} must be a number of at least 1, or a list of such numbers whose last entry may be all"
             )
+        return value
+
+    @model_validator(mode="after")
+    def _measured(self) -> CurriculumSection:
         if self.step_back_at is not None and self.promote_at is None:
             raise ValueError("step_back_at needs promote_at, the threshold that is measured")
         return self

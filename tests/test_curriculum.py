@@ -14,7 +14,7 @@ from neuralese.pipeline.curriculum import (
     check_answers,
     check_one_token_steps,
     encode,
-    encode_question,
+    encode_prompts,
 )
 from neuralese.pipeline.latent.config import LatentConfig
 from neuralese.pipeline.schedule import TEXT, Stage, plan_stages
@@ -87,7 +87,7 @@ def test_distillation_examples_name_the_token_before_the_answer():
 def test_parts_are_tokenized_alike_in_training_and_inference(reasoner):
     problem = Problem("3 + 4 =", ("0", "6"), "6")
     (parts,) = encode([problem], reasoner.tokenizer)
-    assert parts.question == encode_question(problem.question, reasoner.tokenizer)
+    assert parts.question == encode_prompts([problem.question], 0, reasoner.tokenizer, reasoner.config)[0]
     text = reasoner.tokenizer.convert_ids_to_tokens(parts.question + parts.steps[0] + parts.steps[1] + parts.answer)
     assert text == ["3", "+", "4", "=", "0", "6", "###", "6", "<|end|>"]
     assert parts.prefix == 1

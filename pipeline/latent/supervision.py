@@ -55,6 +55,14 @@ class Supervision(nn.Module):
 
     needs_layers: ClassVar[bool] = False
 
+    @classmethod
+    def check(cls, options: dict[str, Any], config: Any) -> None:
+        """Checks the values of options against a model with this text config.
+
+        Raises:
+            ValueError: A value out of its range.
+        """
+
     def forward(self, model: Any, states: States, batch: dict[str, Tensor]) -> Tensor:
         """The loss in nats, summed over the batch; a scalar."""
         raise NotImplementedError
@@ -72,16 +80,11 @@ class StepDecoder(Supervision):
         """
         Args:
             layers: Layers of the decoder, at most as many as the model has. Default: 2, or all where it has fewer.
-
-        Raises:
-            ValueError: layers out of this range.
         """
         super().__init__()
         config = copy.deepcopy(model.config.get_text_config())
         if layers is None:
             layers = min(2, config.num_hidden_layers)
-        if not 1 <= layers <= config.num_hidden_layers:
-            raise ValueError(f"layers={layers} must lie between 1 and the model's {config.num_hidden_layers}")
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]
         config.num_hidden_layers = layers
@@ -91,6 +94,12 @@ class StepDecoder(Supervision):
             theirs = model.base_model.state_dict()
             trunk.load_state_dict({name: theirs[name] for name in trunk.state_dict() if name in theirs}, strict=False)
         self.trunk = trunk
+
+    @classmethod
+    def check(cls, options: dict[str, Any], config: Any) -> None:
+        layers = options.get("layers")
+        if layers is not None and not (type(layers) is int and 1 <= layers <= config.num_hidden_layers):
+            raise ValueError(f"layers={layers} must lie between 1 and the model's {config.num_hidden_layers}")
 
     def forward(self, model: Any, states: States, batch: dict[str, Tensor]) -> Tensor:
         """
@@ -146,9 +155,13 @@ class Distillation(Supervision):
 
     def __init__(self, model: PreTrainedModel, gamma: float = 1.0) -> None:
         super().__init__()
-        if gamma <= 0:
-            raise ValueError(f"gamma={gamma} must be above 0")
         self.gamma = gamma
+
+    @classmethod
+    def check(cls, options: dict[str, Any], config: Any) -> None:
+        gamma = options.get("gamma", 1.0)
+        if not (isinstance(gamma, int | float) and gamma > 0):
+            raise ValueError(f"gamma={gamma} must be above 0")
 
     def forward(self, model: Any, states: States, batch: dict[str, Tensor]) -> Tensor:
         """
@@ -195,20 +208,26 @@ def build_supervision(model: PreTrainedModel, name: str, options: dict[str, Any]
     Raises:
         ModelError: Unknown name or option, or a value the supervision refuses.
     """
-    check_supervision(name, options)
+    check_supervision(name, options, model.config.get_text_config())
     kind = SUPERVISIONS[name]
-    try:
-        return kind(model, **options) if kind is not None else None
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"supervision_options={options} of {name!r}: {error}") from error
+    return kind(model, **options) if kind is not None else None
 
 
-def check_supervision(name: str, options: dict[str, Any]) -> None:
+def check_supervision(name: str, options: dict[str, Any], config: Any = None) -> None:
     """What can be checked without a model.
 
+    Args:
+        config: The model's text config; None: values that depend on it are not checked.
+
     Raises:
-        ModelError: Unknown name or option.
+        ModelError: Unknown name or option, or a value the supervision refuses.
     """
     if name not in SUPERVISIONS:
         raise ModelError(f"Unknown supervision {name!r}. Choose one of {sorted(SUPERVISIONS)}.")
-    check_options("supervision_options", options, SUPERVISIONS[name], f"supervision {name!r}")
+    kind = SUPERVISIONS[name]
+    check_options("supervision_options", options, kind, f"supervision {name!r}")
+    if kind is not None and config is not None:
+        try:
+            kind.check(options, config)
+        except ValueError as error:
+            raise ModelError(f"supervision_options={options} of {name!r}: {error}") from error

@@ -7,7 +7,7 @@ import gc
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 
 from ...data.problem import Problem
-from ..curriculum import check_answers
+from ..curriculum import Encoded
 from ..latent.config import LatentConfig
 from ..latent.latentize import MODULES
 from ..latent.reasoner import LatentMixin
@@ -66,42 +66,56 @@ REPORT = "report.json"
 
 @dataclass
 class Context:
-    """What every stage of a run has at hand."""
+    """What every stage of a run has at hand.
+
+    Attributes:
+        train: Training problems.
+        encoded: The same as tokens, in their order.
+        held_out: Training problems kept apart to measure curriculum stages on.
+        evaluation: Problems that the run is measured on in the end.
+    """
 
     recipe: Recipe
     folder: Path
     train: list[Problem]
+    encoded: list[Encoded]
     held_out: list[Problem]
     evaluation: list[Problem]
     tracker: Tracker
     resume: bool
 
 
-def check_trainer_keys(cls: type[TrainingArguments], section: str, values: dict[str, Any]) -> None:
+def check_trainer_keys(cls: type[TrainingArguments], key: str, values: dict[str, Any]) -> None:
     """Checks the keys of a `trainer:` mapping against the fields of its config class.
+
+    Args:
+        key: The recipe key of the mapping, such as sft.trainer.
 
     Raises:
         RecipeError: An unknown key, with the nearest field, or one that the pipeline sets itself.
     """
     known = [field.name for field in dataclasses.fields(cls) if field.init]
-    for key in values:
-        if key in RESERVED:
-            raise RecipeError(f"{section}.trainer.{key} is set by {RESERVED[key]}. Remove the key.")
-        if key not in known:
-            close = nearest(key, known)
+    for name in values:
+        if name in RESERVED:
+            raise RecipeError(f"{key}.{name} is set by {RESERVED[name]}. Remove the key.")
+        if name not in known:
+            close = nearest(name, known)
             hint = close if "did you mean" in close else f"; it is no field of {cls.__name__}"
-            raise RecipeError(f"unknown key '{section}.trainer.{key}'{hint}")
+            raise RecipeError(f"unknown key '{key}.{name}'{hint}")
 
 
 def trainer_config(
-    cls: type[Config], section: str, values: dict[str, Any], seed: int, output_dir: Path, **defaults: Any
+    cls: type[Config], key: str, values: dict[str, Any], seed: int, output_dir: Path, **defaults: Any
 ) -> Config:
     """Builds a trainer config from a recipe's mapping over our defaults.
+
+    Args:
+        key: The recipe key of the mapping, such as sft.trainer.
 
     Raises:
         RecipeError: Unknown or reserved keys, or values the config class refuses.
     """
-    check_trainer_keys(cls, section, values)
+    check_trainer_keys(cls, key, values)
     ours: dict[str, Any] = {
         # Launchers do not hand it to their workers, and without it processes on CPU do not find each other.
         "use_cpu": on_cpu(),
@@ -123,7 +137,7 @@ def trainer_config(
     try:
         return cls(**{**ours, **values, **fixed})
     except (ValueError, TypeError) as error:
-        raise RecipeError(f"{section}.trainer: {cls.__name__} refuses these values: {error}") from error
+        raise RecipeError(f"{key}: {cls.__name__} refuses these values: {error}") from error
 
 
 def on_cpu() -> bool:
@@ -168,18 +182,6 @@ class ProgressCallback(TrainerCallback):
 def inner_model(model: Any) -> PreTrainedModel:
     """The latent reasoner under a PEFT wrapper; adapters stay in place."""
     return model if isinstance(model, LatentMixin) else model.get_base_model()
-
-
-def check_prompts(reasoner: Reasoner, problems: Sequence[Problem], latents: int, room: int) -> None:
-    """Makes sure before training that every question leaves room for `room` new tokens, and can be answered.
-
-    Raises:
-        ModelError: The first question that leaves no room.
-        DataError: An answer that the tokenizer cannot write.
-    """
-    check_answers(problems, reasoner.tokenizer)
-    for problem in problems:
-        reasoner.checked_prompt(problem.question, latents, room)
 
 
 def is_done(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from peft import get_peft_model
 from transformers import Trainer
 
 from ..collate import Collator, StageDataset
-from ..curriculum import Encoded, Format, check_context, check_one_token_steps, encode
+from ..curriculum import Format
 from ..files import write_whole
 from ..latent.latentize import measure_embedding_rms
 from ..latent.noise import parse_noise
@@ -29,7 +29,6 @@ from .common import (
     REPORT,
     Context,
     ProgressCallback,
-    check_prompts,
     is_done,
     lora_config,
     train_and_hand_over,
@@ -73,7 +72,6 @@ class ArmTrainer:
         self.stages = ARMS[arm].plan(latent)
         self.limits = step_limits(stage_limits(self.recipe, latent, len(context.train)), self.stages)
         self.rules = rules_of(self.recipe, arm)
-        self.encoded: list[Encoded] | None = None
 
     def train(self) -> None:
         """Trains until the schedule is over and leaves `folder/final`, with the report of the whole."""
@@ -143,20 +141,6 @@ class ArmTrainer:
         measure_embedding_rms(reasoner.model)
         return reasoner
 
-    def _encode(self, reasoner: Reasoner, style: Format) -> list[Encoded]:
-        """The training problems as tokens, checked once for all stages."""
-        if self.encoded is None:
-            context, encoded = self.context, encode(self.context.train, reasoner.tokenizer)
-            text_too = self.section.mix_earlier or self.section.supervision == "distillation"
-            shown = [TEXT, *self.stages] if text_too else self.stages
-            check_context(encoded, shown, style, reasoner.context_window)
-            if reasoner.config.supervision == "next_step":
-                check_one_token_steps(encoded, reasoner.tokenizer)
-            longest, room = self.stages[-1].num_latents, self.recipe.evaluate.max_new_tokens
-            check_prompts(reasoner, [*context.held_out, *context.evaluation], longest, room)
-            self.encoded = encoded
-        return self.encoded
-
     def _target(self, visit: Visit) -> float | None:
         section = self.section
         # A control gets every step it can use: it is never stopped short to leave RL something to do.
@@ -174,7 +158,7 @@ class ArmTrainer:
         style = Format(reasoner.config, section.pad_latents, reasoner.tokenizer.eos_token_id)
         noise = parse_noise(section.noise) if is_last and self.arm == LATENT else None
         dataset = StageDataset(
-            self._encode(reasoner, style),
+            self.context.encoded,
             [TEXT, *self.stages],
             stage.index,
             args.max_steps * items_per_step(args),

@@ -37,7 +37,6 @@ from ..tracking import TrackingCallback
 from .common import (
     Context,
     ProgressCallback,
-    check_prompts,
     inner_model,
     lora_config,
     train_and_hand_over,
@@ -181,7 +180,7 @@ def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
         )
     return trainer_config(
         GRPOConfig,
-        "rl",
+        "rl.trainer",
         section.trainer,
         recipe.seed,
         folder,
@@ -212,17 +211,11 @@ def train_grpo(context: Context, base: str | Path, folder: Path) -> None:
             f"rl replays a fixed number of latents, and {base} was trained to stop by itself (stop_head)."
         )
     latents = reasoner.config.num_latents
-    if noise is not None and latents == 0:
-        raise RecipeError(
-            f"rl.noise={section.noise} has no latents to fall on: {base} reasons in text. Set rl.noise=null."
-        )
     if args.beta > 0 and latents == 0 and str(base) == model.name_or_path and model.lora is None:
         raise RecipeError(
             "rl.trainer.beta > 0 needs a reference model with the latent tokens, and TRL loads it from "
             f"{base}. Train sft or curriculum first, or set beta to 0."
         )
-    check_prompts(reasoner, context.train, latents, args.max_completion_length)
-    check_prompts(reasoner, context.evaluation, latents, context.recipe.evaluate.max_new_tokens)
     trainer = LatentGRPOTrainer(
         reasoner,
         noise,

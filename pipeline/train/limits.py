@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from ..recipe import RecipeError
 from ..schedule import Stage
 from ..sections import Recipe
-from .common import trainer_config
+from .common import check_trainer_keys, trainer_config
 
 
 def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> TrainingArguments:
@@ -22,10 +22,12 @@ def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> Trai
     values, own = dict(section.trainer), section.last_stage_trainer if is_last else {}
     if "num_train_epochs" in own:  # the stage's own limit holds, of whichever kind
         values.pop("max_steps", None)
+    check_trainer_keys(TrainingArguments, "curriculum.trainer", section.trainer)
+    check_trainer_keys(TrainingArguments, "curriculum.last_stage_trainer", own)
     values = {key: value for key, value in {**values, **own}.items() if value is not None}
     args = trainer_config(
         TrainingArguments,
-        "curriculum",
+        "curriculum.last_stage_trainer" if own else "curriculum.trainer",
         values,
         recipe.seed,
         folder,

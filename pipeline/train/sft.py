@@ -7,12 +7,12 @@ from pathlib import Path
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from ..curriculum import Format, check_context, encode
+from ..curriculum import Format
 from ..reasoner import load_reasoner
 from ..schedule import TEXT
 from ..sections import Recipe
 from ..tracking import TrackingCallback
-from .common import Context, ProgressCallback, check_prompts, lora_config, train_and_hand_over, trainer_config
+from .common import Context, ProgressCallback, lora_config, train_and_hand_over, trainer_config
 
 
 def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:
@@ -21,7 +21,7 @@ def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:
     assert section is not None
     return trainer_config(
         SFTConfig,
-        "sft",
+        "sft.trainer",
         section.trainer,
         recipe.seed,
         folder,
@@ -35,10 +35,8 @@ def train_sft(context: Context, base: str | Path, folder: Path) -> None:
     args = sft_args(context.recipe, folder)
     model = context.recipe.model
     reasoner = load_reasoner(base, trust_remote_code=model.trust_remote_code, dtype=model.dtype)
-    check_prompts(reasoner, [*context.held_out, *context.evaluation], 0, context.recipe.evaluate.max_new_tokens)
-    encoded, style = encode(context.train, reasoner.tokenizer), Format(reasoner.config)
-    check_context(encoded, [TEXT], style, reasoner.context_window)
-    rows = [style.example(parts, TEXT) for parts in encoded]
+    style = Format(reasoner.config)
+    rows = [style.example(parts, TEXT) for parts in context.encoded]
     trainer = SFTTrainer(
         model=reasoner.model,
         args=args,

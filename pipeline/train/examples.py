@@ -1,0 +1,106 @@
+"""The training problems of a run as tokens, checked against all that its stages will ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from trl import GRPOConfig
+
+from ...data.problem import Problem
+from ..curriculum import (
+    Encoded,
+    Format,
+    check_answers,
+    check_context,
+    check_one_token_steps,
+    check_room,
+    encode,
+    encode_prompts,
+    latent_block,
+)
+from ..latent.config import LatentConfig, context_window
+from ..latent.latentize import latent_section
+from ..latent.noise import parse_noise
+from ..latent.supervision import check_supervision
+from ..problems import Problems
+from ..recipe import RecipeError
+from ..schedule import TEXT, Stage
+from ..sections import Recipe
+from .arms import ARMS, LATENT, latent_stages, most_steps
+
+
+def encode_checked(
+    recipe: Recipe, problems: Problems, tokenizer: PreTrainedTokenizerBase, config: Any
+) -> list[Encoded]:
+    """The training problems as tokens, in their order. Errors that a later stage would meet come here.
+
+    Args:
+        config: Config of the base model.
+
+    Raises:
+        UserError: A part that tokenizes to nothing, a row longer than the context window at some stage, steps or
+            options that do not fit the supervision, a question without room for its answer, an answer that cannot be
+            written.
+    """
+    encoded = encode(problems.train, tokenizer)
+    window, section, latent = context_window(config.get_text_config()), recipe.curriculum, recipe.latent
+    supervision = section.supervision if section is not None else "none"
+    stages = shown_stages(recipe, problems.train)
+    style = Format(
+        LatentConfig(latents_per_step=latent.latents_per_step, delimiters=latent.delimiters),
+        section is None or section.pad_latents,
+    )
+    check_context(encoded, stages, style, window)
+    if section is not None and any(stage.num_latents for stage in stages):
+        check_supervision(supervision, section.supervision_options, config.get_text_config())
+        if supervision == "next_step":
+            check_one_token_steps(encoded, tokenizer)
+    most = _most_latents(recipe, stages, config)
+    block = latent_block(most, style.config)
+    measured = [*problems.held_out, *problems.evaluation]
+    check_answers(measured, tokenizer)
+    _check_questions(measured, most, recipe.evaluate.max_new_tokens, tokenizer, style.config, window)
+    if recipe.rl is not None:
+        if most == 0 and parse_noise(recipe.rl.noise) is not None:
+            raise RecipeError(
+                f"rl.noise={recipe.rl.noise} has no latents to fall on: the model reasons in text. Set rl.noise=null."
+            )
+        room = recipe.rl.trainer.get("max_completion_length", GRPOConfig.max_completion_length)
+        rows = [item.question + block for item in encoded]
+        check_room([problem.question for problem in problems.train], rows, room, window)
+    return encoded
+
+
+def shown_stages(recipe: Recipe, train: Sequence[Problem]) -> list[Stage]:
+    """Every stage that some arm of a recipe shows the model, each once."""
+    section = recipe.curriculum
+    if section is None:
+        return [TEXT]
+    latent = latent_stages(recipe, most_steps(train))
+    arms = [name for name in (LATENT, *recipe.controls.chosen) if name != LATENT or recipe.controls.latent]
+    stages = [stage for name in arms for stage in ARMS[name].plan(latent)]
+    if recipe.sft is not None or section.mix_earlier or section.supervision == "distillation":
+        stages.append(TEXT)
+    return list(dict.fromkeys(stages))
+
+
+def _most_latents(recipe: Recipe, stages: Sequence[Stage], config: Any) -> int:
+    """Latents that a question is measured with, at most; without a curriculum those of the base checkpoint."""
+    if recipe.curriculum is not None:
+        return max(stage.num_latents for stage in stages)
+    section = latent_section(config)
+    return section.num_latents if section is not None else 0
+
+
+def _check_questions(
+    problems: Sequence[Problem],
+    num_latents: int,
+    room: int,
+    tokenizer: PreTrainedTokenizerBase,
+    config: LatentConfig,
+    window: int | None,
+) -> None:
+    questions = [problem.question for problem in problems]
+    check_room(questions, encode_prompts(questions, num_latents, tokenizer, config), room, window)
