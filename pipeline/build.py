@@ -16,7 +16,7 @@ from ..data.problem import Problem
 from .curriculum import ANSWER_PREFIX
 from .latent.config import ModelError
 from .latent.tokens import prepare_tokenizer
-from .reasoner import make_reasoner
+from .loading import make_reasoner
 from .recipe import nearest
 
 PAD, EOS, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"

@@ -18,10 +18,9 @@ from .evaluate.table import print_results
 from .preview import print_examples
 from .problems import Problems, load_all, load_evaluation
 from .recipe import load_recipe
-from .run import RunError, evaluate_checkpoint, join_processes, plan, read_seconds
+from .run import RunError, evaluate_checkpoint, join_processes, plan, read_seconds, trained_stages
 from .sections import Recipe
 from .train.arms import ARMS, LATENT, latent_stages, most_steps, step_limits
-from .train.common import is_done
 from .train.limits import stage_limits
 from .validate import check_recipe
 
@@ -92,10 +91,10 @@ def assumed_steps(recipe: Recipe) -> int:
 
 def _problems_or_none(recipe: Recipe, console: Console) -> Problems | None:
     """The problems of a recipe, of a generated task a part; None with a hub dataset, which is not downloaded here."""
-    for part, source in (("training", recipe.data.train), ("evaluation", recipe.data.eval)):
+    for source in (recipe.data.train, recipe.data.eval):
         if source.dataset is not None and not Path(source.dataset).is_dir():
             console.print(
-                f"Data: {source.dataset} from the hub ({part}), not downloaded by check, so no examples are shown. "
+                f"Data: {source.dataset} from the hub, not downloaded by check, so no examples are shown. "
                 "How many stages there are depends on the longest problem; shown are those that the schedule names."
             )
             return None
@@ -127,7 +126,7 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
         raise RunError(f"{folder} lies in no run folder. Give the recipe that says what to measure on with --recipe.")
     recipe = load_recipe(found, overrides)
     if is_run:
-        checkpoints = {s.name: folder / s.name / "final" for s in plan(recipe) if is_done(folder / s.name)}
+        checkpoints = trained_stages(recipe, folder)
     elif (folder / "config.json").is_file():
         checkpoints = {_stage_name(folder): folder}
     else:

@@ -103,7 +103,7 @@ def sample(
     quiet()
     import torch
 
-    from .reasoner import load_reasoner
+    from .loading import load_reasoner
 
     reasoner = load_reasoner(model, trained=True)
     if torch.cuda.is_available():

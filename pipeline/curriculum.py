@@ -129,8 +129,8 @@ class Format:
     eos_token_id: int = -1
 
     def count(self, encoded: Encoded, stage: Stage) -> int:
-        """Latents of a problem at a stage."""
-        own = len(encoded.steps) * self.config.latents_per_step
+        """Latents of a problem at a stage. One without steps has those of one: a thought has at least one latent."""
+        own = max(1, len(encoded.steps)) * self.config.latents_per_step
         return stage.num_latents if self.pad_latents else min(stage.num_latents, own)
 
     def render(self, encoded: Encoded, stage: Stage) -> tuple[list[int], list[int]]:

@@ -15,8 +15,8 @@ from .curriculum import Encoded, Format
 from .latent.config import LatentConfig, ModelError
 from .latent.supervision import IGNORE
 from .latent.tokens import LATENT, special_token_ids
+from .loading import load_tokenizer
 from .problems import Problems
-from .reasoner import load_tokenizer
 from .schedule import TEXT, Stage
 from .sections import Recipe
 from .train.arms import latent_stages, most_steps

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .curriculum import check_room, encode_prompts
-from .latent.config import VERSION, LatentConfig, ModelError, context_window
+from .latent.config import LatentConfig, ModelError, context_window
 from .latent.generate import Sampling, rollout
-from .latent.latentize import latent_section, latentize, load_modules, measure_embedding_rms
 from .latent.noise import Noise, parse_noise
 from .latent.supervision import StepDecoder
-from .latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
-from .latent.verify import check_exact
+from .latent.thoughts import THOUGHT_SOURCES
 
+logger = logging.getLogger(__name__)
 DEFAULT_NEW_TOKENS = 64
 
 
@@ -106,7 +104,7 @@ class Reasoner:
             return []
         noise = parse_noise(noise) if isinstance(noise, str) else noise
         count = self.config.num_latents if num_latents is None else num_latents
-        if noise is not None and (count == 0 or self.config.thought_source == "pause"):
+        if noise is not None and (count == 0 or not THOUGHT_SOURCES[self.config.thought_source].is_recurrent):
             raise ModelError(
                 f"noise={noise} has no latents to fall on: num_latents is {count}, the thought source "
                 f"{self.config.thought_source!r}. Leave the noise out, or use a checkpoint with latents."
@@ -175,97 +173,3 @@ class Reasoner:
         """Writes an ordinary Hugging Face folder: safetensors, tokenizer, config with the latent section."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-
-
-def load_reasoner(
-    name_or_path: str | Path,
-    *,
-    trained: bool = False,
-    supervised: bool = False,
-    trust_remote_code: bool = False,
-    dtype: Any = torch.float32,
-    **latent_options: Any,
-) -> Reasoner:
-    """Loads a checkpoint of ours, or any Hugging Face causal language model to become one.
-
-    Args:
-        name_or_path: Hub id or folder.
-        trained: Refuse a model that has no latent section yet.
-        supervised: Also load the module of the section's supervision, to train on or to read thoughts.
-        latent_options: Fields of `LatentConfig` to set, such as thought_source. Default: those of the checkpoint.
-
-    Raises:
-        ModelError: Nothing to load there, an unfit architecture, or a latent section that is absent where `trained`
-            asks for it, cannot be read, or contradicts the tokenizer.
-    """
-    name = str(name_or_path)
-    config, tokenizer = load_tokenizer(name, trust_remote_code)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code:
-        raise ModelError(
-            f"{name!r} is a {config.model_type!r} model, which has no causal language model in Transformers. "
-            "Latents need a decoder-only causal language model."
-        )
-    if latent_section(config) is None and trained:
-        raise ModelError(
-            f"{name!r} has no latent section in its config.json: it was not trained as a latent reasoner. Name a "
-            "final/ folder of a run, or train the model first."
-        )
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=trust_remote_code, dtype=dtype)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"The weights of {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    reasoner = make_reasoner(model, tokenizer, supervised, **latent_options)
-    load_modules(reasoner.model, name)
-    return reasoner
-
-
-def load_tokenizer(name_or_path: str | Path, trust_remote_code: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The config of a model, and its tokenizer with the tokens that latents need; no weights.
-
-    Raises:
-        ModelError: Nothing to load there.
-    """
-    name = str(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"No model could be loaded from {name!r}: {str(error).splitlines()[0]} Check the folder or the hub id; "
-            "private models need a Hugging Face token."
-        ) from error
-    prepare_tokenizer(tokenizer)
-    return config, tokenizer
-
-
-def make_reasoner(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, supervised: bool = False, **latent_options: Any
-) -> Reasoner:
-    """Makes a reasoner of a model and a tokenizer: special tokens, embeddings, latent section. Idempotent.
-
-    Raises:
-        ModelError: As `load_reasoner`, or the model computes something else when run pass by pass (`check_exact`).
-    """
-    recorded = latent_section(model.config)
-    written = model.config.latent["version"] if recorded is not None else None
-    prepare_tokenizer(tokenizer)
-    token_ids = special_token_ids(tokenizer)
-    if recorded is not None and recorded.token_ids != token_ids:
-        raise ModelError(
-            f"The checkpoint's latent section records the special tokens {recorded.token_ids}, its tokenizer has "
-            f"{token_ids}. The tokenizer does not belong to this checkpoint."
-        )
-    fit_embeddings(model, tokenizer)
-    known = {field.name for field in fields(LatentConfig)}
-    unknown = sorted(latent_options.keys() - known)
-    if unknown:
-        raise ModelError(f"Unknown latent options {unknown}. Known are {sorted(known)}.")
-    section = replace(recorded or LatentConfig(), token_ids=token_ids, **latent_options)
-    latentize(model, section, supervised)
-    if recorded is None or written != VERSION:  # earlier releases took models that this one refuses
-        check_exact(model)
-    if recorded is None:
-        measure_embedding_rms(model)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return Reasoner(model, tokenizer)

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from .evaluate.evaluate import Measurement, measure, read_results, write_results
 from .evaluate.report import write_report
 from .evaluate.table import print_results
 from .files import write_whole
+from .loading import load_reasoner, load_tokenizer
 from .problems import load_all
-from .reasoner import load_reasoner, load_tokenizer
 from .recipe import RecipeError, load_recipe
 from .sections import Recipe
 from .tracking import Tracker
@@ -104,11 +104,7 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
                 started = time.perf_counter()
                 stage.train(context, checkpoint_of(recipe, stage.after), folder)
                 _record_seconds(recipe, stage.name, time.perf_counter() - started)
-        finished = [stage for stage in stages if is_done(recipe.folder / stage.name)]
-        stopped = stopped_curriculum(recipe)
-        if stopped is not None and stopped["kept"] is None:
-            finished = [stage for stage in finished if stage.name != "curriculum"]  # these are the weights before it
-        rows = _evaluate(recipe, finished, evaluation, tracker, is_stopped=stopped is not None)
+        rows = _evaluate(recipe, trained_stages(recipe, recipe.folder), evaluation, tracker)
     except BaseException:
         tracker.finish(exit_code=1)
         raise
@@ -120,6 +116,18 @@ def stopped_curriculum(recipe: Recipe) -> dict[str, Any] | None:
     """The report of a run's curriculum where it was stopped below a threshold; None for any other run."""
     is_planned = any(stage.name == "curriculum" for stage in plan(recipe))
     return stopped_summary(recipe.folder / "curriculum") if is_planned else None
+
+
+def trained_stages(recipe: Recipe, folder: Path) -> dict[str, Path]:
+    """Checkpoints of a run folder by stage, in the order they were trained in.
+
+    A curriculum that was stopped before it promoted any stage has left the weights it began from: it has none.
+    """
+    found = {stage.name: folder / stage.name / "final" for stage in plan(recipe) if is_done(folder / stage.name)}
+    stopped = stopped_summary(folder / "curriculum")
+    if stopped is not None and stopped["kept"] is None:
+        found.pop("curriculum", None)
+    return found
 
 
 def join_processes() -> PartialState:
@@ -209,25 +217,18 @@ def read_seconds(folder: Path) -> dict[str, float]:
 
 
 def _evaluate(
-    recipe: Recipe, stages: list[PlannedStage], problems: list[Problem], tracker: Tracker, is_stopped: bool
+    recipe: Recipe, checkpoints: Mapping[str, Path], problems: list[Problem], tracker: Tracker
 ) -> list[Measurement]:
-    """Measures the final checkpoint of every stage, writes results.json and the report, prints the table.
-
-    Args:
-        is_stopped: The curriculum ended before all steps were latents.
-    """
+    """Measures the final checkpoint of every stage, writes results.json and the report, prints the table."""
     state, file = PartialState(), recipe.folder / "results.json"
     rows = [] if not file.is_file() else read_results(file)
     measured = {row.stage for row in rows}
-    missing = [stage.name for stage in stages if stage.name not in measured]
+    missing = [name for name in checkpoints if name not in measured]
     if missing:
         started = time.perf_counter()
         tracker.start("evaluate")
         for name in missing:
-            found = evaluate_checkpoint(recipe, checkpoint_of(recipe, name), name, problems)
-            if name == "curriculum" and is_stopped:
-                found = [replace(row, mode="hybrid") for row in found]  # latents, then the steps that stayed text
-            rows += found
+            rows += evaluate_checkpoint(recipe, checkpoints[name], name, problems)
             if state.is_main_process:
                 write_results(file, rows)
         _track_results(tracker, rows)
@@ -240,14 +241,15 @@ def _evaluate(
     return rows
 
 
-def evaluate_checkpoint(
-    recipe: Recipe, checkpoint: str | Path, stage: str, problems: list[Problem]
-) -> list[Measurement]:
+def evaluate_checkpoint(recipe: Recipe, checkpoint: Path, stage: str, problems: list[Problem]) -> list[Measurement]:
     """Measures one checkpoint under the recipe's evaluate section."""
     reasoner = load_reasoner(checkpoint, trust_remote_code=recipe.model.trust_remote_code, dtype=recipe.model.dtype)
     reasoner.model.to(PartialState().device)
     with torch.no_grad():
-        return measure(reasoner, problems, recipe.evaluate, stage, recipe.seed)
+        rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed)
+    if stopped_summary(checkpoint.parent) is not None:
+        rows = [replace(row, mode="hybrid") for row in rows]  # latents, then the steps that stayed text
+    return rows
 
 
 def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:

@@ -26,6 +26,7 @@ from sweep_cells import (
     Row,
     changed_keys,
     current_commit,
+    holds_other_run,
     read_reports,
     read_row,
     read_starts,
@@ -97,8 +98,10 @@ def is_wanted(cell: Cell, stale: bool) -> bool:
 
 def start(cell: Cell, lock: IO[str], threads: int, stale: bool) -> Job:
     """Starts a cell's run, or goes on with the one that its folder holds."""
-    if stale and cell.recipe.folder.is_dir():
-        set_aside_other_run(cell)
+    if stale and holds_other_run(cell):
+        target = cell.beside(".stale")
+        shutil.rmtree(target, ignore_errors=True)
+        cell.recipe.folder.rename(target)
     resumed = cell.recipe.folder.is_dir()
     commits = read_starts(cell)["commits"] if resumed else []
     write_starts(cell, {"commits": [*commits, current_commit()], "exit": None})
@@ -116,16 +119,18 @@ def start(cell: Cell, lock: IO[str], threads: int, stale: bool) -> Job:
     return Job(cell, process, lock, threads)
 
 
-def set_aside_other_run(cell: Cell) -> None:
-    """Moves a run folder away that `--resume` would refuse; one that differs in what is measured alone is kept."""
-    from neuralese.pipeline.run import RunError, prepare_folder
+def refuse_other_runs(cells: Sequence[Cell]) -> None:
+    """Says now what would stop a cell later.
 
-    try:
-        prepare_folder(cell.recipe, resume=True)
-    except RunError:
-        target = cell.beside(".stale")
-        shutil.rmtree(target, ignore_errors=True)
-        cell.recipe.folder.rename(target)
+    Raises:
+        SweepError: A cell that nobody runs has the unfinished run of another recipe in its folder.
+    """
+    for cell in cells:
+        if state_of(cell)[0] in ("half-done", "failed") and holds_other_run(cell):
+            raise SweepError(
+                f"{cell.recipe.folder} holds an unfinished run, and its recipe has changed since. With --stale it is "
+                f"moved to {cell.beside('.stale')} and the cell is begun anew."
+            )
 
 
 def finish(job: Job) -> bool:
@@ -254,6 +259,8 @@ def main(
     failed = []
     if not render_:
         wanted = [cell for cell in chosen if is_wanted(cell, stale)]
+        if not stale:
+            refuse_other_runs(wanted)
         print(f"{len(wanted)} of {len(chosen)} cells to run.", flush=True)
         try:
             failed = run_cells(wanted, jobs, threads_of(jobs), stale)

@@ -145,6 +145,19 @@ def state_of(cell: Cell) -> tuple[str, str]:
     return ("half-done", f"in {cell.recipe.folder}") if cell.recipe.folder.is_dir() else ("missing", "")
 
 
+def holds_other_run(cell: Cell) -> bool:
+    """Whether a run lies in a cell's folder that `--resume` would refuse; what is measured alone may differ."""
+    from neuralese.pipeline.run import RunError, prepare_folder
+
+    if not cell.recipe.folder.is_dir():
+        return False
+    try:
+        prepare_folder(cell.recipe, resume=True)
+    except RunError:
+        return True
+    return False
+
+
 def current_commit() -> str:
     """Short hash of the checkout, with "+" when something but results has changed since."""
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)

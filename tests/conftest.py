@@ -24,7 +24,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from neuralese.data.chain import ChainTask, generate
 from neuralese.pipeline.build import build_tokenizer
-from neuralese.pipeline.reasoner import make_reasoner
+from neuralese.pipeline.loading import make_reasoner
 
 ROOT = Path(__file__).parents[1]
 TASK = ChainTask(modulus=7, num_operations=3)

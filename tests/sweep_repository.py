@@ -32,7 +32,7 @@ from neuralese.pipeline.recipe import load_recipe
 recipe = load_recipe(sys.argv[1], [item for item in sys.argv[2:] if item != "--resume"])
 behaviour = json.loads(Path("behaviour.json").read_text()).get(recipe.name)
 folder = recipe.folder
-folder.mkdir(parents=True, exist_ok=True)
+(folder / "sft").mkdir(parents=True, exist_ok=True)
 (folder / "recipe.yaml").write_text(recipe.to_yaml())
 events = open(folder.with_name(recipe.name + ".events"), "a", buffering=1)
 events.write("begin ")

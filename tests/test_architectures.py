@@ -254,7 +254,7 @@ def test_a_checkpoint_of_an_earlier_release_is_checked_again(make, tmp_path, mon
     reasoner.save_pretrained(tmp_path / "old")
     make().save_pretrained(tmp_path / "new")
     checked = []
-    monkeypatch.setattr("neuralese.pipeline.reasoner.check_exact", checked.append)
+    monkeypatch.setattr("neuralese.pipeline.loading.check_exact", checked.append)
     load_reasoner(tmp_path / "new")
     assert not checked
     load_reasoner(tmp_path / "old")

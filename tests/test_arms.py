@@ -94,6 +94,8 @@ def test_a_missed_threshold_keeps_the_best_stage_and_says_so(tmp_path, monkeypat
     assert not (folder / "rl").exists() and (folder / "report.html").is_file()
     rows = json.loads((folder / "results.json").read_text())
     assert {(row["stage"], row["mode"]) for row in rows} == {("sft", "text"), ("curriculum", "hybrid")}
+    main(["eval", str(folder), "--output", str(tmp_path / "again.json")])
+    assert {row["mode"] for row in json.loads((tmp_path / "again.json").read_text())} == {"text", "hybrid"}
     # Asked again, it says the same and trains nothing.
     with pytest.raises(SystemExit) as exit:
         main([*command, "--resume"])
@@ -108,6 +110,8 @@ def test_no_stage_promoted_keeps_the_weights_it_started_from(tmp_path, monkeypat
     kept, began = (load_file(folder / name / "final" / "model.safetensors") for name in ("curriculum", "sft"))
     assert all(torch.equal(kept[name], began[name]) for name in began)
     assert report(folder / "curriculum")["kept"] is None
+    main(["eval", str(folder), "--output", str(tmp_path / "again.json")])
+    assert {row["stage"] for row in json.loads((tmp_path / "again.json").read_text())} == {"sft"}
 
 
 def test_it_steps_back_to_a_stage_whose_score_fell(tmp_path, monkeypatch):
@@ -242,7 +246,7 @@ def test_lora_trains_modules_of_our_own_and_merges(tmp_path):
         ("curriculum.steps_per_stage=[1]", "never removes all steps"),
         ("curriculum.preset=coconut-gsm", "unknown curriculum.preset 'coconut-gsm', did you mean 'coconut-gsm8k'"),
         ("curriculum.trainer={learning_rate: 1.0e-3}", "neither max_steps nor num_train_epochs"),
-        ("curriculum.last_stage_trainer={max_step: 3}", "'curriculum.trainer.max_step', did you mean 'max_steps'"),
+        ("curriculum.last_stage_trainer={max_step: 3}", "last_stage_trainer.max_step', did you mean 'max_steps'"),
         ("latent={thought_source: pause}", "curriculum.noise=gaussian:0.3 has no latents to fall on"),
         ("latent.max_latents=3", "must be a multiple of latents_per_step=2"),
     ],

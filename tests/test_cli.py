@@ -7,6 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+from neuralese.pipeline.check import plan_rows
 from neuralese.pipeline.cli import main, packaged_recipes
 from neuralese.pipeline.problems import load_all
 from neuralese.pipeline.recipe import load_recipe
@@ -58,15 +59,57 @@ def test_check_shows_examples_of_every_stage(capsys, tmp_path):
     code, out, _ = neuralese(capsys, "check", TINY, *data, "curriculum.supervision=decoder")
     assert code == 0
     lines = [line.strip() for line in out.splitlines()]
-    text = "0 How many ? [Two] [and] [two] [.] [That] [is] [four] [.] [###] [4] [<|end|>]"
+    # The first 16 are held out.
+    text = "16 How many ? [Two] [and] [two] [.] [That] [is] [four] [.] [###] [4] [<|end|>]"
     assert lines[lines.index("stage 0") + 1] == text
-    assert lines[lines.index("stage 1") + 1] == "0 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]"
+    assert lines[lines.index("stage 1") + 1] == "16 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]"
     assert lines[lines.index("stage 1") + 2] == "decoder: [Two and two . <|end|>]"
     last = lines.index("stage 2")
-    assert lines[last + 1] == "0 How many ? ▪ ▪ [###] [4] [<|end|>]"
-    assert lines[last + 4].startswith("1 How many ?") and lines[last + 7].startswith("2 How many ?")
+    assert lines[last + 1] == "16 How many ? ▪ ▪ [###] [4] [<|end|>]"
+    assert lines[last + 4].startswith("17 How many ?") and lines[last + 7].startswith("18 How many ?")
     code, out, _ = neuralese(capsys, "check", TINY)
     assert "▪[" in out  # next-step supervision: a latent with the token its state predicts
+    distilled = neuralese(capsys, "check", TINY, *data, "curriculum.supervision=distillation")[1]
+    lines = [line.strip() for line in distilled.splitlines()]
+    assert lines[lines.index("stage 1") + 1 :][:3] == [
+        "16 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]",
+        f"teacher:  {text}",
+        "distillation: [state at ### drawn to the teacher's at ###]",
+    ]
+    stopping = ["latent.stop_head=true", "curriculum.pad_latents=false", "rl=null"]
+    assert "stop head: [go on at every latent, stop at the last]" in neuralese(capsys, "check", TINY, *stopping)[1]
+
+
+def test_check_finds_what_training_would_refuse(capsys, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"question": f"{i} + 0 =", "steps": [f"{i} + 0"], "answer": str(i)} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")]
+    for overrides, message in (
+        (["data.eval={path: nowhere.jsonl}"], "nowhere.jsonl"),
+        ([*data, "curriculum.supervision=next_step"], "Step '16 + 0' of problem 0 has 3 tokens"),
+        (["evaluate.max_new_tokens=30"], "context window of 32"),
+        (["model.config.n_heads=2"], "did you mean 'n_head'"),
+    ):
+        assert_one_paragraph(neuralese(capsys, "check", TINY, *overrides), message)
+
+
+def test_the_plan_without_the_data(tmp_path):
+    """A hub dataset is not downloaded, so the plan has the stages that the schedule names."""
+    hub = ["data.train={dataset: some/data}", "rl=null", "sft=null", "latent.latents_per_step=2"]
+    for overrides, latents in (
+        ([], ["2"]),
+        (["latent.max_latents=4"], ["2", "4", "4"]),
+        (["curriculum.steps_per_stage=[1, 2]"], ["2", "6"]),
+        (["curriculum.steps_per_stage=[1, 2, all]"], ["2", "6", "8"]),
+        (["curriculum.steps_per_stage=[1, 2]", "latent.max_latents=4"], ["2", "4"]),
+        (["curriculum.steps_per_stage=[1, 1, 1, 1]", "latent.max_latents=4"], ["2", "4", "4"]),
+    ):
+        rows = plan_rows(load_recipe(TINY, [*hub, *overrides]), None)
+        assert [row[-1] for row in rows] == latents, overrides
+    batches = ["curriculum.last_stage_trainer={per_device_train_batch_size: 5}", "latent.max_latents=4"]
+    rows = plan_rows(load_recipe(TINY, [*hub, *batches]), None)
+    assert [row[2] for row in rows] == ["8", "8", "5"]
 
 
 def test_evaluation_questions_that_are_trained_on_are_warned_of(capsys, caplog, tmp_path):
@@ -179,6 +222,14 @@ def test_a_bad_reward_ends_training_with_a_message_and_loses_nothing(capsys, fin
         (["data.eval={path: nowhere.jsonl}"], "nowhere.jsonl"),
         (["evaluate.max_new_tokens=30"], "context window of 32"),
         (["output_dir=/proc/nowhere"], "/proc/nowhere"),
+        (["curriculum.supervision=decoder", "curriculum.supervision_options={layers: 2}"], "model's 1"),
+        (
+            ["curriculum.supervision=distillation", "curriculum.supervision_options={gamma: 0}"],
+            "gamma=0 must be above 0",
+        ),
+        (["curriculum=null"], "rl.noise=gaussian:0.3 has no latents to fall on"),
+        (["rl.trainer.max_completion_length=30"], "context window of 32"),
+        (["curriculum.steps_per_stage=everything"], "'everything' must be a number of at least 1"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -196,8 +247,9 @@ def test_mistakes_are_one_paragraph(capsys, tmp_path, overrides, message):
         (['{"question": "1 =", "steps": [], "answer": " "}'], "line 1"),
         (['{"question": "1 =", "answer": "1"}'], "steps"),
         ([f'{{"question": "{"1 " * n}", "steps": ["1"], "answer": "1"}}' for n in (60, 61, 62)], "context window"),
+        ([f'{{"question": "1 = {n}", "steps": ["1 + 0"], "answer": "1"}}' for n in range(3)], "has 3 tokens"),
     ],
-    ids=["malformed", "empty answer", "missing key", "too long"],
+    ids=["malformed", "empty answer", "missing key", "too long", "steps of several tokens"],
 )
 def test_bad_data_is_named(capsys, tmp_path, lines, message):
     path = tmp_path / "problems.jsonl"
@@ -205,6 +257,7 @@ def test_bad_data_is_named(capsys, tmp_path, lines, message):
     data = [*(f"data.{split}={{path: '{path}'}}" for split in ("train", "eval")), "curriculum.eval_problems=1"]
     result = neuralese(capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", *data)
     assert_one_paragraph(result, message)
+    assert not (tmp_path / "tiny" / "sft").exists()
 
 
 def test_eval_and_sample_name_what_is_missing(capsys, tmp_path):

@@ -65,6 +65,13 @@ def test_a_problem_with_fewer_steps_than_the_stage_keeps_the_latents():
     assert labels == [-100, 11, -100, -100, 30, 99]
     assert style(pad_latents=False).render(short, Stage(3, 3, 3))[0] == [1, 91, 30, 99]
     assert style(2, pad_latents=False).render(PROBLEM, Stage(2, 2, 4))[0].count(91) == 4
+    # At inference a thought has at least one latent.
+    none = Encoded([1], [], [30, 99])
+    assert style(supervision="next_step", pad_latents=False).render(none, Stage(3, 3, 3)) == (
+        [1, 91, 30, 99],
+        [-100, -100, 30, 99],
+    )
+    assert style(pad_latents=False).render(none, TEXT)[0] == [1, 30, 99]
 
 
 def test_decoder_examples_hold_the_replaced_steps_with_their_end():

@@ -11,7 +11,7 @@ LAYERS = [
     ["pipeline.latent"],
     ["pipeline.files", "pipeline.presets", "pipeline.sections"],
     ["pipeline.recipe", "pipeline.problems", "pipeline.schedule", "pipeline.curriculum", "pipeline.collate",
-     "pipeline.reasoner", "pipeline.tracking", "pipeline.build", "pipeline.score"],
+     "pipeline.reasoner", "pipeline.loading", "pipeline.tracking", "pipeline.build", "pipeline.score"],
     ["pipeline.train", "pipeline.evaluate"],
     ["pipeline.validate"],
     ["pipeline.run", "pipeline.preview"],

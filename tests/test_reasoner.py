@@ -6,23 +6,17 @@ import pytest
 import torch
 from batches import ROWS, L, assert_same_gradients, batch, encode, gradients
 from reference import latent_forward, latent_loss
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from transformers import (
-    AutoModelForCausalLM,
     BartConfig,
     BartForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
-    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import LatentConfig, ModelError, latentize, parse_noise
 from neuralese.pipeline.latent.thoughts import embedding_rms
-from neuralese.pipeline.latent.tokens import special_token_ids
 
 SOURCES = [
     ("raw", {}),
@@ -155,18 +149,6 @@ def test_extra_passes_change_nothing(reasoner, monkeypatch):
     assert_same_gradients(gradients(reasoner.model, padded.loss), expected_gradients)
 
 
-def test_save_and_load_keep_the_latent_section_and_the_weights(reasoner, tmp_path):
-    reasoner.save_pretrained(tmp_path)
-    again = load_reasoner(tmp_path)
-    assert again.config == reasoner.config and again.config.num_latents == 3
-    inputs = batch(reasoner, "right")
-    assert torch.equal(again(**inputs).loss, reasoner(**inputs).loss)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert type(plain).__name__ == "GPT2LMHeadModel" and not hasattr(plain, "latent_config")
-    assert torch.equal(plain.lm_head.weight, reasoner.model.lm_head.weight)
-    assert load_reasoner(tmp_path, num_latents=5).config.num_latents == 5
-
-
 @pytest.mark.parametrize(
     ("row", "message"), [([L, 6, 7], "begins with a"), ([6] * 65 + [L, 7], "context window is 64")]
 )
@@ -205,68 +187,6 @@ def test_unfit_architectures_are_refused_with_a_reason(make):
         latentize(NoEmbeds(tiny), LatentConfig())
     with pytest.raises(ModelError, match="Unknown thought source 'rawr'"):
         make(thought_source="rawr")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"version": 7}, "version 7"),
-        ({"token_ids": [1, 2, 3]}, "special tokens"),
-        ({"token_ids": [1, 2]}, "three token ids"),
-        ({"extra": 1}, "unknown keys"),
-        ({"num_latents": -1}, "num_latents=-1"),
-        ({"thought_source": "rawr"}, "Unknown thought source 'rawr'"),
-    ],
-)
-def test_a_checkpoint_that_contradicts_itself_is_refused(reasoner, tmp_path, change, message):
-    reasoner.model.config.latent |= change
-    reasoner.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=message):
-        load_reasoner(tmp_path)
-
-
-def test_a_latent_section_that_is_no_mapping_is_refused(reasoner, tmp_path):
-    reasoner.model.config.latent = "raw"
-    reasoner.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="'raw', not a mapping"):
-        load_reasoner(tmp_path)
-
-
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_a_section_of_an_earlier_version_is_read(reasoner, tmp_path, version, weight):
-    section = {
-        "thought_source": "raw", "latents_per_step": 2, "num_latents": 4, "stage": 2, "noise": "gaussian:0.1",
-        "supervision_weight": weight, "token_ids": reasoner.config.token_ids, "embedding_rms": 0.25, "version": version,
-    }  # fmt: skip
-    added = {"jacobi_sweeps": 3, "backprop_steps": None} if version == 2 else {}
-    reasoner.model.config.latent = section | added
-    reasoner.save_pretrained(tmp_path)
-    read = load_reasoner(tmp_path).config
-    assert read == LatentConfig(
-        thought_source="raw", latents_per_step=2, num_latents=4, stage=2, noise="gaussian:0.1", delimiters=True,
-        supervision="next_step" if weight else "none", supervision_weight=weight, embedding_rms=0.25,
-        token_ids=reasoner.config.token_ids, **added,
-    )  # fmt: skip
-
-
-def test_an_absent_section_is_refused_where_one_is_needed(reasoner, tmp_path):
-    del reasoner.model.config.latent
-    reasoner.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="no latent section"):
-        load_reasoner(tmp_path, trained=True)
-    assert load_reasoner(tmp_path).config.num_latents == 0  # a base model on its way
-
-
-def test_a_tokenizer_without_the_special_tokens_is_named(reasoner):
-    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")))
-    with pytest.raises(ModelError, match=r"no special tokens .*<\|latent\|>"):
-        special_token_ids(plain)
-
-
-def test_a_missing_model_is_named(tmp_path):
-    with pytest.raises(ModelError, match="No model could be loaded"):
-        load_reasoner(tmp_path / "nothing")
 
 
 def test_the_embedding_rms_is_that_of_what_the_model_is_fed(make):

@@ -215,6 +215,15 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
     assert (folder / "recipe.yaml").read_text() == before
 
 
+def test_a_run_that_ended_before_its_first_stage_is_begun_anew(tmp_path):
+    """What bad data left holds nothing to protect, and the mended recipe is another one."""
+    with pytest.raises(UserError, match="has no latents to fall on"):
+        run(tiny(tmp_path, "curriculum=null"))
+    assert (tmp_path / "tiny" / "base" / "final").is_dir()
+    run(tiny(tmp_path, "curriculum=null", "rl=null", "model.config.n_embd=8"))
+    assert load_reasoner(tmp_path / "tiny" / "sft" / "final").model.config.n_embd == 8
+
+
 def test_a_folder_of_something_else_is_not_used(tmp_path):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "thesis.tex").write_text("precious")

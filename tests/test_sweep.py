@@ -13,7 +13,7 @@ import psutil
 import pytest
 import sweep
 from sweep_cells import current_commit, read_row, state_of
-from sweep_file import choose
+from sweep_file import SweepError, choose
 from sweep_repository import (
     SWEEP,
     behave,
@@ -100,6 +100,18 @@ def test_a_changed_recipe_makes_cells_stale(repository, capsys):
     assert list(states().values()) == ["done", "done", "stale", "stale"]
     assert (repository / "outputs" / "sweeps" / "demo-latent-seed0.stale" / "recipe.yaml").is_file()
     assert not read_row(cells()["latent-seed0"]).resumed
+
+
+def test_a_changed_recipe_of_an_unfinished_run_is_named_before_anything_runs(repository):
+    behave(repository, **{"short-seed1": "fail"})
+    assert run_sweep(repository, only=["short"]) == 1
+    edit_recipe(repository, "eval_every: 4", "eval_every: 2")
+    with pytest.raises(SweepError, match=r"demo-short-seed1 holds an unfinished run.*With --stale it is moved to"):
+        run_sweep(repository)
+    assert states()["latent-seed0"] == "missing"
+    behave(repository)
+    assert run_sweep(repository, stale=True) == 0
+    assert set(states().values()) == {"done"} and not read_row(cells()["short-seed1"]).resumed
 
 
 def test_a_run_that_is_measured_in_another_way_is_not_trained_again(repository):

@@ -27,7 +27,8 @@ from ..curriculum import Encoded
 from ..latent.config import LatentConfig
 from ..latent.latentize import MODULES
 from ..latent.reasoner import LatentMixin
-from ..reasoner import Reasoner, load_reasoner
+from ..loading import load_reasoner
+from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
 from ..sections import Recipe
 from ..tracking import Tracker

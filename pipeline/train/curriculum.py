@@ -19,7 +19,8 @@ from ..curriculum import Format
 from ..files import write_whole
 from ..latent.latentize import measure_embedding_rms
 from ..latent.noise import parse_noise
-from ..reasoner import Reasoner, load_reasoner
+from ..loading import load_reasoner
+from ..reasoner import Reasoner
 from ..recipe import RecipeError
 from ..schedule import TEXT, Rules, Stage, best_visit, is_stopped, next_stage
 from ..sections import Recipe

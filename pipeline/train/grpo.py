@@ -30,7 +30,8 @@ from ..latent.generate import Sampling, rollout
 from ..latent.latentize import latentize
 from ..latent.noise import Noise, parse_noise
 from ..latent.thoughts import suppress
-from ..reasoner import Reasoner, load_reasoner
+from ..loading import load_reasoner
+from ..reasoner import Reasoner
 from ..recipe import RecipeError
 from ..sections import Recipe
 from ..tracking import TrackingCallback

@@ -8,7 +8,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from ..curriculum import Format
-from ..reasoner import load_reasoner
+from ..loading import load_reasoner
 from ..schedule import TEXT
 from ..sections import Recipe
 from ..tracking import TrackingCallback
