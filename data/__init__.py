@@ -1,6 +1,6 @@
 """Problems: the schema, the readers, and the generated tasks: chain arithmetic, ProsQA, graph path."""
 
-from .chain import ChainTask, generate, vocabulary
+from .chain import ChainTask, generate
 from .errors import DataError, UserError
 from .graph_path import GraphPathTask
 from .gsm8k import parse_gsm8k
@@ -25,6 +25,5 @@ __all__ = [
     "parse_problem",
     "read_problems",
     "split_of",
-    "vocabulary",
     "write_problems",
 ]

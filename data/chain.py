@@ -75,12 +75,6 @@ def generate(task: ChainTask, size: int, split: Split, seed: int) -> list[Proble
     return [_problem(task, start, pairs) for start, pairs in chains]
 
 
-def vocabulary(task: ChainTask) -> list[str]:
-    """Return all words that occur in questions, steps and answers: the numbers in order, the operators, and "="."""
-    largest = max(task.modulus - 1, task.max_operand)
-    return [*map(str, range(largest + 1)), *OPERATORS, "="]
-
-
 def _enumerate(task: ChainTask) -> Iterator[Chain]:
     return product(range(task.modulus), product(_pairs(task), repeat=task.num_operations))
 

@@ -10,7 +10,7 @@ most branches miss the goal. Going backward every branch ends at a source: at th
 
 import random
 from dataclasses import dataclass
-from itertools import pairwise, permutations, product
+from itertools import pairwise, product
 
 from .errors import DataError
 from .graphs import Edge, count_shortest_paths, distances, draw_shortest_path, neighbours
@@ -66,12 +66,6 @@ def generate(task: GraphPathTask, size: int, split: Split, seed: int) -> list[Pr
         return problem.question, problem
 
     return draw_different(draw, size, split, task)
-
-
-def vocabulary(task: GraphPathTask) -> list[str]:
-    """Return all words that occur in questions, steps and answers: the nodes in order, the edges and the markers."""
-    edges = [f"{one}>{other}" for one, other in permutations(range(task.num_nodes), 2)]
-    return [*map(str, range(task.num_nodes)), *edges, "[S]", "[G]"]
 
 
 def _levels(task: GraphPathTask) -> list[range]:

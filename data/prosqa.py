@@ -14,7 +14,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nlargest
-from itertools import accumulate, pairwise, permutations
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from .errors import DataError, shown
@@ -108,18 +108,6 @@ def generate(task: ProsQATask, size: int, split: Split, seed: int) -> list[Probl
         return problem.question, problem
 
     return draw_different(draw, size, split, task)
-
-
-def vocabulary(task: ProsQATask) -> list[str]:
-    """Return all words of a form that has one word a token: the nodes in order, the edges, the markers.
-
-    Raises:
-        DataError: the task is in the text form, where words carry punctuation.
-    """
-    if task.form == "text":
-        raise DataError("form is 'text', where words carry punctuation. Choose 'symbolic' or 'edges'.")
-    between = ["|"] if task.form == "symbolic" else [f"{a}>{b}" for a, b in permutations(range(task.num_nodes), 2)]
-    return [*map(str, range(task.num_nodes)), *between, "[Q]", "[R]"]
 
 
 def _draw_graph(task: ProsQATask, rng: random.Random) -> _Graph:

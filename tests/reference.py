@@ -31,30 +31,39 @@ def thought(model, hidden):
     return embed.weight[section.token_ids[1]]
 
 
-def latent_forward(model, ids, epsilon=None, apply_noise=None, backprop_steps=None):
-    """Logits (T, V) and latents of one unpadded row, recomputing the whole prefix for every latent.
+def latent_forward(model, ids, *noise, **options):
+    """Logits (T, V) and latents of one unpadded row; everything but the recurrence is the architecture's forward."""
+    inputs = latent_inputs(model, ids, *noise, **options)
+    latents = [inputs[i] for i, token in enumerate(ids) if token == model.latent_config.token_ids[1]]
+    return model(inputs_embeds=inputs[None], use_cache=False).logits[0], latents
 
-    Everything but the recurrence is the architecture's own forward, head included.
-    """
+
+def latent_inputs(model, ids, epsilon=None, apply_noise=None, backprop_steps=None):
+    """Embeddings and latents (T, d) of one unpadded row, recomputing the whole prefix for every latent."""
     latent_id = model.latent_config.token_ids[1]
     inputs = list(model.get_input_embeddings()(torch.tensor(ids)))
-    latents, count = [], ids.count(latent_id)
+    made, count = 0, ids.count(latent_id)
     for position, token in enumerate(ids):
         if token == latent_id:
             prefix = torch.stack(inputs[:position])[None]
             last = model.base_model(inputs_embeds=prefix, use_cache=False).last_hidden_state[:, -1]
             latent = thought(model, last[0])[None]
             if epsilon is not None:
-                latent = apply_noise(latent, epsilon[len(latents)][None])
-            if backprop_steps is not None and len(latents) < count - backprop_steps:
+                latent = apply_noise(latent, epsilon[made][None])
+            if backprop_steps is not None and made < count - backprop_steps:
                 latent = latent.detach()
-            latents.append(latent[0])
+            made += 1
             inputs[position] = latent[0]
-    return model(inputs_embeds=torch.stack(inputs)[None], use_cache=False).logits[0], latents
+    return torch.stack(inputs)
 
 
 def jacobi_forward(model, ids, num_sweeps):
-    """Logits (T, V) of one unpadded row whose latents are all made anew in every sweep (arXiv 2506.18582)."""
+    """Logits (T, V) of one unpadded row whose latents are made in sweeps."""
+    return model(inputs_embeds=jacobi_inputs(model, ids, num_sweeps)[None], use_cache=False).logits[0]
+
+
+def jacobi_inputs(model, ids, num_sweeps):
+    """Embeddings and latents (T, d) of one unpadded row; all latents anew in every sweep (arXiv 2506.18582)."""
     latent_id = model.latent_config.token_ids[1]
     inputs = list(model.get_input_embeddings()(torch.tensor(ids)))
     for _ in range(num_sweeps):
@@ -63,7 +72,7 @@ def jacobi_forward(model, ids, num_sweeps):
             thought(model, states[position - 1]) if token == latent_id else inputs[position]
             for position, token in enumerate(ids)
         ]
-    return model(inputs_embeds=torch.stack(inputs)[None], use_cache=False).logits[0]
+    return torch.stack(inputs)
 
 
 def latent_loss(model, rows, labels, supervision_weight, backprop_steps=None):

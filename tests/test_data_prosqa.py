@@ -11,7 +11,7 @@ import pytest
 
 from neuralese.data import DataError, ProsQATask, load_problems, read_problems
 from neuralese.data import prosqa as prosqa_module
-from neuralese.data.prosqa import CONCEPTS, PERSONS, generate, vocabulary
+from neuralese.data.prosqa import CONCEPTS, PERSONS, generate
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "prosqa_valid.json"
 needs_real = pytest.mark.skipif(not REAL.is_file(), reason="the real data file is not here")
@@ -110,14 +110,13 @@ def test_more_persons_than_names_are_never_drawn(monkeypatch):
     assert {sum(name in PERSONS for name in names_of(p)) for p in generate(ProsQATask(), 50, "train", 0)} == {2}
 
 
-def test_the_symbolic_form_has_the_words_of_its_vocabulary():
+def test_the_symbolic_forms_have_one_word_a_node_and_an_edge():
     words = {word for p in generate(SMALL, 2_000, "train", 0) for w in (p.question, *p.steps) for word in w.split(" ")}
-    assert words == set(vocabulary(SMALL)) == {*map(str, range(12)), "|", "[Q]", "[R]"}
+    assert words == {*map(str, range(12)), "|", "[Q]", "[R]"}
     edges = replace(SMALL, form="edges")
     words = {word for p in generate(edges, 2_000, "train", 0) for w in (p.question, *p.steps) for word in w.split(" ")}
-    assert words == set(vocabulary(edges)) and len(words) == 12 + 12 * 11 + 2
-    with pytest.raises(DataError, match="form is 'text'"):
-        vocabulary(ProsQATask())
+    nodes = [str(node) for node in range(12)]
+    assert words == {*nodes, *(f"{a}>{b}" for a in nodes for b in nodes if a != b), "[Q]", "[R]"}
 
 
 @needs_real

@@ -148,6 +148,31 @@ class ArmTrainer:
         stop_early = visit.stage is self.stages[-1] and section.last_stage_at is not None and self.arm == LATENT
         return section.last_stage_at if stop_early else section.promote_at
 
+    def _dataset(self, visit: Visit, reasoner: Reasoner, length: int, noisy: bool) -> StageDataset:
+        return StageDataset(
+            self.context.encoded,
+            [TEXT, *self.stages],
+            visit.stage.index,
+            length,
+            Format(reasoner.config, self.section.pad_latents, reasoner.tokenizer.eos_token_id),
+            # Arms of one stage have no earlier one, and must not see what they are there to do without.
+            self.section.mix_earlier if ARMS[self.arm].stages == "all" else 0.0,
+            self.recipe.seed,
+            noisy,
+        )
+
+    def _promotion(self, visit: Visit, reasoner: Reasoner) -> Promotion:
+        section, settings = self.section, self.recipe.evaluate
+        return Promotion(
+            reasoner,
+            self.context.held_out,
+            settings,
+            visit.stage.num_latents,
+            self._target(visit),
+            section.eval_every,
+            section.patience,
+        )
+
     def _train(self, visit: Visit) -> None:
         """Trains one stage; its report holds steps, accuracy and whether it was promoted."""
         recipe, section, stage = self.recipe, self.section, visit.stage
@@ -156,28 +181,8 @@ class ArmTrainer:
         args.max_steps = visit.max_steps
         set_seed(recipe.seed)  # what a stage draws must not depend on what ran before it in this process
         reasoner = self._load(visit)
-        style = Format(reasoner.config, section.pad_latents, reasoner.tokenizer.eos_token_id)
         noise = parse_noise(section.noise) if is_last and self.arm == LATENT else None
-        dataset = StageDataset(
-            self.context.encoded,
-            [TEXT, *self.stages],
-            stage.index,
-            args.max_steps * items_per_step(args),
-            style,
-            # Arms of one stage have no earlier one, and must not see what they are there to do without.
-            section.mix_earlier if ARMS[self.arm].stages == "all" else 0.0,
-            recipe.seed,
-            noise is not None,
-        )
-        promotion = Promotion(
-            reasoner,
-            self.context.held_out,
-            recipe.evaluate,
-            stage.num_latents,
-            self._target(visit),
-            section.eval_every,
-            section.patience,
-        )
+        promotion = self._promotion(visit, reasoner)
         model: Any = reasoner.model
         lora = lora_config(recipe, reasoner)
         if lora is not None:
@@ -185,7 +190,7 @@ class ArmTrainer:
         trainer = StageTrainer(
             model=model,
             args=args,
-            train_dataset=dataset,
+            train_dataset=self._dataset(visit, reasoner, args.max_steps * items_per_step(args), noise is not None),
             data_collator=Collator(reasoner.tokenizer.pad_token_id),
             processing_class=reasoner.tokenizer,
             callbacks=[
