@@ -124,12 +124,14 @@ def test_it_steps_back_to_a_stage_whose_score_fell(tmp_path, monkeypatch):
     assert (folder / "final").resolve() == (folder / "stage-2-again-1" / "final").resolve()
 
 
-def test_patience_ends_a_stage(tmp_path, monkeypatch):
-    measured = iter([0.1, 0.3, 0.2, 0.3])
-    monkeypatch.setattr(stage.Promotion, "measure", lambda self, latents: next(measured))
+def test_patience_ends_a_stage_also_when_it_was_killed_and_resumed(tmp_path, monkeypatch):
+    values = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.3, 5: 0.3, 6: 0.3}
+    monkeypatch.setattr(stage.Promotion, "measure", lambda self, latents: values[self.trainer.state.global_step])
     options = ["curriculum.eval_every=1", "curriculum.patience=2", "curriculum.steps_per_stage=2"]
-    run(recipe(tmp_path, *options, "curriculum.trainer.max_steps=9"))
-    assert [visit["steps"] for visit in report(tmp_path / "tiny" / "curriculum")["visits"]] == [4]
+    # Resumed from the checkpoint at step 2, which the best measurement was made at.
+    killed_and_resumed(tmp_path, monkeypatch, "stage-1", *options, "curriculum.trainer.max_steps=9")
+    for name in ("whole", "broken"):
+        assert [visit["steps"] for visit in report(tmp_path / name / "tiny" / "curriculum")["visits"]] == [4]
 
 
 def test_stages_may_be_as_long_as_epochs_of_the_data(tmp_path):
@@ -165,10 +167,9 @@ def killed_and_resumed(tmp_path, monkeypatch, at, *options):
     def die(self, args, state, control, **kwargs):
         assert not (at in args.output_dir and state.global_step == 3), "killed"
 
-    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die)
-    with pytest.raises(AssertionError, match="killed"):
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="killed"):
+        patch.setattr(common.ProgressCallback, "on_step_end", die)
         run(broken)
-    monkeypatch.undo()
     torch.manual_seed(99)
     run(broken, resume=True)
     return [load_file(of.folder / "curriculum" / "final" / "model.safetensors") for of in (whole, broken)]
@@ -189,6 +190,19 @@ def test_a_killed_stage_resumes_to_the_same_weights(tmp_path, monkeypatch, optio
     assert whole.keys() == resumed.keys()
     for name in whole:
         assert torch.equal(whole[name], resumed[name]), name
+
+
+def test_a_killed_step_back_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    def measure(self, latents):
+        return 0.1 if latents == 1 and self.trainer.args.output_dir.endswith("stage-2") else 1.0
+
+    monkeypatch.setattr(stage.Promotion, "measure", measure)
+    options = ["curriculum.step_back_at=0.5", "curriculum.reset_optimizer=false"]
+    whole, resumed = killed_and_resumed(tmp_path, monkeypatch, "stage-1-again-1", *options)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    for name in ("whole", "broken"):
+        visits = report(tmp_path / name / "tiny" / "curriculum")["visits"]
+        assert [visit["stage"] for visit in visits] == [1, 2, 1, 2]
 
 
 def test_a_stage_may_go_on_with_the_optimizer_of_the_one_before(tmp_path):

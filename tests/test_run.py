@@ -316,3 +316,9 @@ def test_accelerate_launch_runs_the_script(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "text CoT" in done.stdout and "Traceback" not in done.stderr
+    # Launchers make 1 of every exit code but 0; the message says what it was.
+    done = subprocess.run(
+        [*command, "name=short", "curriculum.at_limit=stop"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "The curriculum was stopped: stage 1 ended after 4 steps" in done.stderr
+    assert (tmp_path / "short" / "results.json").is_file()
