@@ -66,10 +66,10 @@ def check_noise(key: str, spec: str | None, recipe: Recipe) -> Noise | None:
     noise = parse_noise(spec)
     if noise is not None and key != SAMPLING and not THOUGHT_SOURCES[recipe.latent.thought_source].is_recurrent:
         raise RecipeError(f"{key}={spec} has no latents to fall on with thought source {recipe.latent.thought_source}.")
-    if noise is not None and noise.needs_std and not THOUGHT_SOURCES[recipe.latent.thought_source].has_std:
-        fit = sorted(name for name, source in THOUGHT_SOURCES.items() if source.has_std)
+    if noise is not None and noise.needs and noise.needs not in THOUGHT_SOURCES[recipe.latent.thought_source].gives:
+        fit = sorted(name for name, source in THOUGHT_SOURCES.items() if noise.needs in source.gives)
         raise RecipeError(
-            f"{key}={spec} needs a thought source that learns its spread ({', '.join(fit)}), but latent.thought_source "
-            f"is {recipe.latent.thought_source}. Change one of the two."
+            f"{key}={spec} needs a thought source that gives a {noise.needs} ({', '.join(fit)}), but "
+            f"latent.thought_source is {recipe.latent.thought_source}. Change one of the two."
         )
     return noise

@@ -252,7 +252,7 @@ def test_lora_trains_modules_of_our_own_and_merges(tmp_path):
         ("latent.thought_source=projektion", "'projektion', did you mean 'projection'"),
         ("latent.thought_options={top_k: 3}", "Unknown thought_options ['top_k']"),
         ("curriculum.supervision_options={gamma: 2}", "Unknown supervision_options ['gamma']"),
-        ("curriculum.noise=learned:1", "curriculum.noise=learned:1 needs a thought source that learns its spread"),
+        ("curriculum.noise=learned:1", "curriculum.noise=learned:1 needs a thought source that gives a std"),
         ("latent.stop_head=true", "set curriculum.pad_latents=false"),
         ("curriculum.pad_latents=false", "set latent.stop_head=true"),
         ("latent={stop_head: true, jacobi_sweeps: 2}", "remove jacobi_sweeps"),

@@ -11,6 +11,7 @@ from neuralese.pipeline.collate import Collator
 from neuralese.pipeline.curriculum import Encoded, Format
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.supervision import States
+from neuralese.pipeline.latent.thoughts import Thought
 from neuralese.pipeline.schedule import TEXT, Stage
 
 STAGE = Stage(2, 2, 4)
@@ -199,17 +200,18 @@ def test_learned_noise_has_the_learned_spread_and_its_gradient(make):
     reasoner = make(thought_source="gaussian_head", num_latents=1)
     source, hidden = reasoner.model.thought_source, torch.randn(4, 32)
     torch.nn.init.normal_(source.log_std.weight, std=0.3)
-    mean, std = source(hidden, reasoner.model)
+    thought = source(hidden, reasoner.model)
+    mean, std = thought.latent, thought.std
     rms = reasoner.config.embedding_rms
     log_std = (hidden @ source.log_std.weight.T + source.log_std.bias).clamp(-5, 0)
     assert torch.allclose(std, log_std.exp() * rms, atol=1e-6)
     noise, epsilon = parse_noise("learned:0.5"), torch.randn(4, 32)
-    moved = noise.apply(mean, epsilon, std)
+    moved = noise.apply(thought, epsilon)
     assert torch.allclose(moved, mean + 0.5 * std * epsilon)
     moved.sum().backward()
     assert source.log_std.weight.grad.any()
-    with pytest.raises(UserError, match="learned:0.5 needs a thought source that learns its spread"):
-        noise.apply(mean, epsilon)
+    with pytest.raises(UserError, match="learned:0.5 needs a thought source that gives a std"):
+        noise.apply(Thought(mean), epsilon)
 
 
 def test_pause_in_several_passes_is_pause_in_one(make, reasoner):

@@ -8,7 +8,8 @@ stays valid because no column changes after it was read. Writing the same column
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class _PassLayer(CacheLayerMixin):
 
     def __init__(self, capacity: int, buffers: list[Tensor] | None = None, past: list[Tensor] | None = None) -> None:
         super().__init__()
+        self.move: Callable[[Tensor], Tensor] | None = None
         self.capacity, self.past = capacity, past
         self.buffers: list[Tensor] = [] if buffers is None else buffers
         self.present: list[Tensor] | None = None
@@ -52,6 +54,8 @@ class _PassLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.buffers:
             self.lazy_initialization(key_states, value_states)
+        if self.move is not None:
+            value_states = self.move(value_states)
         past: Sequence[Tensor | None] = self.past or (None, None)
         keys, values = (
             _Append.apply(before, new, buffer)
@@ -97,6 +101,11 @@ class PassCache(Cache):
     def is_written(self) -> bool:
         """Whether the pass wrote keys and values in every layer."""
         return all(layer.is_written for layer in self.layers)
+
+    def move_values(self, shift: Callable[[int, Tensor], Tensor] | None) -> None:
+        """Lets a function of layer and values (B, h, Q, e) change the values that the pass writes."""
+        for index, layer in enumerate(self.layers):
+            layer.move = functools.partial(shift, index) if shift is not None else None
 
     def next(self) -> PassCache:
         """The cache of the next pass, behind the columns of this one."""

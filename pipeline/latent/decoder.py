@@ -15,6 +15,7 @@ from .cache import PassCache
 from .config import ModelError
 from .deferred import DeferredWeightGrads
 from .masks import attention_mask
+from .value_noise import ValueShift
 
 
 class CachedDecoder:
@@ -51,7 +52,14 @@ class CachedDecoder:
         self.is_token = torch.empty(batch_size, 0, dtype=torch.bool, device=trunk.device)
         self.rank = torch.empty(batch_size, 0, dtype=torch.long, device=trunk.device)
 
-    def __call__(self, embeds: Tensor, is_token: Tensor, position_ids: Tensor, is_dense: bool = False) -> Tensor:
+    def __call__(
+        self,
+        embeds: Tensor,
+        is_token: Tensor,
+        position_ids: Tensor,
+        is_dense: bool = False,
+        shift: ValueShift | None = None,
+    ) -> Tensor:
         """Last hidden states (B, Q, d) of the next columns.
 
         Args:
@@ -59,6 +67,7 @@ class CachedDecoder:
             is_token: (B, Q) False at padding.
             position_ids: (B, Q).
             is_dense: Nothing is padding, known without asking the device.
+            shift: Moves the values of these columns before they are written and read.
         """
         is_first = self.calls == 0
         rank = self.is_token.sum(1, keepdim=True) + is_token.cumsum(1) - 1
@@ -68,6 +77,7 @@ class CachedDecoder:
         if not (is_first and is_dense):
             mask = attention_mask(self.config, self.is_token, self.rank, embeds.size(1), embeds.dtype)
         cache = self.cache
+        cache.move_values(shift)
         with self._settings():
             output = self.trunk(
                 inputs_embeds=embeds,

@@ -109,6 +109,8 @@ def rollout(
         seeds: (N,) one seed per answer.
     """
     device = model.device
+    if noise is not None:
+        noise.prepare(model)
     rows, pad_id = rows.to(device), eos_token_ids[0]
     ids, mask = pad_left(prompt_ids, pad_id, device)
     prefill, state = _prefill(model, ids, mask, rows, seeds, noise, sampling.max_new_tokens)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .decoder import CachedDecoder
 from .layout import Layout
+from .value_noise import ValueShift
 
 Think = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -30,6 +32,7 @@ class Packed:
         stop: Says of last hidden states (N, d) which thoughts are complete (N,). Only for rows with one block of
             latents: what comes before its first latent never stops, the latents that are left out are skipped.
         keep_layers: Keep the hidden states of all layers in the last pass.
+        shift: Moves the value states of latents, by epsilon.
     """
 
     layout: Layout
@@ -40,6 +43,11 @@ class Packed:
     spare: int = 0
     stop: Callable[[Tensor], Tensor] | None = None
     keep_layers: bool = False
+    shift: ValueShift | None = None
+
+    def shifted(self, epsilon: Tensor | None, is_latent: Tensor) -> ValueShift | None:
+        """The shift of a pass over columns (B, Q), with epsilon (B, Q or 1, W) at its latents."""
+        return self.shift.at(epsilon, is_latent) if self.shift is not None and epsilon is not None else None
 
     def repeat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """is_token, is_latent, counts, embeds, position_ids over N rows."""
@@ -101,7 +109,8 @@ def run_passes(trunk: Any, think: Think, packed: Packed, backprop_steps: int | N
             z = torch.where((turn >= counts - backprop_steps)[:, None], z, z.detach())
         latents.append(z)
         x = torch.where(is_latent[:, part, None], z[:, None].to(embeds.dtype), embeds[:, part])
-        states = decoder(x, is_token[:, part], position_ids[:, part])
+        shift = packed.shifted(epsilon[:, None] if epsilon is not None else None, is_latent[:, part])
+        states = decoder(x, is_token[:, part], position_ids[:, part], shift=shift)
         hidden.append(states)
         # A row without a token in this pass keeps the state its next latent is made from.
         keep = states[:, -1]
@@ -166,21 +175,24 @@ def run_sweeps(
     is_first = (is_latent & (number == 0))[..., None]
     epsilon = packed.epsilon
     if epsilon is not None:
-        epsilon = epsilon.gather(1, number[..., None].expand(-1, -1, embeds.size(-1)))
+        epsilon = epsilon.gather(1, number[..., None].expand(-1, -1, epsilon.size(-1)))
     states = _first_pass(decoder, packed, pieces=2)
     question, states = states[:, :begin], states[:, begin:]
     asked = question[:, -1:]
     x = embeds[:, middle]
     for sweep in range(num_sweeps):
         if sweep > 0:
-            states = decoder(x, is_token[:, middle], position_ids[:, middle])
+            shift = packed.shifted(epsilon, is_latent)
+            states = decoder(x, is_token[:, middle], position_ids[:, middle], shift=shift)
         decoder.hide(begin + sweep * size, begin + (sweep + 1) * size)
         before = torch.cat([asked, states[:, :-1]], 1)  # (B, M, d) the state before each cell
         z = think(torch.where(is_first, asked, before), epsilon)
         if backprop_steps is not None and sweep < num_sweeps - backprop_steps:
             z = z.detach()
         x = torch.where(is_latent[..., None], z.to(embeds.dtype), embeds[:, middle])
-    states = decoder(torch.cat([x, embeds[:, end:]], 1), is_token[:, rest], position_ids[:, rest])
+    after = (0, width - end)  # columns without latents
+    shift = packed.shifted(F.pad(epsilon, (0, 0, *after)) if epsilon is not None else None, F.pad(is_latent, after))
+    states = decoder(torch.cat([x, embeds[:, end:]], 1), is_token[:, rest], position_ids[:, rest], shift=shift)
     return PassResult(
         hidden=torch.cat([question, states], 1),
         latents=_latent_cells(x, is_latent, counts),

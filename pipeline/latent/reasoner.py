@@ -172,16 +172,17 @@ class LatentMixin:
         if noise is not None and num_latents:
             assert seeds is not None
             counts = layout.counts if rows is None else layout.counts[rows]
-            epsilon = noise.sample_batch(seeds, counts, embeds.size(-1)).to(input_ids.device)
+            epsilon = noise.sample_batch(seeds, counts, noise.width(self)).to(input_ids.device)
             if epsilon.size(1) == 0:  # the latents are all in the rows of other ranks, and all ranks do the same
                 epsilon = epsilon.new_zeros(len(epsilon), num_latents, epsilon.size(2))
         stop = self._is_complete if may_stop and self.stop_head is not None else None
         positions = position_ids.gather(1, layout.source)
-        packed = Packed(layout, embeds, positions, epsilon, rows, spare, stop, keep_layers)
+        shift = noise.value_shift(self) if noise is not None and epsilon is not None else None
+        packed = Packed(layout, embeds, positions, epsilon, rows, spare, stop, keep_layers, shift)
 
         def think(hidden: Tensor, epsilon: Tensor | None) -> Tensor:
-            latent, std = self.thought_source(hidden, self)
-            return latent if noise is None or epsilon is None else noise.apply(latent, epsilon, std)
+            thought = self.thought_source(hidden, self)
+            return thought.latent if noise is None or epsilon is None else noise.apply(thought, epsilon)
 
         if sweeps:
             return run_sweeps(self.base_model, think, packed, sweeps, config.backprop_steps), layout  # type: ignore[attr-defined]

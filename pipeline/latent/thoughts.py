@@ -17,16 +17,37 @@ from .precision import precise
 from .zero import whole
 
 
+class Mixture(NamedTuple):
+    """A mixture of token embeddings.
+
+    Attributes:
+        logits: (..., k) of the k tokens.
+        embeds: (..., k, d) their embeddings.
+        temperature: The shares are softmax(logits / temperature).
+    """
+
+    logits: Tensor
+    embeds: Tensor
+    temperature: float
+
+    def mean(self) -> Tensor:
+        """(..., d) the embeddings in these shares."""
+        shares = (self.logits / self.temperature).softmax(-1)
+        return (shares[..., None].to(self.embeds.dtype) * self.embeds).sum(-2)
+
+
 class Thought(NamedTuple):
     """What a source makes of a hidden state.
 
     Attributes:
         latent: (..., d) the vector to feed back, before noise.
         std: (..., d) how far noise of the kind `learned` may move it, or None.
+        mixture: What the latent is the mean of, for noise on the shares, or None.
     """
 
     latent: Tensor
     std: Tensor | None = None
+    mixture: Mixture | None = None
 
 
 class ThoughtSource(nn.Module):
@@ -35,10 +56,11 @@ class ThoughtSource(nn.Module):
     Attributes:
         is_recurrent: Whether the latent depends on the hidden state. If not, no pass is needed: the placeholder is an
             ordinary token.
+        gives: Parts of a `Thought` besides the latent that it gives, for kinds of noise that need them.
     """
 
     is_recurrent: ClassVar[bool] = True
-    has_std: ClassVar[bool] = False
+    gives: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -129,7 +151,7 @@ class GaussianHead(Projection):
     Without noise the latent is mu. Noise of the kind `learned` moves it by sigma · epsilon, with gradient into sigma.
     """
 
-    has_std = True
+    gives = ("std",)
 
     def __init__(self, hidden_size: int, width: int | None = None, min_log_std: float = -5.0) -> None:
         super().__init__(hidden_size, width)
@@ -154,6 +176,8 @@ class SoftVocabulary(ThoughtSource):
     embeddings. The latent special tokens take no part.
     """
 
+    gives = ("mixture",)
+
     def __init__(self, hidden_size: int, top_k: int = 10, temperature: float = 1.0) -> None:
         super().__init__(hidden_size)
         if top_k < 1 or temperature <= 0:
@@ -163,9 +187,8 @@ class SoftVocabulary(ThoughtSource):
     def forward(self, hidden: Tensor, model: Any) -> Thought:
         logits = precise(suppress(model._head(hidden), model.latent_config.token_ids))  # (..., V)
         values, tokens = logits.topk(min(self.top_k, logits.size(-1)), dim=-1)  # (..., k)
-        shares = (values / self.temperature).softmax(-1)
-        embeds = model.get_input_embeddings()(tokens)  # (..., k, d)
-        return Thought((shares[..., None].to(embeds.dtype) * embeds).sum(-2))
+        mixture = Mixture(values, model.get_input_embeddings()(tokens), self.temperature)
+        return Thought(mixture.mean(), mixture=mixture)
 
 
 @register("pause")

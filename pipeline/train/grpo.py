@@ -30,6 +30,7 @@ from ..latent.generate import Sampling, rollout
 from ..latent.latentize import latentize
 from ..latent.noise import Noise, parse_noise
 from ..latent.thoughts import suppress
+from ..latent.value_noise import share_bases
 from ..loading import load_reasoner
 from ..reasoner import Reasoner
 from ..recipe import RecipeError
@@ -84,8 +85,9 @@ class LatentGRPOTrainer(GRPOTrainer):
             ) as model,
             self.accelerator.autocast(),
         ):
+            policy = inner_model(model)
             drawn = rollout(
-                inner_model(model),
+                policy,
                 [list(ids) for ids in unique],
                 rows,
                 self._seeds,
@@ -93,6 +95,8 @@ class LatentGRPOTrainer(GRPOTrainer):
                 self.noise,
                 self.eos_token_ids,
             )
+        if self.ref_model is not None:
+            share_bases(policy, self.accelerator.unwrap_model(self.ref_model))
         logprobs = [row[: len(ids)] for row, ids in zip(drawn.logprobs.tolist(), drawn.token_ids, strict=True)]
         self._seeds = self._seeds.to(self.accelerator.device)
         return drawn.token_ids, logprobs
