@@ -94,7 +94,8 @@ def test_a_missed_threshold_keeps_the_best_stage_and_says_so(tmp_path, monkeypat
     assert not (folder / "rl").exists() and (folder / "report.html").is_file()
     rows = json.loads((folder / "results.json").read_text())
     assert {(row["stage"], row["mode"]) for row in rows} == {("sft", "text"), ("curriculum", "hybrid")}
-    main(["eval", str(folder), "--output", str(tmp_path / "again.json")])
+    with pytest.raises(SystemExit):
+        main(["eval", str(folder), "--output", str(tmp_path / "again.json")])
     assert {row["mode"] for row in json.loads((tmp_path / "again.json").read_text())} == {"text", "hybrid"}
     # Asked again, it says the same and trains nothing.
     with pytest.raises(SystemExit) as exit:
@@ -110,7 +111,8 @@ def test_no_stage_promoted_keeps_the_weights_it_started_from(tmp_path, monkeypat
     kept, began = (load_file(folder / name / "final" / "model.safetensors") for name in ("curriculum", "sft"))
     assert all(torch.equal(kept[name], began[name]) for name in began)
     assert report(folder / "curriculum")["kept"] is None
-    main(["eval", str(folder), "--output", str(tmp_path / "again.json")])
+    with pytest.raises(SystemExit):
+        main(["eval", str(folder), "--output", str(tmp_path / "again.json")])
     assert {row["stage"] for row in json.loads((tmp_path / "again.json").read_text())} == {"sft"}
 
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from neuralese.pipeline.latent import LatentConfig, ModelError, latentize, parse_noise
-from neuralese.pipeline.latent.thoughts import embedding_rms
+from neuralese.pipeline.latent.thoughts import Thought, embedding_rms
 
 SOURCES = [
     ("raw", {}),
@@ -111,7 +111,7 @@ def test_noise_comes_from_the_row_seed_alone(reasoner):
     for row, tokens in enumerate(ids):
         count = tokens.count(reasoner.config.token_ids[1])
         epsilon = noise.sample(int(seeds[row]), count, 32)
-        _, latents = latent_forward(reasoner.model, tokens, epsilon, noise.apply)
+        _, latents = latent_forward(reasoner.model, tokens, epsilon, lambda z, e: noise.apply(Thought(z), e))
         for ours, theirs in zip(noisy.latents[row], latents, strict=False):
             assert torch.allclose(ours, theirs, atol=1e-5)
     clean = reasoner(**inputs)
