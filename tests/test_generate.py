@@ -95,7 +95,7 @@ def test_token_draws_follow_the_distribution(reasoner):
 
 def test_token_draws_do_not_come_from_the_stream_of_the_noise():
     same_seed = torch.rand(4, generator=torch.Generator().manual_seed(5))
-    assert not torch.equal(_uniform(torch.tensor([5]), 4)[0], same_seed)
+    assert not torch.equal(_uniform(torch.tensor([5]), torch.tensor([0]), 4)[0], same_seed)
 
 
 def test_special_tokens_are_never_sampled(reasoner):
@@ -171,6 +171,32 @@ def test_noise_without_latents_is_refused(make, options):
         sample(make(**options), QUESTIONS[:1], noise="gaussian:0.3")
 
 
+def test_answers_of_one_seed_share_their_thought_and_differ(reasoner, monkeypatch):
+    """Each is what it is alone; the latents are made once."""
+    rows_run = []
+    forward = type(reasoner.model.base_model).forward
+
+    def counting(self, *args, inputs_embeds=None, **kwargs):
+        rows_run.append(len(inputs_embeds))
+        return forward(self, *args, inputs_embeds=inputs_embeds, **kwargs)
+
+    monkeypatch.setattr(type(reasoner.model.base_model), "forward", counting)
+    options = {"noise": "gaussian:0.4", "temperature": 1.5, "max_new_tokens": 6}
+    two = reasoner.generate(QUESTIONS[:2], seeds=[[4, 4, 9, 4], [9, 9, 9, 9]], **options)
+    assert rows_run[:4] == [2, 3, 3, 3]
+    for samples, seeds in zip(two, ([4, 4, 9, 4], [9, 9, 9, 9]), strict=True):
+        for i, seed in enumerate(seeds):
+            for j in range(i):
+                same = torch.equal(samples.latents[i], samples.latents[j])
+                assert same == (seeds[j] == seed)
+        assert len({tuple(ids) for ids in samples.token_ids}) > 1
+    (again,) = reasoner.generate(QUESTIONS[:1], seeds=[[4, 4]], **options)
+    assert again.token_ids == two[0].token_ids[:2]
+    assert again.logprobs == pytest.approx(two[0].logprobs[:2], abs=1e-4)
+    (plain,) = reasoner.generate(QUESTIONS[:1], seeds=[[4]], **options)
+    assert plain.token_ids == again.token_ids[:1]
+
+
 def test_finished_answers_leave_the_batch(reasoner, monkeypatch):
     """No pass after the last one is needed, and rows that ended are not run on."""
     rows_run = []
@@ -181,7 +207,7 @@ def test_finished_answers_leave_the_batch(reasoner, monkeypatch):
         return forward(self, *args, inputs_embeds=inputs_embeds, **kwargs)
 
     monkeypatch.setattr(type(reasoner.model.base_model), "forward", counting)
-    options = {"n": 32, "temperature": 2.0, "seed": 3, "max_new_tokens": 40}
+    options = {"n": 32, "temperature": 2.0, "noise": "gaussian:0.1", "seed": 3, "max_new_tokens": 40}
     (together,) = reasoner.generate(QUESTIONS[:1], **options)
     steps = rows_run[4:]  # the question, then a pass a latent
     lengths = [len(ids) for ids in together.token_ids]
@@ -190,7 +216,7 @@ def test_finished_answers_leave_the_batch(reasoner, monkeypatch):
         alive = sum(length > step + 1 for length in lengths)
         assert alive <= rows < 2 * alive
     assert steps[-1] < 32
-    alone = reasoner.generate(QUESTIONS[:1] * 32, max_new_tokens=40, temperature=2.0, batch_size=1,
-                              seeds=[[seed] for seed in together.seeds])  # fmt: skip
+    alone = reasoner.generate(QUESTIONS[:1] * 32, max_new_tokens=40, temperature=2.0, noise="gaussian:0.1",
+                              batch_size=1, seeds=[[seed] for seed in together.seeds])  # fmt: skip
     assert [s.texts[0] for s in alone] == together.texts
     assert [s.logprobs[0] for s in alone] == pytest.approx(together.logprobs, abs=1e-4)

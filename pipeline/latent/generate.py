@@ -1,7 +1,8 @@
 """Sampling: latents, then an answer, for a batch of prompts with a KV cache.
 
 A sample is a function of the weights, the prompt and its seed: noise and token draws come from the seed alone, so it
-does not change with the batch it is drawn in, the number of processes, or a resume.
+does not change with the batch it is drawn in, the number of processes, or a resume. Samples of one prompt and one seed
+share their thought and draw an answer each; they are counted, and the m-th one is always the same.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from .thoughts import THOUGHT_SOURCES, suppress
 
 # The token stream of a seed must differ from its noise stream.
 TOKEN_STREAM = 0x5EED
+# Spreads the answers of one seed over streams; torch's generator takes the lower 32 bits.
+ANSWER_STREAM = 0x9E3779B1
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def rollout(
     noise: Noise | None,
     eos_token_ids: Sequence[int],
 ) -> Rollouts:
-    """Samples N answers from B prompts; equal prompts are prefilled once.
+    """Samples N answers from B prompts; equal prompts are prefilled once, equal thoughts are thought once.
 
     Args:
         model: A latent reasoner, unwrapped, with its full weights at hand.
@@ -111,15 +114,45 @@ def rollout(
     device = model.device
     if noise is not None:
         noise.prepare(model)
-    rows, pad_id = rows.to(device), eos_token_ids[0]
+    pad_id = eos_token_ids[0]
     ids, mask = pad_left(prompt_ids, pad_id, device)
-    prefill, state = _prefill(model, ids, mask, rows, seeds, noise, sampling.max_new_tokens)
+    thoughts, thought, number = _share_thoughts(rows, seeds, noise)
+    prefill, state = _prefill(
+        model, ids, mask, rows[thoughts].to(device), seeds[thoughts], noise, sampling.max_new_tokens
+    )
+    if len(thoughts) < len(rows):
+        prefill, state = prefill.select(thought.to(device)), state[thought.to(device)]
     stop = torch.tensor(list(eos_token_ids), device=device)
-    tokens, logprobs = _decode(model, prefill, state, seeds, sampling, stop, pad_id)
+    draws = _uniform(seeds, number, sampling.max_new_tokens).to(device) if sampling.temperature > 0 else None
+    tokens, logprobs = _decode(model, prefill, state, draws, sampling, stop, pad_id)
     is_stop = torch.isin(tokens, stop)
     lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
     token_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
     return Rollouts(token_ids, logprobs, prefill.latents, prefill.num_latents, seeds)
+
+
+def _share_thoughts(rows: Tensor, seeds: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Which answers have a thought in common: the same prompt and, under noise, the same seed.
+
+    Returns:
+        thoughts: (K,) an answer of each different thought.
+        thought: (N,) the thought of each answer, as an index into it.
+        number: (N,) answers of the same prompt and seed before each answer.
+    """
+    different: dict[tuple[int, int], int] = {}
+    before: dict[tuple[int, int], int] = {}
+    first: list[int] = []
+    thought: list[int] = []
+    number: list[int] = []
+    for index, (row, seed) in enumerate(zip(rows.tolist(), seeds.tolist(), strict=True)):
+        key = (row, seed if noise is not None else 0)
+        if key not in different:
+            different[key] = len(first)
+            first.append(index)
+        thought.append(different[key])
+        number.append(before.get((row, seed), 0))
+        before[row, seed] = number[-1] + 1
+    return torch.tensor(first), torch.tensor(thought), torch.tensor(number)
 
 
 def _prefill(
@@ -149,7 +182,7 @@ def _decode(
     model: PreTrainedModel,
     prefill: PassResult,
     state: Tensor,
-    seeds: Tensor,
+    draws: Tensor | None,
     sampling: Sampling,
     stop: Tensor,
     pad_id: int,
@@ -158,10 +191,12 @@ def _decode(
 
     Answers that ended are taken out of the batch once they are half of it, so that a few long answers do not pay for
     many short ones.
+
+    Args:
+        draws: (N, A) uniform numbers that the tokens are drawn by; None: the most likely ones are taken.
     """
     count, longest = len(state), sampling.max_new_tokens
     warpers, decoder = sampling.warpers(), prefill.decoder
-    draws = _uniform(seeds, longest).to(stop.device) if sampling.temperature > 0 else None  # (N, A)
     tokens = torch.full((count, longest), pad_id, device=stop.device)
     logprobs = torch.zeros(count, longest, device=stop.device)
     row = torch.arange(count, device=stop.device)  # (n,) rows of the answers still in the batch
@@ -194,7 +229,9 @@ def _draw(logits: Tensor, warpers: LogitsProcessorList, uniform: Tensor | None) 
     return (cdf <= uniform * cdf[:, -1:]).sum(-1).clamp_max(logits.size(-1) - 1)
 
 
-def _uniform(seeds: Tensor, count: int) -> Tensor:
-    """Uniform draws (N, count); row n comes from seeds[n] alone."""
+def _uniform(seeds: Tensor, number: Tensor, count: int) -> Tensor:
+    """Uniform draws (N, count); row n comes from seeds[n] and number[n] alone."""
     generator = torch.Generator()
-    return torch.stack([torch.rand(count, generator=generator.manual_seed(s ^ TOKEN_STREAM)) for s in seeds.tolist()])
+    pairs = zip(seeds.tolist(), number.tolist(), strict=True)
+    streams = [seed ^ TOKEN_STREAM ^ (m * ANSWER_STREAM & 0xFFFFFFFF) for seed, m in pairs]
+    return torch.stack([torch.rand(count, generator=generator.manual_seed(stream)) for stream in streams])

@@ -76,6 +76,18 @@ class PassResult:
     decoder: CachedDecoder
     next_position: Tensor
 
+    def select(self, rows: Tensor) -> PassResult:
+        """The same for rows (N,) of the batch, which may repeat. The decoder goes with the result."""
+        self.decoder.select(rows)
+        return PassResult(
+            self.hidden[rows],
+            self.latents[rows],
+            self.num_latents[rows],
+            self.is_token[rows],
+            self.decoder,
+            self.next_position[rows],
+        )
+
 
 def run_passes(trunk: Any, think: Think, packed: Packed, backprop_steps: int | None = None) -> PassResult:
     """Runs a layout of `plan_passes`. One call is one forward: gradients flow through every latent.
