@@ -18,6 +18,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput
 
 from .config import LatentConfig, ModelError, context_window
+from .given import given_latents
 from .layout import Layout, plan_passes, plan_sweeps, positions_of
 from .noise import Noise
 from .passes import Packed, PassResult, run_passes, run_sweeps
@@ -40,6 +41,8 @@ class LatentOutput(ModelOutput):
         latent_loss: Mean cross-entropy of labels on latent placeholders, or the loss of the supervision module for each
             label on a token, detached.
         stop_loss: Mean cross-entropy of the stop head over latents, detached; None without one.
+        latent_logps: (B, L) log-density in nats of given latents, 0 beyond a row's count.
+        latent_rms: (B, L) root mean square of the latents before noise, detached, where latents are given.
     """
 
     loss: Tensor | None = None
@@ -48,6 +51,8 @@ class LatentOutput(ModelOutput):
     token_loss: Tensor | None = None
     latent_loss: Tensor | None = None
     stop_loss: Tensor | None = None
+    latent_logps: Tensor | None = None
+    latent_rms: Tensor | None = None
 
 
 class LatentMixin:
@@ -68,6 +73,8 @@ class LatentMixin:
         noise_seeds: Int[Tensor, " B"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         supervision_inputs: dict[str, Tensor] | None = None,
+        latents: Tensor | None = None,
+        latent_rms: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Runs a batch with `<|latent|>` placeholders in place; without any and without labels, the plain model.
@@ -81,6 +88,9 @@ class LatentMixin:
             noise: Noise on the latents; needs `noise_seeds`.
             noise_seeds: One seed per row. The same seeds give the same noise, in any batch and on any process.
             supervision_inputs: What the supervision module reads. Without it the module is not run.
+            latents: (B, L, d) noisy latents of earlier rollouts, to be taken as they are: one pass over all of them,
+                which also gives their density under `noise` (`latent_logps`). Their rows need labels.
+            latent_rms: (B, L) of `latents` before noise, as they were drawn; default: as they are now.
 
         Raises:
             ModelError: A row that is all padding or begins with a placeholder; noise without seeds.
@@ -96,6 +106,13 @@ class LatentMixin:
         if position_ids is None:
             position_ids = positions_of(attention_mask)
         position_ids = position_ids.expand(len(input_ids), -1)
+        if latents is not None:
+            if labels is None or noise is None:
+                raise ModelError("Given latents need labels for their rows and the noise that they were drawn under.")
+            taken = given_latents(self, input_ids, attention_mask, position_ids, latents, noise, latent_rms)
+            output = self._loss(taken.states, input_ids, attention_mask, labels, num_items_in_batch, None)
+            output.latent_logps, output.latent_rms = taken.logps, taken.rms
+            return output
         if noise is not None and noise_seeds is None:
             raise ModelError("noise was given without noise_seeds. Give one integer seed per row.")
         needs_layers = supervision_inputs is not None and self.supervision is not None and self.supervision.needs_layers

@@ -1,0 +1,61 @@
+"""Latents of earlier rollouts, taken as they are: one parallel pass, and their density under the present weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .noise import Noise
+from .noise_kinds import rms
+from .supervision import States
+
+
+@dataclass
+class GivenLatents:
+    """What a pass over given latents leaves.
+
+    Attributes:
+        states: As of any forward.
+        logps: (B, L) log-density of the latents in nats, 0 beyond a row's count.
+        rms: (B, L) root mean square of the latents before noise, detached.
+    """
+
+    states: States
+    logps: Tensor
+    rms: Tensor
+
+
+def given_latents(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    latents: Tensor,
+    noise: Noise,
+    latent_rms: Tensor | None,
+) -> GivenLatents:
+    """Runs rows (B, T) whose placeholders hold latents (B, L, d), the first ones of a row first."""
+    is_latent = (input_ids == model.latent_config.token_ids[1]) & attention_mask.bool()
+    row, column = is_latent.nonzero(as_tuple=True)  # (N,) in the order of the rows
+    turn = (is_latent.cumsum(1) - 1)[row, column]
+    embeds = model.get_input_embeddings()(input_ids)
+    constant = latents[row, turn].detach().to(embeds.dtype)  # (N, d)
+    embeds = embeds.index_put((row, column), constant)
+    hidden = model.base_model(
+        inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+    ).last_hidden_state
+    # Padding lies outside a row, so the state a latent is made from is in the column before it.
+    thought = model.thought_source(hidden[row, column - 1], model)
+    size = latent_rms[row, turn, None] if latent_rms is not None else None
+    logps = noise.log_prob(thought, latents[row, turn].detach(), size)
+    columns = torch.arange(input_ids.size(1), device=input_ids.device).expand_as(input_ids)
+    states = States(hidden, latents, columns)
+    shape = latents.shape[:2]
+    return GivenLatents(
+        states,
+        logps.new_zeros(shape).index_put((row, turn), logps),
+        logps.new_zeros(shape).index_put((row, turn), rms(thought.latent).squeeze(-1)),
+    )
