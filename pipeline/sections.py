@@ -146,7 +146,14 @@ class Reward(Section):
 
 
 class RLSection(Section):
-    noise: str | None = "gaussian:0.1"
+    noise: str | None = Field("gaussian:0.1", description="noise on the latents as kind:scale; None: none")
+    estimator: str = Field("replay", description="replay, score, score_rsqrt_d, score_mean, or mix:a")
+    answers_per_thought: int = Field(1, gt=0, description="answers after each thought; num_generations counts answers")
+    antithetic: bool = Field(False, description="thoughts in pairs whose noise mirrors each other's")
+    max_at: int | None = Field(None, gt=0, description="credit what a rollout adds to the best of so many")
+    equal_groups: Literal["keep", "drop", "resample"] = Field(
+        "keep", description="groups of equal rewards: keep, leave out of the mean, or draw again"
+    )
     rewards: list[Reward] = Field(default_factory=lambda: [Reward(function="exact_match")], min_length=1)
     trainer: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")
 

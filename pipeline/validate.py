@@ -13,7 +13,7 @@ from .latent.supervision import check_supervision
 from .latent.thoughts import THOUGHT_SOURCES, build_source
 from .recipe import RecipeError, nearest
 from .sections import Recipe
-from .train.grpo import grpo_args
+from .train.grpo import grpo_args, rollout_settings
 from .train.limits import curriculum_args
 from .train.sft import sft_args
 
@@ -53,6 +53,7 @@ def check_recipe(recipe: Recipe) -> None:
     load_reward(recipe.evaluate.scorer)
     if recipe.rl is not None:
         check_noise("rl.noise", recipe.rl.noise, recipe)
+        rollout_settings(recipe)
         for reward in recipe.rl.rewards:
             load_reward(reward.function)
 

@@ -19,7 +19,7 @@ from trl import GRPOConfig
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.run import join_processes, leave_processes
-from neuralese.pipeline.train.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer, Rollout
 
 ROLLOUTS = 16
 
@@ -45,7 +45,7 @@ args = GRPOConfig(
 )  # fmt: skip
 trainer = RecordedTrainer(
     load_reasoner(base),
-    parse_noise("gaussian:0.4"),
+    Rollout(parse_noise("gaussian:0.4")),
     reward_funcs=[lambda completions, **columns: [0.0] * len(completions)],
     args=args,
     train_dataset=Dataset.from_list([{"prompt": "1 + 2 ="}] * ROLLOUTS),

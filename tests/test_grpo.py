@@ -11,7 +11,9 @@ from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import NormMatched, Thought, suppress
-from neuralese.pipeline.train.grpo import LatentGRPOTrainer, rl_rows
+from neuralese.pipeline.train.estimators import parse_estimator
+from neuralese.pipeline.train.grpo import rl_rows
+from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer, Rollout
 
 G = 4
 
@@ -21,7 +23,10 @@ def first_token_reward(prompts, completions, **columns):
     return [float(len(completion) % 3) for completion in completions]
 
 
-def make_trainer(reasoner, problems, tmp_path, noise="gaussian:0.4", reward=first_token_reward, **options):
+def make_trainer(reasoner, problems, tmp_path, noise="gaussian:0.4", reward=first_token_reward, how=None, **options):
+    """`how`: fields of Rollout besides the noise."""
+    how = {"estimator": "replay", **(how or {})}
+    settings = Rollout(parse_noise(noise), **{**how, "estimator": parse_estimator(how["estimator"])})
     args = GRPOConfig(
         **{
             "output_dir": str(tmp_path),
@@ -43,7 +48,7 @@ def make_trainer(reasoner, problems, tmp_path, noise="gaussian:0.4", reward=firs
         }
     )
     dataset = Dataset.from_list(rl_rows(problems[:16], reasoner.config.num_latents))
-    return LatentGRPOTrainer(reasoner, parse_noise(noise), reward_funcs=[reward], args=args, train_dataset=dataset)
+    return LatentGRPOTrainer(reasoner, settings, reward_funcs=[reward], args=args, train_dataset=dataset)
 
 
 def rollouts(trainer):
@@ -72,7 +77,7 @@ def reference_logps(reasoner, inputs, noise, temperature):
 def test_replay_equals_rollout_and_the_naive_forward(reasoner, problems, tmp_path):
     trainer = make_trainer(reasoner, problems, tmp_path, temperature=1.4)
     inputs = rollouts(trainer)
-    trainer._seeds = inputs["noise_seeds"]
+    trainer._batch = inputs
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
     width = inputs["completion_ids"].size(1)
@@ -85,7 +90,7 @@ def test_replay_equals_rollout_and_the_naive_forward(reasoner, problems, tmp_pat
     assert torch.allclose(replayed[answer], expected, atol=1e-4)
     assert not replayed[~answer].any() and (entropy[answer] > 0).all()
     shuffled = inputs["noise_seeds"].flip(0)  # the wrong noise gives other log-probs
-    trainer._seeds = shuffled
+    trainer._batch = {"noise_seeds": shuffled}
     wrong, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)
     assert not torch.allclose(wrong[answer], replayed[answer], atol=1e-3)
 
@@ -214,11 +219,13 @@ def test_all_extra_columns_reach_the_rewards_and_reserved_ones_are_named():
 
 
 def test_equal_prompts_share_their_prefill(reasoner, problems, tmp_path, monkeypatch):
-    from neuralese.pipeline.train import grpo
+    from neuralese.pipeline.train import latent_grpo
 
     seen = []
-    original = grpo.rollout
-    monkeypatch.setattr(grpo, "rollout", lambda *a, **k: seen.append((len(a[1]), len(a[2]))) or original(*a, **k))
+    original = latent_grpo.rollout
+    monkeypatch.setattr(
+        latent_grpo, "rollout", lambda *a, **k: seen.append((len(a[1]), len(a[2]))) or original(*a, **k)
+    )
     rollouts(make_trainer(reasoner, problems, tmp_path))
     assert seen == [(16 // G, 16)]
 

@@ -1,0 +1,237 @@
+"""Estimators against closed forms, and the trainer's gradient against a naive one."""
+
+import itertools
+
+import pytest
+import torch
+from reference import latent_inputs
+from test_given import naive_log_prob
+from test_grpo import make_trainer, rollouts
+
+from neuralese.pipeline.latent import parse_noise
+from neuralese.pipeline.latent.thoughts import Thought, suppress
+from neuralese.pipeline.train.estimators import (
+    WEIGHTS,
+    EstimatorError,
+    check_estimator,
+    draw_seeds,
+    max_at_k_advantages,
+    parse_estimator,
+)
+
+ALL = ["replay", "score", "mix:0.3"]
+UNIT = parse_noise("gaussian:1")  # for a scalar mean of 1: a standard deviation of 1
+
+
+def bandit(estimator, beta, count=200_000):
+    """Gradient estimates (count,) of E[o], o ~ Bernoulli(sigmoid(beta z)), z ~ N(mu, 1), by mu at mu = 1."""
+    mu = torch.ones(count, 1, dtype=torch.float64, requires_grad=True)
+    epsilon = torch.randn(count, 1, dtype=torch.float64)
+    z = UNIT.apply(Thought(mu), epsilon)
+    reward = (torch.rand(count, 1, dtype=torch.float64) < (beta * z).sigmoid()).double()
+    sign = 2 * reward - 1
+    total = 0.0
+    for share, is_score in estimator.parts():
+        if is_score:
+            constant = z.detach()
+            logp = torch.nn.functional.logsigmoid(sign * beta * constant).squeeze(1)
+            logp = logp + estimator.weigh(UNIT.log_prob(Thought(mu), constant), 1)
+        else:
+            logp = torch.nn.functional.logsigmoid(sign * beta * z).squeeze(1)
+        total = total + share * (reward.squeeze(1) * logp).sum()
+    (gradient,) = torch.autograd.grad(total, mu)
+    return gradient.squeeze(1)
+
+
+@pytest.mark.parametrize("spec", ALL)
+@pytest.mark.parametrize(("beta", "true"), [(1.0, 0.1783), (10.0, 0.2418), (1000.0, 0.24197)])
+def test_a_logistic_bandit_has_the_known_gradient(spec, beta, true):
+    """d/dmu E[sigmoid(beta z)] at mu = 1, sigma = 1; for a steep beta that of Phi(mu), which is phi(1)."""
+    estimates = bandit(parse_estimator(spec), beta)
+    error = estimates.std() / len(estimates) ** 0.5
+    assert abs(estimates.mean() - true) < 3 * error
+
+
+def test_replay_suffers_from_a_saturated_head_and_score_does_not():
+    spread = {
+        spec: [bandit(parse_estimator(spec), beta).std() for beta in (1.0, 1000.0)] for spec in ("replay", "score")
+    }
+    assert spread["replay"][0] < spread["score"][0] and spread["replay"][1] > 3 * spread["score"][1]
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_quadratic_reward_has_the_known_gradient(size):
+    """R = -|z - a|², z ~ N(mu, sigma²): grad_mu = -2 (mu - a), by the score."""
+    count, target = 400_000, torch.linspace(0.0, 1.5, size, dtype=torch.float64)
+    mu = torch.ones(count, size, dtype=torch.float64, requires_grad=True)
+    z = parse_noise("gaussian:0.5").apply(Thought(mu), torch.randn(count, size, dtype=torch.float64)).detach()
+    reward = -(z - target).pow(2).sum(1)
+    logp = parse_noise("gaussian:0.5").log_prob(Thought(mu), z)
+    (gradient,) = torch.autograd.grad(((reward - reward.mean()) * logp).sum(), mu)
+    error = gradient.std(0) / count**0.5
+    assert ((gradient.mean(0) + 2 * (1.0 - target)).abs() < 3 * error).all()
+
+
+def test_mirrored_thoughts_lower_the_variance_of_replay():
+    """For the same bandit, of which the reward is near linear in the noise: pairs against independent draws."""
+
+    def spread(antithetic):
+        seeds = torch.tensor([[s, -s if antithetic else s + 10**6] for s in range(1, 4001)]).flatten()
+        epsilon = UNIT.sample_batch(seeds, torch.ones(8000, dtype=torch.long), 1)[:, 0].double()
+        mu = torch.ones(8000, 1, dtype=torch.float64, requires_grad=True)
+        value = (0.5 * UNIT.apply(Thought(mu), epsilon)).sigmoid()  # what the answer's expectation over tokens gives
+        (gradient,) = torch.autograd.grad(value.sum(), mu)
+        return gradient.view(-1, 2).mean(1).std()
+
+    assert spread(True) < 0.8 * spread(False)
+
+
+def test_the_gradient_of_a_recurrence_equals_finite_differences(make):
+    """log p(answer) after three latents at a fixed epsilon, along a random direction of all weights."""
+    reasoner, noise = make(num_latents=3), parse_noise("gaussian:0.3")
+    model = reasoner.model.double()
+    ids = torch.tensor([[*reasoner.prompt_ids("3 + 4 ="), 5, 1]])
+    labels = ids.clone()
+    labels[:, :-2] = -100
+
+    def value():
+        return reasoner(input_ids=ids, labels=labels, noise=noise, noise_seeds=torch.tensor([3])).loss
+
+    value().backward()
+    direction = [torch.randn_like(p) for p in model.parameters()]
+    slope = sum((p.grad * v).sum() for p, v in zip(model.parameters(), direction, strict=True))
+    step, values = 1e-6, []
+    with torch.no_grad():
+        for sign in (1, -2):
+            for parameter, v in zip(model.parameters(), direction, strict=True):
+                parameter += sign * step * v
+            values.append(value())
+    assert ((values[0] - values[1]) / (2 * step)).item() == pytest.approx(slope.item(), rel=1e-4)
+
+
+def naive_score(reasoner, inputs, row, noise, weight):
+    """Log-probs of the answer given the drawn latents, and weighted log-densities of those, of one rollout."""
+    prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
+    answer = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()]
+    latents, ids = inputs["latents"][row], prompt + answer.tolist()
+    embeds = reasoner.model.get_input_embeddings()(torch.tensor(ids))
+    slots = [i for i, token in enumerate(ids) if token == reasoner.config.token_ids[1]]
+    embeds = embeds.index_put((torch.tensor(slots),), latents[: len(slots)])
+    logits = reasoner.model(inputs_embeds=embeds[None], use_cache=False).logits[0]
+    logits = suppress(logits, reasoner.config.token_ids)[len(prompt) - 1 : -1]
+    tokens = logits.log_softmax(-1).gather(1, answer[:, None]).sum()
+    return tokens + weight * sum(naive_log_prob(reasoner.model, prompt, latents, noise))
+
+
+def naive_replay(reasoner, inputs, row, noise):
+    prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
+    answer = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()]
+    count = prompt.count(reasoner.config.token_ids[1])
+    epsilon = noise.sample(int(inputs["noise_seeds"][row]), count, 32)
+    embeds = latent_inputs(reasoner.model, prompt + answer.tolist(), epsilon, lambda z, e: noise.apply(Thought(z), e))
+    logits = reasoner.model(inputs_embeds=embeds[None], use_cache=False).logits[0]
+    logits = suppress(logits, reasoner.config.token_ids)[len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, answer[:, None]).sum()
+
+
+@pytest.mark.parametrize("spec", ["score", "score_rsqrt_d", "score_mean", "mix:0.25"])
+def test_the_first_step_is_reinforce_on_latents_and_tokens(reasoner, problems, tmp_path, spec):
+    """Loss gradient = that of -A (log p(o | z) + w log p(z)), at ratio 1 and without clipping."""
+    options = {"loss_type": "dr_grpo", "scale_rewards": "none", "learning_rate": 0.0}
+    trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": spec}, **options)
+    inputs = rollouts(trainer)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.zero_grad()
+    trainer.compute_loss(trainer.model, inputs).backward()
+    ours = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+    assert set(trainer._metrics["train"]["clip_ratio/region_mean"]) == {0.0}
+    trainer.model.zero_grad()
+    noise, estimator = parse_noise("gaussian:0.4"), parse_estimator(spec)
+    weight, total = WEIGHTS[estimator.weight](32), 0.0
+    for row, advantage in enumerate(inputs["advantages"]):
+        score = naive_score(reasoner, inputs, row, noise, weight)
+        if estimator.replay:
+            score = (1 - estimator.replay) * score + estimator.replay * naive_replay(reasoner, inputs, row, noise)
+        total = total - advantage * score
+    (total / (len(inputs["advantages"]) * trainer.max_completion_length)).backward()
+    for name, parameter in trainer.model.named_parameters():
+        assert (ours[name] - parameter.grad).norm() <= 1e-3 * parameter.grad.norm() + 1e-7, name
+
+
+def test_later_inner_steps_start_from_the_densities_of_the_rollout(reasoner, problems, tmp_path):
+    """Before the weights have moved, the ratios of latents and tokens are one; afterwards they are not."""
+    trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": "score_rsqrt_d"}, num_iterations=2)
+    inputs = rollouts(trainer)
+    trainer._batch, trainer._is_score = trainer._with_latents(inputs), True
+    ids = torch.cat([trainer._batch["prompt_ids"], trainer._batch["completion_ids"]], 1)
+    mask = torch.cat([trainer._batch["prompt_mask"], trainer._batch["completion_mask"]], 1)
+    width = trainer._batch["completion_ids"].size(1)
+
+    def gap():
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)
+        return (logps - trainer._batch["old_per_token_logps"])[trainer._batch["completion_mask"].bool()].abs().max()
+
+    assert gap() < 1e-3
+    with torch.no_grad():
+        trainer.model.transformer.wpe.weight.mul_(1.1)
+    assert gap() > 0.1
+
+
+@pytest.mark.parametrize("spec", ["score_mean", "mix:0.5"])
+def test_estimators_train_with_a_reference_and_several_inner_steps(make, problems, tmp_path, spec):
+    reasoner = make(num_latents=2)
+    reasoner.save_pretrained(tmp_path / "base")
+    reasoner.model.config._name_or_path = str(tmp_path / "base")
+    trainer = make_trainer(
+        reasoner, problems, tmp_path, how={"estimator": spec}, beta=0.1, num_iterations=2, max_steps=4,
+        per_device_train_batch_size=8, gradient_accumulation_steps=2,
+    )  # fmt: skip
+    trainer.train()
+    log = [row for row in trainer.state.log_history if "kl" in row]
+    assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5) and log[-1]["kl"] > 0  # that of the answers alone
+    assert all(0 < row["entropy"] < 4 for row in log)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_max_at_k_advantages_equal_their_definition(k):
+    rewards = torch.tensor([[0.0, 1.0, 0.0, 0.5, 0.5], [2.0, -1.0, 0.3, 0.3, 0.7]], dtype=torch.float64)
+    for group, found in zip(rewards.tolist(), max_at_k_advantages(rewards, k), strict=True):
+        for i, reward in enumerate(group):
+            others = group[:i] + group[i + 1 :]
+            with_it = [max([reward, *subset]) for subset in itertools.combinations(others, k - 1)]
+            without = [max(subset) for subset in itertools.combinations(others, k)]
+            expected = sum(with_it) / len(with_it) - sum(without) / len(without)
+            assert found[i].item() == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(EstimatorError, match="max_at=5 must lie between 1 and 4"):
+        max_at_k_advantages(rewards, 5)
+
+
+def test_max_at_k_advantages_follow_the_gradient_of_the_best_of_k():
+    """One parameter: p(reward 1) = sigmoid(theta), E[max of k] = 1 - (1 - p)^k."""
+    theta, k, groups, size = torch.tensor(-1.0, dtype=torch.float64), 3, 50_000, 8
+    p = theta.sigmoid()
+    rewards = (torch.rand(groups, size, dtype=torch.float64) < p).double()
+    score = rewards - p  # d log p(reward) / d theta
+    estimates = k * (max_at_k_advantages(rewards, k) * score).mean(1)
+    true = k * (1 - p) ** (k - 1) * p * (1 - p)
+    assert abs(estimates.mean() - true) < 3 * estimates.std() / groups**0.5
+
+
+def test_seeds_of_thoughts_answers_and_pairs():
+    assert len(set(draw_seeds(8, 1, False).tolist())) == 8
+    seeds = draw_seeds(8, 2, True)
+    assert torch.equal(seeds[::2], seeds[1::2]) and torch.equal(seeds[:2], -seeds[2:4]) and len(seeds.unique()) == 4
+    with pytest.raises(EstimatorError, match="draws 6 rollouts at a time, which is no multiple of 4"):
+        draw_seeds(6, 2, True)
+
+
+def test_bad_estimators_are_named():
+    for spec in ("reply", "mix", "mix:2", "mix:x"):
+        with pytest.raises(EstimatorError, match=f"Unknown estimator '{spec}'"):
+            parse_estimator(spec)
+    for noise in ("spherical:0.3", "gaussian:0.3@first", None):
+        with pytest.raises(EstimatorError, match="needs noise with a density on every latent"):
+            check_estimator(parse_estimator("mix:0.5"), parse_noise(noise), False)
+    with pytest.raises(EstimatorError, match=r"Remove latent.jacobi_sweeps"):
+        check_estimator(parse_estimator("score"), parse_noise("gaussian:0.3"), True)
+    check_estimator(parse_estimator("replay"), None, True)
