@@ -33,6 +33,7 @@ class Packed:
             latents: what comes before its first latent never stops, the latents that are left out are skipped.
         keep_layers: Keep the hidden states of all layers in the last pass.
         shift: Moves the value states of latents, by epsilon.
+        watch: Called with the latents (N, d) of each pass and which latent of its row each is, (N,), below 0: none.
     """
 
     layout: Layout
@@ -44,6 +45,7 @@ class Packed:
     stop: Callable[[Tensor], Tensor] | None = None
     keep_layers: bool = False
     shift: ValueShift | None = None
+    watch: Callable[[Tensor, Tensor], None] | None = None
 
     def shifted(self, epsilon: Tensor | None, is_latent: Tensor) -> ValueShift | None:
         """The shift of a pass over columns (B, Q), with epsilon (B, Q or 1, W) at its latents."""
@@ -119,6 +121,8 @@ def run_passes(trunk: Any, think: Think, packed: Packed, backprop_steps: int | N
         z = think(last, epsilon)
         if backprop_steps is not None:
             z = torch.where((turn >= counts - backprop_steps)[:, None], z, z.detach())
+        if packed.watch is not None:
+            packed.watch(z, turn)
         latents.append(z)
         x = torch.where(is_latent[:, part, None], z[:, None].to(embeds.dtype), embeds[:, part])
         shift = packed.shifted(epsilon[:, None] if epsilon is not None else None, is_latent[:, part])

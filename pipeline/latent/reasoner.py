@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,6 +63,7 @@ class LatentMixin:
     thought_source: ThoughtSource
     stop_head: nn.Linear | None
     supervision: Supervision | None
+    latent_watch: Callable[[Tensor, Tensor], None] | None = None  # see `Packed.watch`
 
     def forward(
         self,
@@ -195,7 +197,7 @@ class LatentMixin:
         stop = self._is_complete if may_stop and self.stop_head is not None else None
         positions = position_ids.gather(1, layout.source)
         shift = noise.value_shift(self) if noise is not None and epsilon is not None else None
-        packed = Packed(layout, embeds, positions, epsilon, rows, spare, stop, keep_layers, shift)
+        packed = Packed(layout, embeds, positions, epsilon, rows, spare, stop, keep_layers, shift, self.latent_watch)
 
         def think(hidden: Tensor, epsilon: Tensor | None) -> Tensor:
             thought = self.thought_source(hidden, self)

@@ -17,6 +17,7 @@ from ..loading import load_reasoner
 from ..recipe import RecipeError
 from ..sections import Recipe
 from ..tracking import TrackingCallback
+from .alarms import AlarmCallback
 from .common import Context, ProgressCallback, lora_config, train_and_hand_over, trainer_config
 from .estimators import EstimatorError, check_estimator, parse_estimator
 from .latent_grpo import LatentGRPOTrainer, Rollout
@@ -137,6 +138,6 @@ def train_grpo(context: Context, base: str | Path, folder: Path) -> None:
         args=args,
         train_dataset=Dataset.from_list(rl_rows(context.train, reasoner.config.num_latents)),
         peft_config=lora_config(context.recipe, reasoner),
-        callbacks=[TrackingCallback(context.tracker), ProgressCallback("rl")],
+        callbacks=[TrackingCallback(context.tracker), ProgressCallback("rl"), AlarmCallback(section.alarms)],
     )
     train_and_hand_over(trainer, context, reasoner, base, folder)

@@ -25,6 +25,7 @@ from ..reasoner import Reasoner
 from .common import inner_model
 from .estimators import REPLAY, Estimator, draw_seeds, max_at_k_advantages
 from .groups import RESAMPLES, equal_groups, mixed_share, replace_rows
+from .watch import LatentGradients, averaged, ratio_metrics, replay_gap, reward_metrics, thought_metrics
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,12 @@ class LatentGRPOTrainer(GRPOTrainer):
 
     def __init__(self, reasoner: Reasoner, settings: Rollout, **kwargs: Any) -> None:
         self.reasoner, self.settings, self.noise = reasoner, settings, settings.noise
+        self._logps: Tensor | None = None  # latest replay, (B, A)
         self._batch: dict[str, Any] = {}  # of the rollouts in hand: noise_seeds (B,), and what `score` needs
         self._is_score = False  # which part of the loss is being computed
+        self._gradients = LatentGradients()
         super().__init__(model=reasoner.model, processing_class=reasoner.tokenizer, **kwargs)
+        reasoner.model.latent_watch = self._gradients
         self.aux_loss_enabled = False  # the replay does not return the load-balancing loss of mixtures of experts
         if self.ref_model is not None:
             # TRL loads the reference as a plain model and gives it a forward of its own.
@@ -92,6 +96,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         self._batch = {"noise_seeds": seeds.to(self.accelerator.device)}
         if self.settings.estimator.scores:
             self._batch["latents"] = drawn.latents.float()
+        self._observe(thought_metrics(drawn, rows, self.reasoner.config.embedding_rms))
         logprobs = [row[: len(ids)] for row, ids in zip(drawn.logprobs.tolist(), drawn.token_ids, strict=True)]
         return drawn.token_ids, logprobs
 
@@ -115,9 +120,20 @@ class LatentGRPOTrainer(GRPOTrainer):
                 )
                 total = output["completion_mask"].sum()
                 output["num_items_in_batch"] = self.accelerator.gather(total).sum()
+        for name, value in reward_metrics(self._rewards, self.settings.answers_per_thought).items():
+            self._metrics["train"][name].append(value)  # of all processes already
         if self.settings.equal_groups == "drop":
             output["advantages"] = output["advantages"] / mixed_share(self._rewards)
         return output
+
+    def _observe(self, metrics: dict[str, float]) -> None:
+        """Keeps what this process measured for the next log, averaged over all."""
+        for name, value in averaged(self.accelerator, metrics).items():
+            self._metrics["train"][name].append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self._observe(self._gradients.take())
+        super().log(logs, start_time)
 
     def _mine(self, values: Tensor) -> Tensor:
         """The rows of this process among the rollouts (P, G) of all."""
@@ -132,6 +148,8 @@ class LatentGRPOTrainer(GRPOTrainer):
         if self.settings.max_at is not None:
             advantages = max_at_k_advantages(self._rewards.double(), self.settings.max_at)
             output["advantages"] = self._mine(advantages).to(output["advantages"].dtype)
+        if "old_per_token_logps" in output:
+            self._observe(replay_gap(output["old_per_token_logps"], output))
         if self.settings.estimator.scores and "old_per_token_logps" in output:
             output["old_latent_logps"], output["latent_rms"] = self._old_densities(output)
         return output
@@ -156,6 +174,8 @@ class LatentGRPOTrainer(GRPOTrainer):
             self._is_score = is_score
             self._batch = self._with_latents(inputs) if is_score else inputs
             loss = loss + share * super()._compute_loss(model, self._batch)
+            if not is_score:
+                self._observe(ratio_metrics(self._logps, inputs))
         self._is_score = False
         return loss
 
@@ -216,6 +236,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             for begin in range(0, len(input_ids), size)
         ]
         logps, entropies = (torch.cat(values) for values in zip(*found, strict=True))
+        self._logps = logps.detach()
         return logps, entropies if compute_entropy else None, None
 
     def _score(self, model: Any, input_ids: Tensor, attention_mask: Tensor, columns: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,145 @@
+"""Alarms for RL: what went wrong, in words, as soon as the log shows it. docs/metrics.md lists them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import TrainerCallback
+
+logger = logging.getLogger(__name__)
+PATIENCE = 10  # logs in a row that a state must last before it is an alarm
+Logs = Mapping[str, float]
+
+
+@dataclass
+class Lasting:
+    """Holds when a condition held in each of the last `PATIENCE` logs that could tell."""
+
+    holds: Callable[[Logs], bool | None]
+    count: int = 0
+
+    def __call__(self, logs: Logs) -> bool:
+        held = self.holds(logs)
+        if held is not None:
+            self.count = self.count + 1 if held else 0
+        return self.count >= PATIENCE
+
+
+@dataclass
+class Narrowing:
+    """Holds when the mean reward rose and the best of the group fell by more than `by` each, over 2 `PATIENCE` logs."""
+
+    by: float = 0.05
+    means: deque[float] = field(default_factory=lambda: deque(maxlen=2 * PATIENCE))
+    bests: deque[float] = field(default_factory=lambda: deque(maxlen=2 * PATIENCE))
+
+    def __call__(self, logs: Logs) -> bool:
+        if "group/mean" in logs:
+            self.means.append(logs["group/mean"])
+            self.bests.append(logs["group/best"])
+        return self._rise(self.means) > self.by and self._rise(self.bests) < -self.by
+
+    @staticmethod
+    def _rise(values: deque[float]) -> float:
+        if len(values) < 2 * PATIENCE:
+            return 0.0
+        ordered = list(values)
+        return (sum(ordered[PATIENCE:]) - sum(ordered[:PATIENCE])) / PATIENCE
+
+
+@dataclass
+class Drift:
+    """Holds when a value has left the range [first / factor, first · factor] of its first log."""
+
+    name: str
+    factor: float = 4.0
+    first: float | None = None
+
+    def __call__(self, logs: Logs) -> bool:
+        value = logs.get(self.name)
+        if value is None:
+            return False
+        if self.first is None:
+            self.first = value
+        return not self.first / self.factor <= value <= self.first * self.factor
+
+
+def above(name: str, limit: float) -> Callable[[Logs], bool]:
+    """Holds when a value is above a limit."""
+    return lambda logs: logs.get(name, 0.0) > limit
+
+
+def _not_finite(logs: Logs) -> bool:
+    return any(not math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm", "kl"))
+
+
+def all_alarms() -> dict[str, tuple[Callable[[Logs], bool], str]]:
+    """Condition and message of each alarm; the message may name what the log holds."""
+    return {
+        "nan": (_not_finite, "loss {loss}, grad_norm {grad_norm}: not a finite number. Lower the learning rate."),
+        "equal_groups": (
+            Lasting(lambda logs: logs["group/mixed"] == 0 if "group/mixed" in logs else None),
+            f"no group of the last {PATIENCE} logs had rewards that differ, so nothing is learned. Raise the "
+            "temperature or the noise, take easier or harder problems, or draw more rollouts a group.",
+        ),
+        "thoughts_collapsed": (
+            Lasting(lambda logs: logs["latent/cosine"] > 0.9999 if "latent/cosine" in logs else None),
+            "the latents of different rollouts have become the same (cosine {latent/cosine:.5f}): the noise no longer "
+            "changes the thoughts. Raise rl.noise, or sample answers with a temperature alone.",
+        ),
+        "thoughts_without_effect": (
+            Lasting(lambda logs: logs["group/between_thoughts"] <= 0 if "group/between_thoughts" in logs else None),
+            "thoughts of a question have equal rewards, apart from what the sampling of answers explains. Raise "
+            "rl.noise.",
+        ),
+        "narrowing": (
+            Narrowing(),
+            "the mean reward rises while the best of the group falls ({group/best:.3f}): the rollouts grow alike. "
+            "Lower the learning rate, raise rl.trainer.beta, or set rl.max_at.",
+        ),
+        "norm_drift": (
+            Drift("latent/rms"),
+            "the latents' norm has drifted to {latent/rms:.3g} of the embeddings'. Take a thought source that holds it "
+            "(norm_matched), or lower the learning rate.",
+        ),
+        "ratio": (
+            above("ratio/sd", 10.0),
+            "importance ratios spread by {ratio/sd:.3g}: the policy has moved too far from its rollouts. Lower the "
+            "learning rate or rl.trainer.num_iterations.",
+        ),
+        "kl": (
+            above("kl", 10.0),
+            "the KL to the reference is {kl:.3g} nats a token. Lower the learning rate or raise rl.trainer.beta.",
+        ),
+        "replay": (
+            above("rollout/replay_gap", 0.1),
+            "log-probs recomputed from the seeds differ by {rollout/replay_gap:.3g} nats from those of the rollout. "
+            "Under bf16 that is rounding: set rl.trainer.bf16=false. Else the noise is not a function of its seed.",
+        ),
+    }
+
+
+class AlarmCallback(TrainerCallback):
+    """Warns once of each alarm, and ends training where it is asked to."""
+
+    def __init__(self, action: Literal["warn", "stop"]) -> None:
+        self.action = action
+        self.alarms = all_alarms()
+        self.raised: list[str] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        for name, (holds, message) in self.alarms.items():
+            if holds(logs) and name not in self.raised:
+                self.raised.append(name)
+                if state.is_world_process_zero:
+                    shown = message.format_map({"loss": "absent", "grad_norm": "absent", **logs})
+                    logger.warning("Alarm %s at RL step %d: %s", name, state.global_step, shown)
+                if self.action == "stop":
+                    control.should_training_stop = True

@@ -1,0 +1,114 @@
+"""Metrics of rollouts by hand, and each alarm on a log that deserves it."""
+
+import logging
+import math
+
+import pytest
+import torch
+from test_grpo import make_trainer
+from transformers import TrainerControl, TrainerState
+
+from neuralese.pipeline.latent.generate import Rollouts
+from neuralese.pipeline.train.alarms import PATIENCE, AlarmCallback, all_alarms
+from neuralese.pipeline.train.watch import reward_metrics, thought_metrics
+
+
+def drawn(latents, answers):
+    count = torch.full((len(latents),), latents.size(1))
+    return Rollouts(answers, torch.zeros(len(latents), 1), latents, count, torch.arange(len(latents)))
+
+
+def test_thought_metrics_by_hand():
+    """Two questions with two rollouts: orthogonal latents in the first, equal ones in the second."""
+    latents = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]], [[2.0, 0.0]], [[2.0, 0.0]]])
+    found = thought_metrics(drawn(latents, [[1], [1], [1], [2]]), torch.tensor([0, 0, 1, 1]), 0.5)
+    assert found["rollout/distinct"] == 0.75  # the first question's answers are equal
+    assert found["latent/rms"] == pytest.approx(2**0.5 / 0.5)
+    assert found["latent/cosine"] == pytest.approx(0.5)  # (0 + 1) / 2
+    assert found["latent/effective_rank"] == pytest.approx(1.0, abs=1e-4)  # centred, they lie on a line
+    spread = torch.eye(4)[:, None]
+    assert thought_metrics(drawn(spread, [[1]] * 4), torch.arange(4), 1.0)["latent/effective_rank"] == pytest.approx(3)
+    assert "latent/rms" not in thought_metrics(drawn(torch.zeros(2, 0, 4), [[1], [1]]), torch.arange(2), 1.0)
+
+
+def test_reward_metrics_by_hand():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    assert reward_metrics(rewards, 1) == {"group/best": 1.0, "group/mean": 0.625, "group/mixed": 0.5}
+    found = reward_metrics(rewards, 2)
+    assert found["group/within_thoughts"] == pytest.approx(0.125)  # one of four thoughts, variance 1/2
+    assert found["group/between_thoughts"] == pytest.approx(0.0625 - 0.125 / 2)  # means 0.5, 0; 1, 1
+
+
+def test_between_thoughts_is_zero_where_thoughts_do_not_matter():
+    rewards = (torch.rand(4000, 16) < 0.4).float()
+    assert reward_metrics(rewards, 4)["group/between_thoughts"] == pytest.approx(0.0, abs=0.005)
+    matters = (torch.rand(4000, 4, 1) < 0.4).float().expand(4000, 4, 4).flatten(1)
+    assert reward_metrics(matters, 4)["group/between_thoughts"] == pytest.approx(0.24, abs=0.01)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_iterations": 2}], ids=["on-policy", "two inner steps"])
+def test_metrics_are_logged(reasoner, problems, tmp_path, options):
+    trainer = make_trainer(
+        reasoner,
+        problems,
+        tmp_path,
+        how={"answers_per_thought": 2},
+        **{"max_steps": 2, "learning_rate": 0.05, **options},
+    )
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    names = {
+        "rollout/distinct", "latent/rms", "latent/cosine", "latent/effective_rank", "latent/gradient_1",
+        "latent/gradient_3", "group/best", "group/mixed", "group/within_thoughts", "group/between_thoughts", "ratio/sd",
+        "rollout/replay_gap",
+    }  # fmt: skip
+    assert names <= rows[0].keys() and "latent/gradient_4" not in rows[0]
+    assert rows[0]["rollout/replay_gap"] < 1e-4 and rows[0]["latent/gradient_1"] > 0
+    assert rows[0]["ratio/sd"] == pytest.approx(0.0, abs=1e-5)
+    assert (rows[1]["ratio/sd"] > 1e-3) == bool(options)
+
+
+HEALTHY = {
+    "loss": 0.1, "grad_norm": 1.0, "group/mixed": 0.5, "group/mean": 0.4, "group/best": 0.8, "latent/cosine": 0.9,
+    "group/between_thoughts": 0.1, "latent/rms": 1.0, "ratio/sd": 0.1, "kl": 0.1, "rollout/replay_gap": 1e-5,
+}  # fmt: skip
+STEADY = [HEALTHY] * (2 * PATIENCE)
+ILL = {
+    "nan": [{"loss": math.nan}],
+    "equal_groups": [{"group/mixed": 0.0}] * PATIENCE,
+    "thoughts_collapsed": [{"latent/cosine": 0.99995}] * PATIENCE,
+    "thoughts_without_effect": [{"group/between_thoughts": -0.01}] * PATIENCE,
+    "narrowing": [{"group/mean": 0.5, "group/best": 0.7}] * PATIENCE,
+    "norm_drift": [{"latent/rms": 5.0}],
+    "ratio": [{"ratio/sd": 11.0}],
+    "kl": [{"kl": 11.0}],
+    "replay": [{"rollout/replay_gap": 0.5}],
+}
+
+
+def heard(callback, logs):
+    control = TrainerControl()
+    for row in logs:
+        callback.on_log(None, TrainerState(global_step=7), control, logs=row)
+    return control
+
+
+@pytest.mark.parametrize("name", ILL)
+@pytest.mark.parametrize("action", ["warn", "stop"])
+def test_each_alarm_is_raised_once_and_by_its_cause_alone(caplog, name, action):
+    callback = AlarmCallback(action)
+    with caplog.at_level(logging.WARNING):
+        assert not heard(callback, STEADY).should_training_stop and not caplog.text
+        ill = [HEALTHY | row for row in ILL[name]]
+        soon = 5 if name == "narrowing" else len(ill) - 1  # that one compares means
+        assert not heard(callback, ill[:soon]).should_training_stop
+        assert heard(callback, [*ill[soon:], *ill]).should_training_stop == (action == "stop")
+    assert callback.raised == [name]
+    assert len(caplog.records) == 1 and f"Alarm {name} at RL step 7: " in caplog.text and "{" not in caplog.text
+
+
+def test_every_alarm_is_tested_and_absent_metrics_raise_none():
+    assert ILL.keys() == all_alarms().keys()
+    callback = AlarmCallback("stop")
+    assert not heard(callback, [{"loss": 1.0}] * 50).should_training_stop
+    assert not callback.raised
