@@ -22,7 +22,7 @@ from .thoughts import build_source, embedding_rms
 from .zero import whole
 
 # Modules of our own on a reasoner. Their weights are saved with the model's; plain Transformers classes ignore them.
-MODULES = ("thought_source", "stop_head", "supervision")
+MODULES = ("thought_source", "stop_head", "supervision", "value_head")
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def latentize(model: PreTrainedModel, config: LatentConfig, supervised: bool = F
     model.config.latent = config.to_dict()
     model.thought_source = source.to(device=model.device, dtype=model.dtype)
     model.stop_head = nn.Linear(size, 1).to(device=model.device, dtype=model.dtype) if config.stop_head else None
-    model.supervision = None
+    model.supervision = model.value_head = None
     if supervised:
         supervision = build_supervision(model, config.supervision, config.supervision_options)
         model.supervision = supervision.to(model.device) if supervision is not None else None

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,44 +16,17 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.utils import ModelOutput
 
 from .config import LatentConfig, ModelError, context_window
 from .given import given_latents
 from .layout import Layout, plan_passes, plan_sweeps, positions_of
 from .noise import Noise
+from .output import LatentOutput
 from .passes import Packed, PassResult, run_passes, run_sweeps
 from .precision import precise
 from .supervision import IGNORE, States, Supervision
 from .thoughts import THOUGHT_SOURCES, ThoughtSource
-
-
-@dataclass
-class LatentOutput(ModelOutput):
-    """Output of a forward over latents.
-
-    Attributes:
-        loss: Weighted cross-entropy in nats, summed over supervised positions and divided by `num_items_in_batch`
-            (default: their count). A label on a latent placeholder, and what a supervision adds, counts with
-            `supervision_weight`.
-        logits: (N, V) at the N supervised positions in row-major order when labels are given, else (B, T, V).
-        latents: (B, L, d) the vectors fed back, zero beyond a row's count.
-        token_loss: Mean cross-entropy of labels on tokens, detached.
-        latent_loss: Mean cross-entropy of labels on latent placeholders, or the loss of the supervision module for each
-            label on a token, detached.
-        stop_loss: Mean cross-entropy of the stop head over latents, detached; None without one.
-        latent_logps: (B, L) log-density in nats of given latents, 0 beyond a row's count.
-        latent_rms: (B, L) root mean square of the latents before noise, detached, where latents are given.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    latents: Tensor | None = None
-    token_loss: Tensor | None = None
-    latent_loss: Tensor | None = None
-    stop_loss: Tensor | None = None
-    latent_logps: Tensor | None = None
-    latent_rms: Tensor | None = None
+from .value_head import ValueHead
 
 
 class LatentMixin:
@@ -63,6 +36,7 @@ class LatentMixin:
     thought_source: ThoughtSource
     stop_head: nn.Linear | None
     supervision: Supervision | None
+    value_head: ValueHead | None = None
     latent_watch: Callable[[Tensor, Tensor], None] | None = None  # see `Packed.watch`
 
     def forward(
@@ -240,6 +214,9 @@ class LatentMixin:
             added = self.supervision(self, states, supervision_inputs)
             total = total + config.supervision_weight * added
             output.latent_loss = added.detach() / max(len(target), 1)
+        if self.value_head is not None:
+            index = packed_column[..., None].expand(-1, -1, hidden.size(-1))
+            output.state_values = self.value_head(hidden.gather(1, index))
         if self.stop_head is not None:
             stop_losses = self._stop_losses(states, input_ids, attention_mask)
             total = total + stop_losses.sum()

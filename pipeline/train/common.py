@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -24,14 +23,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ...data.problem import Problem
 from ..curriculum import Encoded
-from ..latent.config import LatentConfig
-from ..latent.latentize import MODULES
 from ..latent.reasoner import LatentMixin
-from ..loading import load_reasoner
 from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
 from ..sections import Recipe
 from ..tracking import Tracker
+from .lora import merge_adapter
 
 # Set by the pipeline, so that two places cannot disagree.
 RESERVED = {
@@ -190,29 +187,6 @@ def is_done(folder: Path) -> bool:
     return (folder / "final").is_dir()
 
 
-def lora_config(recipe: Recipe, reasoner: Reasoner, special_tokens: bool = True) -> LoraConfig | None:
-    """The recipe's LoRA, or None. Modules of our own are trained whole.
-
-    Args:
-        special_tokens: Also train the embedding rows of the latent special tokens.
-    """
-    if recipe.model.lora is None:
-        return None
-    options: dict[str, Any] = {"task_type": "CAUSAL_LM"}
-    if special_tokens:
-        embedding = reasoner.model.get_input_embeddings()
-        name = next(name for name, module in reasoner.model.named_modules() if module is embedding).rsplit(".", 1)[-1]
-        options["trainable_token_indices"] = {name: list(reasoner.config.token_ids)}
-    given = {**options, **recipe.model.lora}
-    ours = [name for name in MODULES if any(key.startswith(f"{name}.") for key, _ in reasoner.model.named_parameters())]
-    if ours:
-        given["modules_to_save"] = [*(given.get("modules_to_save") or []), *ours]
-        excluded = given.get("exclude_modules") or []
-        patterns = [excluded] if isinstance(excluded, str) else [rf"(.*\.)?{re.escape(name)}" for name in excluded]
-        given["exclude_modules"] = "|".join([*patterns, rf"(.*\.)?({'|'.join(ours)})\..*"])
-    return LoraConfig(**given)
-
-
 def last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end. Torn ones, left by a kill while saving, are removed.
 
@@ -254,12 +228,13 @@ def train_and_hand_over(
     state.wait_for_everyone()
     trainer.save_model(str(partial))  # on all processes: ZeRO-3 gathers here
     is_adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
-    section, supervised = reasoner.config, reasoner.model.supervision is not None
+    section, has_value_head = reasoner.config, reasoner.model.value_head is not None
+    supervised = reasoner.model.supervision is not None
     text = json.dumps(report(trainer)) if report is not None else None
     release(trainer)
     if state.is_main_process:
         if is_adapter:
-            merge_adapter(base, partial, section, context.recipe, supervised)
+            merge_adapter(base, partial, section, context.recipe, supervised, has_value_head)
         if text is not None:
             (partial / REPORT).write_text(text, encoding="utf-8")
         reasoner.tokenizer.save_pretrained(partial)
@@ -268,27 +243,6 @@ def train_and_hand_over(
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old)
     state.wait_for_everyone()
-
-
-def merge_adapter(
-    base: str | Path, adapter: Path, section: LatentConfig, recipe: Recipe, supervised: bool = False
-) -> None:
-    """Replaces an adapter folder by the full model with the adapter merged into it.
-
-    Args:
-        supervised: The adapter was trained with the module of a supervision.
-    """
-    settings = {name: value for name, value in section.to_dict().items() if name not in ("version", "token_ids")}
-    fresh = load_reasoner(
-        base,
-        supervised=supervised,
-        trust_remote_code=recipe.model.trust_remote_code,
-        dtype=recipe.model.dtype,
-        **settings,
-    )
-    merged = PeftModel.from_pretrained(fresh.model, str(adapter)).merge_and_unload()
-    shutil.rmtree(adapter)
-    merged.save_pretrained(adapter)
 
 
 def release(trainer: Trainer) -> None:

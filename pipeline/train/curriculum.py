@@ -31,10 +31,10 @@ from .common import (
     Context,
     ProgressCallback,
     is_done,
-    lora_config,
     train_and_hand_over,
 )
 from .limits import curriculum_args, items_per_step, stage_limits
+from .lora import lora_config
 from .stage import Promotion, StageTrainer, save_optimizer
 
 logger = logging.getLogger(__name__)

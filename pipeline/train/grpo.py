@@ -18,9 +18,10 @@ from ..recipe import RecipeError
 from ..sections import Recipe
 from ..tracking import TrackingCallback
 from .alarms import AlarmCallback
-from .common import Context, ProgressCallback, lora_config, train_and_hand_over, trainer_config
+from .common import Context, ProgressCallback, train_and_hand_over, trainer_config
 from .estimators import EstimatorError, check_estimator, parse_estimator
 from .latent_grpo import LatentGRPOTrainer, Rollout
+from .lora import lora_config
 
 TRL_COLUMNS = {
     "prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",

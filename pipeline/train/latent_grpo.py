@@ -96,7 +96,8 @@ class LatentGRPOTrainer(GRPOTrainer):
         self._batch = {"noise_seeds": seeds.to(self.accelerator.device)}
         if self.settings.estimator.scores:
             self._batch["latents"] = drawn.latents.float()
-        self._observe(thought_metrics(drawn, rows, self.reasoner.config.embedding_rms))
+        rms, is_noisy = self.reasoner.config.embedding_rms, self.noise is not None
+        self._observe(thought_metrics(drawn, rows, rms, is_noisy))
         logprobs = [row[: len(ids)] for row, ids in zip(drawn.logprobs.tolist(), drawn.token_ids, strict=True)]
         return drawn.token_ids, logprobs
 

@@ -12,7 +12,8 @@ from ..loading import load_reasoner
 from ..schedule import TEXT
 from ..sections import Recipe
 from ..tracking import TrackingCallback
-from .common import Context, ProgressCallback, lora_config, train_and_hand_over, trainer_config
+from .common import Context, ProgressCallback, train_and_hand_over, trainer_config
+from .lora import lora_config
 
 
 def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:

@@ -12,11 +12,12 @@ from ..latent.generate import Rollouts
 from .groups import equal_groups
 
 
-def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float) -> dict[str, float]:
+def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float, is_noisy: bool = True) -> dict[str, float]:
     """Of the latents and answers of a process's rollouts.
 
     Args:
         rows: (B,) question of each rollout.
+        is_noisy: Rollouts of a question may think differently.
     """
     answers = [tuple(ids) for ids in drawn.token_ids]
     questions = rows.tolist()
@@ -24,12 +25,12 @@ def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float) -> dict
     latents = drawn.latents.float()
     if latents.size(1) == 0:
         return {"rollout/distinct": distinct}
-    return {
+    metrics = {
         "rollout/distinct": distinct,
         "latent/rms": latents.pow(2).mean().sqrt().item() / embedding_rms,
-        "latent/cosine": _cosine(latents, rows.to(latents.device)),
         "latent/effective_rank": _effective_rank(latents),
     }
+    return metrics | ({"latent/cosine": _cosine(latents, rows.to(latents.device))} if is_noisy else {})
 
 
 def _cosine(latents: Tensor, rows: Tensor) -> float:
