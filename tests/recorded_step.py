@@ -19,7 +19,8 @@ from trl import GRPOConfig
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.run import join_processes, leave_processes
-from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer, Rollout
+from neuralese.pipeline.train.estimators import Rollout
+from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
 
 ROLLOUTS = 16
 

@@ -11,9 +11,9 @@ from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import NormMatched, Thought, suppress
-from neuralese.pipeline.train.estimators import parse_estimator
-from neuralese.pipeline.train.grpo import rl_rows
-from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer, Rollout
+from neuralese.pipeline.train.estimators import Rollout, parse_estimator
+from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.rl import rl_rows
 
 G = 4
 

@@ -36,7 +36,7 @@ class LatentMixin:
     thought_source: ThoughtSource
     stop_head: nn.Linear | None
     supervision: Supervision | None
-    value_head: ValueHead | None = None
+    value_head: ValueHead | None
     latent_watch: Callable[[Tensor, Tensor], None] | None = None  # see `Packed.watch`
 
     def forward(

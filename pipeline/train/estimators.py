@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -68,6 +69,27 @@ class Estimator:
 
 
 REPLAY = Estimator("replay", 1.0)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How a group of rollouts is drawn and what it is worth.
+
+    Attributes:
+        noise: On the latents; None: all rollouts of a question think the same.
+        estimator: See `estimators`.
+        answers_per_thought: Answers sampled after each thought; `num_generations` are thoughts times answers.
+        antithetic: Thoughts come in pairs with mirrored noise.
+        max_at: Credit a rollout with what it adds to the best of so many; None: with its own reward.
+        equal_groups: What becomes of groups whose rewards are all equal.
+    """
+
+    noise: Noise | None = None
+    estimator: Estimator = REPLAY
+    answers_per_thought: int = 1
+    antithetic: bool = False
+    max_at: int | None = None
+    equal_groups: Literal["keep", "drop", "resample"] = "keep"
 
 
 def parse_estimator(spec: str) -> Estimator:

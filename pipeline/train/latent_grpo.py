@@ -7,8 +7,7 @@ clipping, rewards, reference model and logging are TRL's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,35 +17,13 @@ from trl.models import unwrap_model_for_generation
 
 from ..latent.generate import Sampling, rollout
 from ..latent.latentize import latentize
-from ..latent.noise import Noise
 from ..latent.thoughts import suppress
 from ..latent.value_noise import share_bases
 from ..reasoner import Reasoner
 from .common import inner_model
-from .estimators import REPLAY, Estimator, draw_seeds, max_at_k_advantages
+from .estimators import Rollout, draw_seeds, max_at_k_advantages
 from .groups import RESAMPLES, equal_groups, mixed_share, replace_rows
 from .watch import LatentGradients, averaged, ratio_metrics, replay_gap, reward_metrics, thought_metrics
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """How a group of rollouts is drawn and what it is worth.
-
-    Attributes:
-        noise: On the latents; None: all rollouts of a question think the same.
-        estimator: See `estimators`.
-        answers_per_thought: Answers sampled after each thought; `num_generations` are thoughts times answers.
-        antithetic: Thoughts come in pairs with mirrored noise.
-        max_at: Credit a rollout with what it adds to the best of so many; None: with its own reward.
-        equal_groups: What becomes of groups whose rewards are all equal.
-    """
-
-    noise: Noise | None = None
-    estimator: Estimator = REPLAY
-    answers_per_thought: int = 1
-    antithetic: bool = False
-    max_at: int | None = None
-    equal_groups: Literal["keep", "drop", "resample"] = "keep"
 
 
 class LatentGRPOTrainer(GRPOTrainer):
@@ -54,7 +31,8 @@ class LatentGRPOTrainer(GRPOTrainer):
 
     def __init__(self, reasoner: Reasoner, settings: Rollout, **kwargs: Any) -> None:
         self.reasoner, self.settings, self.noise = reasoner, settings, settings.noise
-        self._logps: Tensor | None = None  # latest replay, (B, A)
+        self._logps: Tensor | None = None  # of the latest replay, (B, A)
+        self._state_values: Tensor | None = None  # of the latest forward, (B, T), where there is a value head
         self._batch: dict[str, Any] = {}  # of the rollouts in hand: noise_seeds (B,), and what `score` needs
         self._is_score = False  # which part of the loss is being computed
         self._gradients = LatentGradients()
@@ -182,22 +160,27 @@ class LatentGRPOTrainer(GRPOTrainer):
 
     def _with_latents(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch with the latents as actions behind the answer tokens, for which TRL computes ratios and a loss."""
-        latents = inputs["latents"]
-        is_latent = (inputs["prompt_ids"] == self.reasoner.config.token_ids[1]).sum(1, keepdim=True)
-        turn = torch.arange(latents.size(1), device=latents.device)[None]
-        counts = (turn < is_latent) & inputs["completion_mask"].any(1, keepdim=True)  # (B, L)
-        room = (0, latents.size(1))
+        is_latent = self._latent_mask(inputs, inputs["latents"].size(1))
+        room = (0, is_latent.size(1))
         extended = {
             **inputs,
             "completion_ids": F.pad(inputs["completion_ids"], room),
-            "completion_mask": torch.cat([inputs["completion_mask"], counts.to(inputs["completion_mask"])], 1),
+            "completion_mask": torch.cat([inputs["completion_mask"], is_latent], 1),
         }
+        if "latent_advantages" in inputs:
+            extended["advantages"] = torch.cat([inputs["advantages"], inputs["latent_advantages"]], 1)
         if "old_per_token_logps" in inputs:
             extended["old_per_token_logps"] = torch.cat([inputs["old_per_token_logps"], inputs["old_latent_logps"]], 1)
         for name in ("ref_per_token_logps", "sampling_per_token_logps"):
             if name in inputs:
                 extended[name] = F.pad(inputs[name], room)
         return extended
+
+    def _latent_mask(self, inputs: dict[str, Any], count: int) -> Tensor:
+        """Which of `count` latents (B, L) each rollout has; none where its answer is masked out."""
+        ids, answers = inputs["prompt_ids"], inputs["completion_mask"]
+        counts = (ids == self.reasoner.config.token_ids[1]).sum(1, keepdim=True) * answers.any(1, keepdim=True)
+        return (torch.arange(count, device=ids.device)[None] < counts).to(answers)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -268,7 +251,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         """The model on rollouts (B, T) whose last columns are answers: latents made again, or as they are given."""
         labels = _answer_labels(ids, mask, columns)
         with self.accelerator.autocast():
-            return model(
+            output = model(
                 input_ids=ids,
                 attention_mask=mask,
                 labels=labels,
@@ -277,6 +260,8 @@ class LatentGRPOTrainer(GRPOTrainer):
                 latents=latents,
                 latent_rms=latent_rms,
             )
+        self._state_values = output.get("state_values")
+        return output
 
     def _tokens(self, logits: Tensor, ids: Tensor, mask: Tensor, columns: int) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies (B, A) from logits (N, V) of the answer tokens in row-major order."""

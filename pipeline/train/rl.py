@@ -1,7 +1,9 @@
-"""Stage 3: reinforcement learning on the rewards of sampled answers, by GRPO."""
+"""Stage 3: reinforcement learning on the rewards of sampled answers, by GRPO or PPO."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ from ...data.problem import Problem
 from ...rewards.checking import checked
 from ...rewards.loading import load_reward
 from ..latent.noise import parse_noise
+from ..latent.value_head import add_value_head
 from ..loading import load_reasoner
+from ..reasoner import Reasoner
 from ..recipe import RecipeError
-from ..sections import Recipe
+from ..sections import PPOSection, Recipe, RLSection
 from ..tracking import TrackingCallback
 from .alarms import AlarmCallback
 from .common import Context, ProgressCallback, train_and_hand_over, trainer_config
-from .estimators import EstimatorError, check_estimator, parse_estimator
-from .latent_grpo import LatentGRPOTrainer, Rollout
+from .estimators import EstimatorError, Rollout, check_estimator, parse_estimator
+from .latent_grpo import LatentGRPOTrainer
 from .lora import lora_config
+from .ppo import Critic, LatentPPOTrainer
 
 TRL_COLUMNS = {
     "prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
@@ -106,7 +111,7 @@ def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
     )
 
 
-def train_grpo(context: Context, base: str | Path, folder: Path) -> None:
+def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     """Trains on the rewards of sampled answers and leaves `folder/final`."""
     section = context.recipe.rl
     assert section is not None
@@ -132,9 +137,7 @@ def train_grpo(context: Context, base: str | Path, folder: Path) -> None:
             "rl.trainer.beta > 0 needs a reference model with the latent tokens, and TRL loads it from "
             f"{base}. Train sft or curriculum first, or set beta to 0."
         )
-    trainer = LatentGRPOTrainer(
-        reasoner,
-        settings,
+    trainer = _trainer_of(section, reasoner, settings)(
         reward_funcs=rewards,
         args=args,
         train_dataset=Dataset.from_list(rl_rows(context.train, reasoner.config.num_latents)),
@@ -142,3 +145,12 @@ def train_grpo(context: Context, base: str | Path, folder: Path) -> None:
         callbacks=[TrackingCallback(context.tracker), ProgressCallback("rl"), AlarmCallback(section.alarms)],
     )
     train_and_hand_over(trainer, context, reasoner, base, folder)
+
+
+def _trainer_of(section: RLSection, reasoner: Reasoner, settings: Rollout) -> Callable[..., LatentGRPOTrainer]:
+    """The trainer of an algorithm. PPO gets its value head here: a LoRA must know of it."""
+    if section.algorithm == "grpo":
+        return partial(LatentGRPOTrainer, reasoner, settings)
+    critic = Critic(**(section.ppo or PPOSection()).model_dump())
+    add_value_head(reasoner.model, critic.detach_trunk)
+    return partial(LatentPPOTrainer, reasoner, settings, critic)
