@@ -1,4 +1,6 @@
-"""One RL step on recorded rollouts, for test_distributed.py: recorded_step.py BASE ROLLOUTS OUTPUT ACCUMULATION
+"""One RL step on recorded rollouts, for test_distributed.py: recorded_step.py KIND BASE ROLLOUTS OUTPUT ACCUMULATION
+
+KIND is ppo, or an estimator of GRPO.
 
 SGD with learning rate 1 and no clipping, so that the change of the weights is the gradient.
 """
@@ -19,13 +21,14 @@ from trl import GRPOConfig
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.run import join_processes, leave_processes
-from neuralese.pipeline.train.estimators import Rollout
+from neuralese.pipeline.train.estimators import Rollout, parse_estimator
 from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.ppo import Critic, LatentPPOTrainer
 
 ROLLOUTS = 16
 
 
-class RecordedTrainer(LatentGRPOTrainer):
+class Recorded:
     """Takes its share of recorded rollouts instead of sampling."""
 
     def _generate_and_score_completions(self, inputs):
@@ -34,7 +37,7 @@ class RecordedTrainer(LatentGRPOTrainer):
         return {key: value if value.dim() == 0 else value[mine] for key, value in recorded.items()}
 
 
-base, rollouts, output, accumulation = sys.argv[1:]
+kind, base, rollouts, output, accumulation = sys.argv[1:]
 recorded = load_file(rollouts)
 processes = join_processes().num_processes
 args = GRPOConfig(
@@ -44,9 +47,12 @@ args = GRPOConfig(
     per_device_train_batch_size=ROLLOUTS // processes // int(accumulation),
     gradient_accumulation_steps=int(accumulation), loss_type=Path(output).suffix.strip("."),
 )  # fmt: skip
-trainer = RecordedTrainer(
+settings = Rollout(parse_noise("gaussian:0.4"), parse_estimator("replay" if kind == "ppo" else kind))
+base_trainer = LatentPPOTrainer if kind == "ppo" else LatentGRPOTrainer
+trainer = type("RecordedTrainer", (Recorded, base_trainer), {})(
     load_reasoner(base),
-    Rollout(parse_noise("gaussian:0.4")),
+    settings,
+    *([Critic()] if kind == "ppo" else []),
     reward_funcs=[lambda completions, **columns: [0.0] * len(completions)],
     args=args,
     train_dataset=Dataset.from_list([{"prompt": "1 + 2 ="}] * ROLLOUTS),

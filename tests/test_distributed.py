@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from test_grpo import make_trainer, rollouts
+from test_ppo import make_ppo
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
 TYPES = {"ddp": "MULTI_CPU", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
@@ -46,6 +48,13 @@ def train_tiny(config, folder, *overrides):
     launch(config, "scripts/train.py", "tests/tiny.yaml", f"output_dir={folder}", *fixed, *overrides)
     rows = [json.loads(line) for line in (folder / "tiny" / "metrics.jsonl").read_text().splitlines()]
     return folder / "tiny", [row for row in rows if "loss" in row and row["stage"] != "rl"]
+
+
+def recorded_trainer(kind, reasoner, problems, folder):
+    """Draws the rollouts that are recorded."""
+    if kind == "ppo":
+        return make_ppo(reasoner, problems, folder)
+    return make_trainer(reasoner, problems, folder, how={"estimator": kind})
 
 
 def batches(per_device, accumulation):
@@ -98,20 +107,27 @@ def test_zero3_where_a_rank_has_no_latents(tmp_path, supervision, source, noise)
     assert [two["loss"] for two in losses] == pytest.approx([one["loss"] for one in expected], abs=2e-3)
 
 
+ALGORITHMS = [
+    *(pytest.param(*kind, *config.values, marks=config.marks) for config in CONFIGS
+      for kind in (("replay", "dapo"), ("score_rsqrt_d", "dapo"), ("ppo", "dapo"))),
+    pytest.param("replay", "dr_grpo", "ddp"),
+]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("loss_type", ["dapo", "dr_grpo"])
-@pytest.mark.parametrize("config", CONFIGS)
-def test_rl_loss_and_gradients_are_those_of_one_process(reasoner, problems, tmp_path, config, loss_type):
+@pytest.mark.parametrize(("kind", "loss_type", "config"), ALGORITHMS)
+def test_rl_loss_and_gradients_are_those_of_one_process(make, problems, tmp_path, kind, loss_type, config):
     base, rollout_file = tmp_path / "base", tmp_path / "rollouts.safetensors"
+    reasoner = make(num_latents=3)
     reasoner.save_pretrained(base)
-    trainer = make_trainer(reasoner, problems, tmp_path)
-    inputs = {k: v.contiguous() for k, v in rollouts(trainer).items() if k != "sampling_per_token_logps"}
+    trainer = recorded_trainer(kind, reasoner, problems, tmp_path)
+    inputs = {name: value.contiguous() for name, value in rollouts(trainer).items()}
     assert inputs["advantages"].abs().sum() > 0
     save_file(inputs, rollout_file)
     reports = {}
     for name, accumulation in (("cpu", 2), (config, 1)):
         output = tmp_path / f"{name}.{loss_type}"
-        launch(name, "tests/recorded_step.py", base, rollout_file, output, accumulation)
+        launch(name, "tests/recorded_step.py", kind, base, rollout_file, output, accumulation)
         reports[name] = json.loads((output / "report.json").read_text()) | {
             "weights": load_file(output / "model.safetensors")
         }
@@ -119,6 +135,9 @@ def test_rl_loss_and_gradients_are_those_of_one_process(reasoner, problems, tmp_
     assert one["processes"] == 1 and two["processes"] == 2 and TYPES[config] in two["type"]
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
     start = load_file(base / "model.safetensors")
+    if kind == "ppo":  # the value head begins as 0
+        start |= {key: torch.zeros_like(w) for key, w in one["weights"].items() if key.startswith("value_head.")}
+        assert len(start) == len(one["weights"])
     for key, before in start.items():
         gradient, other = before - one["weights"][key], before - two["weights"][key]
         assert gradient.any() or "wpe" in key

@@ -1,15 +1,23 @@
 """Answers in completions, and the built-in rewards, on values worked by hand."""
 
+import sys
+
 import pytest
 
 from neuralese.rewards import (
     BUILTIN,
+    Patience,
     RewardError,
     answer_format,
+    check_reward,
+    checked,
     completion_text,
     exact_match,
     extract_answer,
     latent_cost,
+    length_cost,
+    load_reward,
+    math_verify,
     normalise_answer,
     numeric_match,
     parse_number,
@@ -143,6 +151,71 @@ def test_latent_cost():
         latent_cost(prompts=[""], completions=["a"], answer=["a"])
 
 
+def test_length_cost():
+    assert length_cost(prompts=["", ""], completions=["a", ""], completion_ids=[[5, 6, 1], []]) == [-3.0, 0.0]
+    with pytest.raises(RewardError, match="no 'completion_ids'.*evaluate.scorer"):
+        length_cost(prompts=[""], completions=["a"], answer=["a"])
+    assert check_reward("length_cost", ["one two", ""], {}).rewards == [-2.0, 0.0]
+
+
+@pytest.mark.parametrize("wrap", [str, _chat])
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("1/2", ["0.5", "$\\frac{1}{2}$", "\\frac12", "2/4", "so \\boxed{\\frac{1}{2}}"], ["2", "1", "", "none"]),
+        ("\\frac{3}{4}", ["0.75", "3/4"], ["3", "4"]),
+        ("2\\sqrt{3}", ["$\\sqrt{12}$", "\\sqrt{12}"], ["2", "3"]),
+        ("x^2+2x+1", ["(x+1)^2", "$(1+x)^2$"], ["1", "x^2+1"]),
+        ("1,250", ["$1250$", "1250", "\\$1,250"], ["1", "250"]),
+        ("(1,2)", ["(1, 2)", "$(1,2)$"], ["(2,1)", "2"]),
+        ("5", ["x = 5", "5 apples", "$x=5$"], ["x = 6", "apples", "3 4 6"]),
+        ("\\text{even}", ["\\text{even}"], ["\\text{odd}"]),
+    ],
+)
+def test_math_verify(wrap, answer, right, wrong):
+    pytest.importorskip("math_verify")
+    texts = [f"first 7 ### {text}" for text in [*right, *wrong]]
+    rewards = math_verify(prompts=texts, completions=[wrap(text) for text in texts], answer=[answer] * len(texts))
+    assert rewards == [1.0] * len(right) + [0.0] * len(wrong)
+
+
+def test_math_verify_judges_nothing_by_an_answer_that_it_cannot_read():
+    pytest.importorskip("math_verify")
+    assert math_verify([""] * 2, ["### 5", "### 5"], answer=["what is sought", "5"]) == [None, 1.0]
+
+
+def test_math_verify_also_works_outside_the_main_thread():
+    pytest.importorskip("math_verify")
+    reward = checked(math_verify, "math_verify", Patience(timeout=60))
+    assert reward(prompts=[""] * 2, completions=["0.5", "\\frac13"], answer=["1/2"] * 2) == [1.0, 0.0]
+
+
+def test_math_verify_gives_up_what_takes_too_long(monkeypatch):
+    pytest.importorskip("math_verify")
+    monkeypatch.setattr("neuralese.rewards.mathematics._SECONDS", 1)
+    assert math_verify([""] * 2, ["### $9^{9^{9^9}}$", "### 5"], answer=["5"] * 2) == [0.0, 1.0]
+
+
+def test_math_verify_cannot_read_what_its_parser_gives_up(monkeypatch):
+    library = pytest.importorskip("math_verify")
+    from math_verify.errors import TimeoutException
+
+    def parse(text, parsing_timeout):
+        if "9" in text:
+            raise TimeoutException
+        return [text]
+
+    monkeypatch.setattr(library, "parse", parse)
+    assert math_verify([""] * 2, ["### 9", "### 5"], answer=["5"] * 2) == [0.0, 1.0]
+
+
+def test_math_verify_without_its_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    for use in (lambda: load_reward("math_verify"), lambda: math_verify([""], ["5"], answer=["5"])):
+        with pytest.raises(RewardError, match=r"needs the library math-verify.*pip install 'neuralese\[math\]'"):
+            use()
+
+
 def test_columns_of_another_length_are_an_error():
     for reward in (exact_match, numeric_match):
         with pytest.raises(ValueError, match="zip"):
@@ -153,4 +226,6 @@ def test_columns_of_another_length_are_an_error():
 
 def test_every_built_in_is_registered_under_its_own_name():
     assert {name: reward.__name__ for name, reward in BUILTIN.items()} == {name: name for name in BUILTIN}
-    assert set(BUILTIN) == {"exact_match", "numeric_match", "answer_format", "valid_path", "latent_cost"}
+    assert set(BUILTIN) == {
+        "exact_match", "numeric_match", "answer_format", "valid_path", "latent_cost", "length_cost", "math_verify",
+    }  # fmt: skip
