@@ -33,7 +33,7 @@ from .train.arms import ARMS
 from .train.common import Context, is_done, on_cpu
 from .train.curriculum import stopped_summary, train_curriculum
 from .train.examples import encode_checked
-from .train.grpo import train_grpo
+from .train.rl import train_rl
 from .train.sft import train_sft
 from .validate import check_recipe
 
@@ -60,7 +60,7 @@ def plan(recipe: Recipe) -> list[PlannedStage]:
     for name, is_on, train in (
         ("sft", recipe.sft is not None, train_sft),
         ("curriculum", recipe.curriculum is not None and recipe.controls.latent, train_curriculum),
-        ("rl", recipe.rl is not None, train_grpo),
+        ("rl", recipe.rl is not None, train_rl),
     ):
         if is_on:
             planned.append(PlannedStage(name, last, train))
@@ -168,7 +168,8 @@ def prepare_folder(recipe: Recipe, resume: bool) -> None:
         held = load_recipe(file)
         # What is measured may change between runs; what was trained may not.
         free = {"evaluate", "controls", "tracking", "output_dir"}
-        changed = [key for key in Recipe.model_fields if key not in free and getattr(held, key) != getattr(recipe, key)]
+        trained, asked = _as_trained(held), _as_trained(recipe)
+        changed = [key for key in Recipe.model_fields if key not in free and trained[key] != asked[key]]
         if changed:
             raise RunError(
                 f"{recipe.folder} already holds the run of another recipe: it differs in {', '.join(changed)}. "
@@ -190,6 +191,15 @@ def prepare_folder(recipe: Recipe, resume: bool) -> None:
             (recipe.folder / "results.json").unlink(missing_ok=True)  # measured in another way than asked for now
         write_whole(file, recipe.to_yaml())
     state.wait_for_everyone()
+
+
+def _as_trained(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without how long rewards are waited for: a run that a slow one ended may go on with more patience."""
+    values = recipe.model_dump()
+    for reward in (values["rl"] or {}).get("rewards", []):
+        for key in ("timeout", "retries", "on_error"):
+            del reward[key]
+    return values
 
 
 def _build_base(recipe: Recipe, problems: list[Problem]) -> None:

@@ -13,8 +13,9 @@ from .latent.supervision import check_supervision
 from .latent.thoughts import THOUGHT_SOURCES, build_source
 from .recipe import RecipeError, nearest
 from .sections import Recipe
-from .train.grpo import grpo_args, rollout_settings
 from .train.limits import curriculum_args
+from .train.reward_model import check_recipe_reward
+from .train.rl import grpo_args, rollout_settings
 from .train.sft import sft_args
 
 # Noise in an evaluation is left out where a model has no latents, such as a control.
@@ -55,7 +56,7 @@ def check_recipe(recipe: Recipe) -> None:
         check_noise("rl.noise", recipe.rl.noise, recipe)
         rollout_settings(recipe)
         for reward in recipe.rl.rewards:
-            load_reward(reward.function)
+            check_recipe_reward(reward)
 
 
 def check_noise(key: str, spec: str | None, recipe: Recipe) -> Noise | None:

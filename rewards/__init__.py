@@ -1,13 +1,16 @@
 """Reward functions: the built-in ones, and loading and checking your own."""
 
 from .answers import completion_text, extract_answer, normalise_answer, parse_number
-from .builtin import BUILTIN, answer_format, exact_match, latent_cost, numeric_match, valid_path
+from .builtin import BUILTIN, answer_format, exact_match, latent_cost, length_cost, numeric_match, valid_path
 from .checking import RewardCheck, check_reward, checked
 from .errors import RewardError
 from .loading import load_reward
+from .mathematics import math_verify
+from .patience import Patience
 
 __all__ = [
     "BUILTIN",
+    "Patience",
     "RewardCheck",
     "RewardError",
     "answer_format",
@@ -17,7 +20,9 @@ __all__ = [
     "exact_match",
     "extract_answer",
     "latent_cost",
+    "length_cost",
     "load_reward",
+    "math_verify",
     "normalise_answer",
     "numeric_match",
     "parse_number",

@@ -6,6 +6,7 @@ from typing import Any
 
 from .answers import completion_text, extract_answer, has_answer_format, normalise_answer, parse_number
 from .errors import RewardError
+from .mathematics import math_verify
 
 _TOLERANCE = 1e-6
 
@@ -76,10 +77,32 @@ def latent_cost(
     return [-float(count) for count in num_latents]
 
 
-BUILTIN: dict[str, Callable[..., list[float]]] = {
+def length_cost(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    **_: Any,
+) -> list[float]:
+    """Minus the number of tokens of each answer, the end token included, for use with a small weight.
+
+    Raises:
+        RewardError: there are no `completion_ids`.
+    """
+    if completion_ids is None:
+        raise RewardError(
+            "The reward 'length_cost' received no 'completion_ids', the tokens of the answers. RL provides them; give "
+            "them when you call the reward yourself, or choose another reward where there are only texts, as in "
+            "evaluate.scorer."
+        )
+    return [float(-len(ids)) for ids in completion_ids]
+
+
+BUILTIN: dict[str, Callable[..., list[float] | list[float | None]]] = {
     "exact_match": exact_match,
     "numeric_match": numeric_match,
     "answer_format": answer_format,
     "valid_path": valid_path,
     "latent_cost": latent_cost,
+    "length_cost": length_cost,
+    "math_verify": math_verify,
 }

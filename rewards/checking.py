@@ -1,4 +1,4 @@
-"""Guards around a reward function: what it raises and what it returns is checked at every call."""
+"""Guards around a reward function: how long it takes, what it raises and what it returns, at every call."""
 
 import asyncio
 import inspect
@@ -11,14 +11,16 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
-from ..data.errors import reason, shown
+from ..data.errors import shown
+from .answers import completion_text
 from .errors import RewardError
 from .loading import load_reward
+from .patience import DaemonLoop, Patience, Tries, in_time
 
 Rewards = list[float | None]
 
 
-def checked(reward: Callable[..., Any], name: str) -> Callable[..., Any]:
+def checked(reward: Callable[..., Any], name: str, patience: Patience | None = None) -> Callable[..., Any]:
     """Return `reward` with checks; sync or async as it was, and under its own `__name__`, which the trainer logs.
 
     All keyword arguments are passed on. The rewards come back as a list of floats and None.
@@ -26,36 +28,61 @@ def checked(reward: Callable[..., Any], name: str) -> Callable[..., Any]:
     Args:
         reward: a function `f(prompts, completions, **columns)`.
         name: names the reward in messages, and becomes `__name__` where `reward` has none.
+        patience: timeout in seconds, retries, and what follows the last failed try; None: any time, one try.
 
     Raises (from the returned function):
-        RewardError: `reward` raised (chained; its own RewardError passes as it is), returned another number of rewards
-            than completions, or returned a value that is neither a finite number nor None.
+        RewardError: `reward` raised or took too long in its last try (chained; its own RewardError passes as it is, at
+            once), returned another number of rewards than completions, or returned a value that is neither a finite
+            number nor None.
     """
-    wrapper: Callable[..., Any]
-    if is_async(reward):
-
-        async def wrapper(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-            try:
-                result = await reward(prompts=prompts, completions=completions, **columns)
-            except RewardError:
-                raise
-            except Exception as error:
-                raise _failed(name, error, completions) from error
-            return _check_result(name, result, completions)
-
-    else:
-
-        def wrapper(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-            try:
-                result = reward(prompts=prompts, completions=completions, **columns)
-            except RewardError:
-                raise
-            except Exception as error:
-                raise _failed(name, error, completions) from error
-            return _check_result(name, result, completions)
-
+    patience = patience or Patience()
+    wrapper = (_checked_async if is_async(reward) else _checked)(reward, name, patience)
     wrapper.__name__ = wrapper.__qualname__ = getattr(reward, "__name__", name)
     wrapper.__doc__ = reward.__doc__
+    return wrapper
+
+
+def _checked(reward: Callable[..., Any], name: str, patience: Patience) -> Callable[..., Any]:
+    def wrapper(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
+        tries = Tries(name, patience, completions)
+        while True:
+            arguments = {"prompts": prompts, "completions": completions, **tries.columns(columns)}
+            try:
+                result = in_time(reward, patience.timeout, arguments)
+                break
+            except RewardError:
+                raise
+            except Exception as error:
+                pause = tries.failed(error)
+            if pause is None:
+                return [None] * len(completions)
+            time.sleep(pause)
+        tries.log()
+        return _check_result(name, result, completions)
+
+    return wrapper
+
+
+def _checked_async(reward: Callable[..., Any], name: str, patience: Patience) -> Callable[..., Any]:
+    loop = DaemonLoop()
+
+    async def wrapper(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
+        tries = Tries(name, patience, completions)
+        while True:
+            arguments = {"prompts": prompts, "completions": completions, **tries.columns(columns)}
+            try:
+                result = await loop.in_time(reward, patience.timeout, arguments)
+                break
+            except RewardError:
+                raise
+            except Exception as error:
+                pause = tries.failed(error)
+            if pause is None:
+                return [None] * len(completions)
+            await asyncio.sleep(pause)
+        tries.log()
+        return _check_result(name, result, completions)
+
     return wrapper
 
 
@@ -64,14 +91,6 @@ def is_async(reward: Callable[..., Any]) -> bool:
     while isinstance(reward, partial):
         reward = reward.func
     return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(type(reward).__call__)
-
-
-def _failed(name: str, error: Exception, completions: Sequence[Any]) -> RewardError:
-    first = shown(completions[0], 200) if completions else "none"
-    return RewardError(
-        f"Reward {name!r} failed with {reason(error)}. The first completion it was given: {first}. "
-        f"Correct the function, or let it return None for completions it cannot judge."
-    )
 
 
 def _check_result(name: str, result: Any, completions: Sequence[Any]) -> Rewards:
@@ -120,14 +139,20 @@ class RewardCheck:
     none_count: int
 
 
-def check_reward(spec: str, completions: Sequence[Any], columns: Mapping[str, Sequence[Any]]) -> RewardCheck:
+def check_reward(
+    reward: str | Callable[..., Any],
+    completions: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
+    timeout: float | None = None,
+) -> RewardCheck:
     """Load a reward function and call it once, as the trainer does.
 
     Args:
-        spec: as in `load_reward`.
-        completions: strings or lists of messages.
+        reward: its name as in `load_reward`, or the function itself.
+        completions: strings or lists of messages. Their `completion_ids` are one for each word.
         columns: one value per completion each. `prompts`, when absent, is the column `prompt`, or else `question`, or
             else empty strings.
+        timeout: seconds that the call may take; None: any.
 
     Raises:
         RewardError: as `load_reward` and `checked`; no completions; a column of another length than the completions.
@@ -139,10 +164,12 @@ def check_reward(spec: str, completions: Sequence[Any], columns: Mapping[str, Se
             raise RewardError(
                 f"Column {column!r} has {len(values)} values for {len(completions)} completions. Give one for each."
             )
-    reward = checked(load_reward(spec), spec)
+    name = reward if isinstance(reward, str) else getattr(reward, "__name__", type(reward).__name__)
+    function = load_reward(reward) if isinstance(reward, str) else reward
+    call = checked(function, name, Patience(timeout))
     arguments = _arguments(completions, columns)
     start = time.perf_counter()
-    result = _run(reward(**arguments)) if is_async(reward) else reward(**arguments)
+    result = _run(call(**arguments)) if is_async(call) else call(**arguments)
     return _summary(result, time.perf_counter() - start)
 
 
@@ -152,7 +179,7 @@ def _arguments(completions: Sequence[Any], columns: Mapping[str, Sequence[Any]])
     # The trainer keeps the two singular columns to itself.
     rest = {key: values for key, values in columns.items() if key not in ("prompts", "prompt", "completion")}
     trainer: dict[str, Any] = {
-        "completion_ids": [[] for _ in completions],
+        "completion_ids": [list(range(len(completion_text(text).split()))) for text in completions],
         "trainer_state": None,
         "log_extra": lambda column, values: None,
         "log_metric": lambda name, value: None,

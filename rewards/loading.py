@@ -14,6 +14,7 @@ from typing import Any
 from ..data.errors import reason, suggest
 from .builtin import BUILTIN
 from .errors import RewardError
+from .mathematics import LIBRARY, missing
 
 # What the trainer passes by keyword to every reward function, besides the columns of the data.
 TRAINER_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
@@ -29,7 +30,7 @@ def load_reward(spec: str) -> Callable[..., Any]:
 
     Raises:
         RewardError: the name, the file or the function does not exist, the import fails, or the function does not
-            take prompts, completions and any other column by keyword.
+            take prompts, completions and any other column by keyword; the library of a built-in is not installed.
     """
     if not isinstance(spec, str) or not spec.strip():
         raise RewardError(f"A reward is named by a string, got {spec!r}. Built-in: {', '.join(BUILTIN)}.")
@@ -49,6 +50,8 @@ def _forms() -> str:
 
 
 def _builtin(name: str) -> Callable[..., Any]:
+    if name == LIBRARY and importlib.util.find_spec(LIBRARY) is None:
+        raise missing()
     if name in BUILTIN:
         return BUILTIN[name]
     raise RewardError(

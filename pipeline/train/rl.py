@@ -12,8 +12,6 @@ from trl import GRPOConfig
 
 from ...data.errors import DataError
 from ...data.problem import Problem
-from ...rewards.checking import checked
-from ...rewards.loading import load_reward
 from ..latent.noise import parse_noise
 from ..latent.value_head import add_value_head
 from ..loading import load_reasoner
@@ -27,6 +25,7 @@ from .estimators import EstimatorError, Rollout, check_estimator, parse_estimato
 from .latent_grpo import LatentGRPOTrainer
 from .lora import lora_config
 from .ppo import Critic, LatentPPOTrainer
+from .reward_model import recipe_reward
 
 TRL_COLUMNS = {
     "prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
@@ -115,7 +114,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     """Trains on the rewards of sampled answers and leaves `folder/final`."""
     section = context.recipe.rl
     assert section is not None
-    rewards = [checked(load_reward(reward.function), reward.function) for reward in section.rewards]
+    rewards = [recipe_reward(reward) for reward in section.rewards]
     settings = rollout_settings(context.recipe)
     args = grpo_args(context.recipe, folder)
     model = context.recipe.model
