@@ -1,17 +1,23 @@
 """PPO: advantages against a loop, values at the right places, the losses against their formulas, and training."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
 from reference import latent_inputs
+from safetensors.torch import load_file
 from test_grpo import first_token_reward, make_trainer
+from transformers import AutoModelForCausalLM
 from trl import GRPOConfig
 
 from neuralese.data.errors import UserError
+from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import Thought
 from neuralese.pipeline.latent.value_head import add_value_head
 from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.run import run
 from neuralese.pipeline.train.estimators import Rollout, parse_estimator
 from neuralese.pipeline.train.ppo import Critic, LatentPPOTrainer, gae, value_loss
 from neuralese.pipeline.train.rl import rl_rows
@@ -205,3 +211,21 @@ def test_keys_that_do_not_fit_are_named(overrides, message):
 def test_grpo_has_no_value_head(reasoner, problems, tmp_path):
     trainer = make_trainer(reasoner, problems, tmp_path)
     assert trainer.model.value_head is None
+
+
+@pytest.mark.parametrize("lora", [[], ["model.lora={target_modules: [c_attn], r: 2}", "rl.trainer.beta=0.01"]])
+def test_a_recipe_trains_with_ppo(tmp_path, lora):
+    """In text mode with LoRA, too; `final` is a whole model whose weights open without us."""
+    reward = tmp_path / "reward.py"
+    reward.write_text("def count(prompts, completions, **columns): return [float(len(c) % 3) for c in completions]")
+    options = [f"output_dir={tmp_path}", "tracking.wandb=false", "rl.algorithm=ppo", *lora]
+    options += [f"rl.rewards=[{{function: '{reward}:count'}}]", "rl.trainer.learning_rate=1.0e-3"]
+    if lora:
+        options += ["curriculum=null", "rl.noise=null"]
+    run(load_recipe("tests/tiny.yaml", options))
+    final = tmp_path / "tiny" / "rl" / "final"
+    assert load_file(final / "model.safetensors")["value_head.weight"].any()
+    assert load_reasoner(final).model.value_head is None
+    AutoModelForCausalLM.from_pretrained(final)
+    rows = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    assert any("value/loss" in row for row in rows if row["stage"] == "rl")
