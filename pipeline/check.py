@@ -1,8 +1,7 @@
-"""`neuralese check` and `neuralese eval`: look at a recipe without training it, measure checkpoints after training."""
+"""`neuralese check`: looks at a recipe without training it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,9 @@ from rich.syntax import Syntax
 from rich.table import Table
 from transformers import TrainingArguments
 
-from .evaluate.evaluate import Measurement, write_results
-from .evaluate.table import print_results
 from .preview import print_examples
-from .problems import Problems, load_all, load_evaluation
-from .recipe import load_recipe
-from .run import RunError, evaluate_checkpoint, join_processes, plan, read_seconds, trained_stages
+from .problems import Problems, load_all
+from .run import plan
 from .sections import Recipe
 from .train.arms import ARMS, LATENT, latent_stages, most_steps, step_limits
 from .train.limits import stage_limits
@@ -102,55 +98,3 @@ def _problems_or_none(recipe: Recipe, console: Console) -> Problems | None:
     size = recipe.data.train.size or _count(problems)
     console.print(f"Data: {size} training problems. First: {problems.train[0].question!r}")
     return problems
-
-
-def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, recipe_path: Path | None) -> None:
-    """Measures all finished stages of a run folder, or one checkpoint, and prints and writes the results.
-
-    Raises:
-        RunError: No run or checkpoint there, or no recipe that says what to measure on.
-    """
-    state = join_processes()
-    if not folder.is_dir():
-        raise RunError(f"There is no folder {folder}. Name a run folder or a checkpoint.")
-    is_run = (folder / "recipe.yaml").is_file()
-    found = recipe_path or next(
-        (
-            parent / "recipe.yaml"
-            for parent in (folder, *folder.resolve().parents[:3])  # run/stage/final, or run/stage/part/final
-            if (parent / "recipe.yaml").is_file()
-        ),
-        None,
-    )
-    if found is None:
-        raise RunError(f"{folder} lies in no run folder. Give the recipe that says what to measure on with --recipe.")
-    recipe = load_recipe(found, overrides)
-    if is_run:
-        checkpoints = trained_stages(recipe, folder)
-    elif (folder / "config.json").is_file():
-        checkpoints = {_stage_name(folder): folder}
-    else:
-        checkpoints = {}
-    if not checkpoints:
-        raise RunError(f"{folder} holds no finished stage and no checkpoint.")
-    target = output or folder / "eval.json"
-    if not target.parent.is_dir():
-        raise RunError(f"There is no folder {target.parent} to write the results to.")
-    problems = load_evaluation(recipe)
-    rows: list[Measurement] = []
-    for name, checkpoint in checkpoints.items():
-        rows += evaluate_checkpoint(recipe, checkpoint, name, problems)
-    if state.is_main_process:
-        write_results(target, rows)
-        seconds = read_seconds(folder) if is_run else {}
-        seconds.pop("evaluate", None)  # that of the run's own evaluation, not of this one
-        print_results(rows, seconds)
-        print(f"Results      {target}")
-
-
-def _stage_name(checkpoint: Path) -> str:
-    """The training stage a checkpoint comes from: the name of its stage folder, or what its latent section says."""
-    if checkpoint.resolve().name == "final":
-        return checkpoint.parent.name
-    section = json.loads((checkpoint / "config.json").read_text()).get("latent") or {}
-    return "curriculum" if section.get("num_latents") else "sft"

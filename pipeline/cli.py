@@ -82,10 +82,29 @@ def evaluate(
 ) -> None:
     """Measure the checkpoints of a run, or one checkpoint. Keys such as evaluate.num_samples=64 change how."""
     quiet()
-    from .check import evaluate_folder
+    from .measure import evaluate_folder
     from .run import leave_processes
 
     evaluate_folder(folder, overrides or [], output, recipe)
+    leave_processes()
+
+
+@app.command()
+def calibrate(
+    folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint with latents.")],
+    overrides: Overrides = None,
+    noise: Annotated[str, typer.Option(help="Kind of noise.")] = "gaussian",
+    scale: Annotated[list[float] | None, typer.Option(help="A scale to try; repeat for more.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of the answers; 0: noise alone.")] = 0.0,
+    output: Annotated[Path | None, typer.Option(help="Where to write the results as JSON.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
+) -> None:
+    """Measure pass@1 and pass@k against the scale of a noise, and propose one for RL and sampling."""
+    quiet()
+    from .measure import SCALES, calibrate
+    from .run import leave_processes
+
+    calibrate(folder, overrides or [], noise, scale or SCALES, temperature, output, recipe)
     leave_processes()
 
 

@@ -130,18 +130,6 @@ def test_check_takes_several_recipes(capsys):
     assert "curriculum 4" in out and "whynlp/gsm8k-aug from the hub, not downloaded" in " ".join(out.split())
 
 
-def test_eval_of_a_run_and_of_one_checkpoint(capsys, finished, tmp_path):
-    output = tmp_path / "again.json"
-    code, out, _ = neuralese(capsys, "eval", finished, "evaluate.problems=10", "--output", output)
-    rows = json.loads(output.read_text())
-    assert code == 0 and {row["stage"] for row in rows} == {"sft", "curriculum", "rl"} and rows[0]["n"] == 10
-    code, out, _ = neuralese(capsys, "eval", finished / "rl" / "final", "--output", output)
-    assert code == 0 and str(output) in out
-    again = json.loads(output.read_text())
-    whole = [row for row in json.loads((finished / "results.json").read_text()) if row["stage"] == "rl"]
-    assert again == whole
-
-
 def test_sample_prints_n_answers_and_repeats_them(capsys, finished):
     arguments = ("sample", finished / "rl" / "final", "3 + 4 * 2 =", "-n", 8, "--noise", "gaussian:0.5")
     code, first, _ = neuralese(capsys, *arguments)

@@ -15,7 +15,7 @@ LAYERS = [
     ["pipeline.train", "pipeline.evaluate"],
     ["pipeline.validate"],
     ["pipeline.run", "pipeline.preview"],
-    ["pipeline.check"],
+    ["pipeline.check", "pipeline.measure"],
     ["pipeline.cli"],
 ]  # fmt: skip
 

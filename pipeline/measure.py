@@ -1,0 +1,174 @@
+"""`neuralese eval` and `neuralese calibrate`: measure what a run left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .evaluate.evaluate import Measurement, write_results
+from .evaluate.table import print_results
+from .files import write_whole
+from .latent.noise import parse_noise
+from .problems import load_evaluation
+from .recipe import load_recipe
+from .run import RunError, evaluate_checkpoint, join_processes, read_seconds, trained_stages
+from .sections import Recipe, SamplingSection
+
+SCALES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
+KEPT = 0.9  # share of the greedy accuracy that a sample under noise must keep
+
+
+def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, recipe_path: Path | None) -> None:
+    """Measures all finished stages of a run folder, or one checkpoint, and prints and writes the results.
+
+    Raises:
+        RunError: No run or checkpoint there, or no recipe that says what to measure on.
+    """
+    state = join_processes()
+    recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
+    target = _writable(output or folder / "eval.json")
+    problems = load_evaluation(recipe)
+    rows: list[Measurement] = []
+    for name, checkpoint in checkpoints.items():
+        rows += evaluate_checkpoint(recipe, checkpoint, name, problems)
+    if state.is_main_process:
+        write_results(target, rows)
+        seconds = read_seconds(folder) if (folder / "recipe.yaml").is_file() else {}
+        seconds.pop("evaluate", None)  # that of the run's own evaluation, not of this one
+        print_results(rows, seconds)
+        print(f"Results      {target}")
+
+
+def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | None) -> tuple[Recipe, dict[str, Path]]:
+    """The recipe that a folder was trained by, and its checkpoints by stage: those of a run, or the folder itself.
+
+    Raises:
+        RunError: No run or checkpoint there, or no recipe that says what to measure on.
+    """
+    if not folder.is_dir():
+        raise RunError(f"There is no folder {folder}. Name a run folder or a checkpoint.")
+    found = recipe_path or next(
+        (
+            parent / "recipe.yaml"
+            for parent in (folder, *folder.resolve().parents[:3])  # run/stage/final, or run/stage/part/final
+            if (parent / "recipe.yaml").is_file()
+        ),
+        None,
+    )
+    if found is None:
+        raise RunError(f"{folder} lies in no run folder. Give the recipe that says what to measure on with --recipe.")
+    recipe = load_recipe(found, overrides)
+    if (folder / "recipe.yaml").is_file():
+        checkpoints = trained_stages(recipe, folder)
+    elif (folder / "config.json").is_file():
+        checkpoints = {_stage_name(folder): folder}
+    else:
+        checkpoints = {}
+    if not checkpoints:
+        raise RunError(f"{folder} holds no finished stage and no checkpoint.")
+    return recipe, checkpoints
+
+
+def _writable(target: Path) -> Path:
+    if not target.parent.is_dir():
+        raise RunError(f"There is no folder {target.parent} to write the results to.")
+    return target
+
+
+def _stage_name(checkpoint: Path) -> str:
+    """The training stage a checkpoint comes from: the name of its stage folder, or what its latent section says."""
+    if checkpoint.resolve().name == "final":
+        return checkpoint.parent.name
+    section = json.loads((checkpoint / "config.json").read_text()).get("latent") or {}
+    return "curriculum" if section.get("num_latents") else "sft"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a scale of noise gives.
+
+    Attributes:
+        scale: Of the noise.
+        one: pass@1 of noisy samples.
+        many: pass@k, k the number of samples.
+    """
+
+    scale: float
+    one: float
+    many: float
+
+
+def propose(greedy: float, points: Sequence[Point]) -> Point | None:
+    """The scale with the highest pass@k among those whose pass@1 keeps 90% of the greedy accuracy, the smaller of two
+    equal ones; None where there is none."""
+    good = [point for point in sorted(points, key=lambda point: point.scale) if point.one >= KEPT * greedy]
+    return max(good, key=lambda point: point.many, default=None)
+
+
+def calibrate(
+    folder: Path,
+    overrides: list[str],
+    kind: str,
+    scales: Sequence[float],
+    temperature: float,
+    output: Path | None,
+    recipe_path: Path | None,
+) -> None:
+    """Measures pass@1 and pass@k of a checkpoint over scales of a noise, and proposes one.
+
+    Args:
+        folder: A checkpoint with latents, or a run, of which the curriculum's is taken.
+        temperature: Of the answers; 0 leaves the noise alone to make samples differ.
+
+    Raises:
+        UserError: Unknown noise, or no checkpoint with latents.
+    """
+    state = join_processes()
+    specs = [f"{kind}:{scale:g}" for scale in sorted(set(scales))]
+    for spec in specs:
+        parse_noise(spec)
+    recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
+    name = next((stage for stage in ("curriculum", *checkpoints) if stage in checkpoints), "")
+    target = _writable(output or folder / "calibration.json")
+    count = recipe.evaluate.num_samples
+    sampling = [SamplingSection(noise=spec, temperature=temperature) for spec in specs]
+    settings = recipe.evaluate.model_copy(update={"sampling": sampling, "k": sorted({1, count})})
+    measured = recipe.model_copy(update={"evaluate": settings})
+    rows = evaluate_checkpoint(measured, checkpoints[name], name, load_evaluation(recipe))
+    points = _points(rows, specs, count)
+    if not points:
+        raise RunError(f"{checkpoints[name]} has no latents for noise to fall on. Name a checkpoint of the curriculum.")
+    greedy = next(row.value for row in rows if row.metric == "accuracy")
+    if state.is_main_process:
+        best = propose(greedy, points)
+        _print_points(kind, count, greedy, points, best)
+        proposal = f"{kind}:{best.scale:g}" if best is not None else None
+        write_whole(target, json.dumps({"proposal": proposal, "rows": [row.__dict__ for row in rows]}, indent=1))
+        print(f"Results      {target}")
+
+
+def _points(rows: Sequence[Measurement], specs: Sequence[str], count: int) -> list[Point]:
+    found = {(row.noise, row.k): row.value for row in rows if row.metric == "pass@k"}
+    return [
+        Point(float(spec.partition(":")[2]), found[spec, 1], found[spec, count]) for spec in specs if (spec, 1) in found
+    ]
+
+
+def _print_points(kind: str, count: int, greedy: float, points: Sequence[Point], best: Point | None) -> None:
+    print(f"Greedy       {greedy:.3f}")
+    table = Table()
+    for heading in (kind, "pass@1", f"pass@{count}"):
+        table.add_column(heading)
+    for point in points:
+        style = "bold" if point == best else None
+        table.add_row(f"{point.scale:g}", f"{point.one:.3f}", f"{point.many:.3f}", style=style)
+    Console().print(table)
+    if best is None:
+        print(f"No scale keeps {KEPT:.0%} of the greedy accuracy at pass@1. Try smaller ones with --scale.")
+    else:
+        print(f"Proposed     {kind}:{best.scale:g}, the best pass@{count} that keeps {KEPT:.0%} of the greedy accuracy")
