@@ -41,7 +41,9 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
     Raises:
         UserError: Data that cannot be read, or too few training problems to hold some out.
     """
-    count = recipe.curriculum.eval_problems if recipe.curriculum else 0
+    count = recipe.curriculum.eval_problems if recipe.curriculum is not None else 0
+    if recipe.rl is not None and recipe.rl.eval_every is not None:
+        count = max(count, recipe.rl.eval_problems)
     source = recipe.data.train
     if generate is not None and source.size is not None:
         source = source.model_copy(update={"size": min(source.size, count + generate)})
@@ -53,7 +55,8 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
     train = [problem for problem in problems[count:] if problem.question not in asked]
     if not train:
         raise RecipeError(
-            f"curriculum.eval_problems={count} would hold out all {len(problems)} training problems. Lower it."
+            f"eval_problems={count} of the curriculum or of rl would hold out all {len(problems)} training problems. "
+            "Lower it."
         )
     warn_of_overlap(train, evaluation)
     return Problems(train, held_out, evaluation)

@@ -185,6 +185,8 @@ class RLSection(Section):
     equal_groups: Literal["keep", "drop", "resample"] = Field(
         "keep", description="groups of equal rewards: keep, leave out of the mean, or draw again"
     )
+    eval_every: int | None = Field(None, gt=0, description="steps between two measurements of held-out problems")
+    eval_problems: int = Field(256, gt=0, description="held-out problems of such a measurement")
     alarms: Literal["warn", "stop"] = Field("warn", description="what an alarm does, see docs/metrics.md")
     rewards: list[Reward] = Field(default_factory=lambda: [Reward(function="exact_match")], min_length=1)
     trainer: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")

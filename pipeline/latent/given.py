@@ -1,4 +1,4 @@
-"""Latents of earlier rollouts, taken as they are: one parallel pass, and their density under the present weights."""
+"""Latents taken as they are: those of earlier rollouts with their density now, or others in place of a model's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ from torch import Tensor
 from .noise import Noise
 from .noise_kinds import rms
 from .supervision import States
+from .thoughts import Thought
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement(Noise):
+    """Other latents in place of those that the model makes: an intervention, in the form of a noise.
+
+    Attributes:
+        latents: (R, L, d); seed r of a sample names the row that it gets.
+    """
+
+    kind = "replacement"
+    scale: float = 1.0
+    latents: Tensor | None = None
+
+    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
+        assert self.latents is not None
+        return self.latents[seed, :num_latents].float().cpu()
+
+    def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
+        return epsilon.to(thought.latent.dtype)
 
 
 @dataclass

@@ -165,7 +165,7 @@ class ArmTrainer:
         section, settings = self.section, self.recipe.evaluate
         return Promotion(
             reasoner,
-            self.context.held_out,
+            self.context.held_out[: section.eval_problems],
             settings,
             visit.stage.num_latents,
             self._target(visit),

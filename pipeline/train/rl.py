@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from ...data.errors import DataError
@@ -22,6 +23,7 @@ from ..tracking import TrackingCallback
 from .alarms import AlarmCallback
 from .common import Context, ProgressCallback, train_and_hand_over, trainer_config
 from .estimators import EstimatorError, Rollout, check_estimator, parse_estimator
+from .held_out import HeldOutCallback
 from .latent_grpo import LatentGRPOTrainer
 from .lora import lora_config
 from .ppo import Critic, LatentPPOTrainer
@@ -114,6 +116,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     """Trains on the rewards of sampled answers and leaves `folder/final`."""
     section = context.recipe.rl
     assert section is not None
+    # Before the config of the trainer: under ZeRO-3 every model loaded after that would be sharded.
     rewards = [recipe_reward(reward) for reward in section.rewards]
     settings = rollout_settings(context.recipe)
     args = grpo_args(context.recipe, folder)
@@ -136,13 +139,27 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
             "rl.trainer.beta > 0 needs a reference model with the latent tokens, and TRL loads it from "
             f"{base}. Train sft or curriculum first, or set beta to 0."
         )
+    callbacks: list[TrainerCallback] = [
+        TrackingCallback(context.tracker),
+        ProgressCallback("rl"),
+        AlarmCallback(section.alarms),
+    ]
+    held_out = None
+    if section.eval_every is not None:
+        problems, evaluate = context.held_out[: section.eval_problems], context.recipe.evaluate
+        held_out = HeldOutCallback(
+            reasoner, problems, evaluate, section.eval_every, settings.noise, args.temperature, evaluate.num_samples
+        )
+        callbacks.append(held_out)
     trainer = _trainer_of(section, reasoner, settings)(
         reward_funcs=rewards,
         args=args,
         train_dataset=Dataset.from_list(rl_rows(context.train, reasoner.config.num_latents)),
         peft_config=lora_config(context.recipe, reasoner),
-        callbacks=[TrackingCallback(context.tracker), ProgressCallback("rl"), AlarmCallback(section.alarms)],
+        callbacks=callbacks,
     )
+    if held_out is not None:
+        held_out.trainer = trainer
     train_and_hand_over(trainer, context, reasoner, base, folder)
 
 

@@ -1,0 +1,68 @@
+"""Measurements on held-out problems during RL, and latents that are put in place of the model's own."""
+
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+
+from neuralese.data.errors import UserError
+from neuralese.pipeline.latent.given import Replacement
+from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.run import run
+from neuralese.pipeline.train import held_out
+
+QUESTIONS = ["3 + 4 =", "6 - 5 =", "2 * 2 ="]
+
+
+def greedy(reasoner, latents=None):
+    noise = Replacement(latents=latents) if latents is not None else None
+    seeds = [[i] for i in range(len(QUESTIONS))]
+    return reasoner.generate(QUESTIONS, noise=noise, seeds=seeds, max_new_tokens=4, batch_size=2)
+
+
+def test_a_models_own_latents_in_their_place_change_nothing(reasoner):
+    own = greedy(reasoner)
+    latents = torch.cat([sample.latents for sample in own])
+    again = greedy(reasoner, latents)
+    assert [sample.token_ids for sample in again] == [sample.token_ids for sample in own]
+    assert [s.logprobs[0] for s in again] == pytest.approx([s.logprobs[0] for s in own], abs=1e-4)
+
+
+def test_other_latents_are_what_the_answer_is_made_from(reasoner):
+    latents = torch.randn(3, 3, 32)
+    for question, given, sample in zip(QUESTIONS, latents, greedy(reasoner, latents), strict=True):
+        assert torch.equal(sample.latents[0], given)
+        ids = reasoner.prompt_ids(question)
+        embeds = reasoner.model.get_input_embeddings()(torch.tensor(ids))
+        embeds = torch.cat([embeds[: len(ids) - 3], given])  # the latents end the prompt
+        logits = reasoner.model(inputs_embeds=embeds[None], use_cache=False).logits[0, -1]
+        logits[list(reasoner.config.token_ids)] = -1e30
+        assert sample.token_ids[0][0] == logits.argmax()
+
+
+@pytest.mark.parametrize("options", [[], ["rl.algorithm=ppo"]], ids=["grpo", "ppo"])
+def test_rl_measures_held_out_problems(tmp_path, monkeypatch, options):
+    measured = []
+    original = held_out.HeldOutCallback._right
+
+    def spy(self, reasoner, problems):
+        measured.append(problems)
+        return original(self, reasoner, problems)
+
+    monkeypatch.setattr(held_out.HeldOutCallback, "_right", spy)
+    common = [f"output_dir={tmp_path}", "tracking.wandb=false", "rl.eval_every=3", "rl.eval_problems=20"]
+    run(load_recipe(ROOT / "tests" / "tiny.yaml", [*common, *options]))
+    rows = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    found = [row for row in rows if "held_out/accuracy" in row]
+    assert [row["step"] for row in found] == [3, 4]
+    names = {"held_out/accuracy", "held_out/pass@1", "held_out/pass@4", "held_out/swap", "held_out/zero"}
+    assert all(names <= row.keys() and 0 <= row["held_out/pass@1"] <= row["held_out/pass@4"] for row in found)
+    # Held out of RL, and more than the curriculum keeps (16).
+    assert len(measured) == 2 and len(measured[0]) == 20
+
+
+def test_too_few_problems_to_hold_out_are_named(tmp_path):
+    options = [f"output_dir={tmp_path}", "rl.eval_every=3", "rl.eval_problems=300", "tracking.wandb=false"]
+    with pytest.raises(UserError, match="eval_problems=300 of the curriculum or of rl would hold out all 200"):
+        run(load_recipe(ROOT / "tests" / "tiny.yaml", options))
