@@ -63,10 +63,8 @@ class HeldOutCallback(TrainerCallback):
     def _right(self, reasoner: Reasoner, problems: Sequence[Problem]) -> dict[str, list[float]]:
         """Share of right answers of each problem, under each way to answer it."""
         questions = [problem.question for problem in problems]
-        options: dict[str, Any] = {
-            "max_new_tokens": self.settings.max_new_tokens,
-            "batch_size": self.settings.batch_size,
-        }
+        settings = self.settings
+        options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
         greedy = reasoner.generate(questions, **options)
         drawn = reasoner.generate(questions, n=self.samples, noise=self.noise, temperature=self.temperature, **options)
         found = {"accuracy": greedy, "samples": drawn}
