@@ -5,7 +5,7 @@ import torch
 from test_grpo import G, make_trainer, rollouts
 
 from neuralese.pipeline.train import latent_grpo
-from neuralese.pipeline.train.groups import equal_groups, mixed_share, replace_rows
+from neuralese.pipeline.train.groups import equal_groups, fill_unscored, mixed_share, replace_rows
 
 REWARDS = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
 
@@ -13,6 +13,14 @@ REWARDS = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
 def test_which_groups_are_equal():
     assert equal_groups(REWARDS).tolist() == [True, False, True]
     assert mixed_share(REWARDS) == pytest.approx(1 / 3) and mixed_share(REWARDS[:1]) == 1.0
+
+
+def test_rollouts_that_no_reward_scored_are_neutral():
+    scored = torch.tensor([[True, False], [True, True], [False, False]])
+    rewards, _ = fill_unscored(REWARDS, scored)
+    assert rewards.tolist() == [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
+    rewards, _ = fill_unscored(torch.tensor([[4.0, 0.0, 2.0]]), torch.tensor([[True, False, True]]))
+    assert rewards.tolist() == [[4.0, 3.0, 2.0]]
 
 
 def test_rows_of_another_draw_take_their_place():
@@ -82,6 +90,16 @@ def test_thoughts_with_several_answers_and_mirrored_noise(reasoner, problems, tm
     seeds, latents = drawn[0].seeds.view(-1, 2), drawn[0].latents.unflatten(0, (-1, 2))
     assert torch.equal(seeds[:, 0], seeds[:, 1]) and torch.equal(latents[:, 0], latents[:, 1])
     assert torch.equal(seeds[::2], -seeds[1::2]) and not torch.equal(latents[0], latents[1])
+
+
+def test_unscored_rollouts_have_no_advantage(reasoner, problems, tmp_path):
+    def reward(prompts, completions, **columns):
+        return [[0.0, 1.0, None, 4.0][i % 4] for i in range(len(completions))]
+
+    trainer = make_trainer(reasoner, problems, tmp_path, reward=reward, how={"max_at": 2})
+    advantages = rollouts(trainer)["advantages"]
+    assert trainer._scored.tolist() == [[True, True, False, True]] * 4
+    assert (advantages == 0).sum() == 4 and advantages.any()
 
 
 def test_the_best_of_the_group_is_credited(reasoner, problems, tmp_path):

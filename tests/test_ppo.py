@@ -165,6 +165,19 @@ def test_ppo_trains(reasoner, problems, tmp_path, estimator, options):
     assert rows[0]["rollout/replay_gap"] < 1e-4
 
 
+def test_unscored_rollouts_teach_neither_policy_nor_critic(reasoner, problems, tmp_path):
+    def none(prompts, completions, **columns):
+        return [None if i % 2 else float(i % 4 == 0) for i in range(len(completions))]
+
+    trainer = make_ppo(reasoner, problems, tmp_path, reward=none)
+    inputs = rollouts(trainer)
+    assert sorted(inputs["is_scored"].tolist()) == [False] * 8 + [True] * 8
+    assert (
+        not inputs["advantages"][~inputs["is_scored"]].any() and not trainer._steps(inputs)[~inputs["is_scored"]].any()
+    )
+    assert inputs["advantages"][inputs["is_scored"]].any()
+
+
 def test_the_critic_learns_what_to_expect(reasoner, problems, tmp_path):
     """A reward that is always 1: the value of every step becomes 1."""
 

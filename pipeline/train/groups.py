@@ -11,6 +11,12 @@ from torch import Tensor
 RESAMPLES = 2  # times a batch is drawn again, at most
 
 
+def fill_unscored(rewards: Tensor, is_scored: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards (P, G) with the mean of a group's scored rollouts for those that no reward function scored (None)."""
+    means = (rewards * is_scored).sum(1, keepdim=True) / is_scored.sum(1, keepdim=True).clamp_min(1)
+    return torch.where(is_scored, rewards, means), is_scored
+
+
 def equal_groups(rewards: Tensor) -> Tensor:
     """Which groups (P,) of rewards (P, G) have no variance."""
     return torch.isclose(rewards, rewards[:, :1]).all(1)

@@ -22,7 +22,7 @@ from ..latent.value_noise import share_bases
 from ..reasoner import Reasoner
 from .common import inner_model
 from .estimators import Rollout, draw_seeds, max_at_k_advantages
-from .groups import RESAMPLES, equal_groups, mixed_share, replace_rows
+from .groups import RESAMPLES, equal_groups, fill_unscored, mixed_share, replace_rows
 from .watch import LatentGradients, averaged, ratio_metrics, replay_gap, reward_metrics, thought_metrics
 
 
@@ -81,7 +81,10 @@ class LatentGRPOTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # (rollouts of all processes, functions)
-        self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(1).view(-1, self.num_generations)
+        total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
+        self._rewards, self._scored = fill_unscored(
+            total.view(-1, self.num_generations), ~rewards.isnan().all(1).view(-1, self.num_generations)
+        )
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,9 +94,10 @@ class LatentGRPOTrainer(GRPOTrainer):
                 equal = equal_groups(self._rewards)
                 if not equal.any():
                     break
-                kept = self._rewards
+                kept, scored = self._rewards, self._scored
                 again = self._draw(inputs)
                 self._rewards = torch.where(equal[:, None], self._rewards, kept)
+                self._scored = torch.where(equal[:, None], self._scored, scored)
                 output = replace_rows(
                     output, again, self._mine(equal[:, None].expand_as(kept)), self._tokenizer.pad_token_id
                 )
@@ -126,7 +130,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         output |= self._batch
         if self.settings.max_at is not None:
             advantages = max_at_k_advantages(self._rewards.double(), self.settings.max_at)
-            output["advantages"] = self._mine(advantages).to(output["advantages"].dtype)
+            output["advantages"] = self._mine(advantages * self._scored).to(output["advantages"].dtype)
         if "old_per_token_logps" in output:
             self._observe(replay_gap(output["old_per_token_logps"], output))
         if self.settings.estimator.scores and "old_per_token_logps" in output:

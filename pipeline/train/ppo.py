@@ -88,6 +88,7 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         self._steer_kl()
         output = super()._draw(inputs)
         logps, values = self._as_drawn(output)
+        output["is_scored"] = self._mine(self._scored)
         mask = self._steps(output)
         last = mask.cumsum(1).argmax(1)  # the first place at which all steps have been counted
         rewards = torch.zeros_like(values)
@@ -140,8 +141,9 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         return torch.cat([latents, before[:, -answers:]], 1)
 
     def _steps(self, inputs: dict[str, Any]) -> Tensor:
-        """Mask (B, L + A) of the steps of each rollout, latents first."""
-        return torch.cat([self._latent_mask(inputs, self._most_latents), inputs["completion_mask"]], 1)
+        """Mask (B, L + A) of the steps of each rollout that was scored, latents first."""
+        steps = torch.cat([self._latent_mask(inputs, self._most_latents), inputs["completion_mask"]], 1)
+        return steps * inputs["is_scored"][:, None]
 
     @property
     def _most_latents(self) -> int:
