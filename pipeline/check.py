@@ -52,7 +52,12 @@ def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
         section = recipe.curriculum
         assert section is not None
         latent = latent_stages(recipe, most_steps(problems.train) if problems else assumed_steps(recipe))
-        stages = ARMS[LATENT if planned.name == "curriculum" else planned.name].plan(latent)
+        arm = ARMS[LATENT if planned.name == "curriculum" else planned.name]
+        stages = arm.plan(latent)
+        if arm.as_rl and recipe.rl is not None:
+            trainer, latents = recipe.rl.trainer, str(stages[-1].num_latents)
+            rows.append([f"{planned.name} 1", str(trainer["max_steps"]), _batch(trainer), "all", latents])
+            continue
         count = (recipe.data.train.size or _count(problems)) - section.eval_problems if problems else 0
         limits = step_limits(stage_limits(recipe, latent, count), stages)
         for stage, limit in zip(stages, limits, strict=True):

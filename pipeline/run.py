@@ -66,7 +66,9 @@ def plan(recipe: Recipe) -> list[PlannedStage]:
             planned.append(PlannedStage(name, last, train))
             last = name
     for name in recipe.controls.chosen:
-        after = ARMS[name].after if recipe.sft is not None else "base"
+        after = ARMS[name].after
+        if after == "sft" and recipe.sft is None:
+            after = "base"
         planned.append(PlannedStage(name, after, partial(train_curriculum, arm=name)))
     if not planned:
         raise RecipeError("The recipe has no stage. Give it at least one of sft, curriculum and rl.")
@@ -97,8 +99,8 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     try:
         for stage in stages:
             folder = recipe.folder / stage.name
-            if stage.name == "rl" and stopped_curriculum(recipe) is not None:
-                continue  # RL would train what the curriculum could not
+            if stage.after == "curriculum" and stopped_curriculum(recipe) is not None:
+                continue  # it would train what the curriculum could not
             if not is_done(folder):
                 tracker.start(stage.name)
                 started = time.perf_counter()

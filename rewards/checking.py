@@ -15,6 +15,7 @@ from ..data.errors import shown
 from .answers import completion_text
 from .errors import RewardError
 from .loading import load_reward
+from .mathematics import check_timeout, math_verify
 from .patience import DaemonLoop, Patience, Tries, in_time
 
 Rewards = list[float | None]
@@ -30,12 +31,17 @@ def checked(reward: Callable[..., Any], name: str, patience: Patience | None = N
         name: names the reward in messages, and becomes `__name__` where `reward` has none.
         patience: timeout in seconds, retries, and what follows the last failed try; None: any time, one try.
 
+    Raises:
+        RewardError: `math_verify` with a timeout.
+
     Raises (from the returned function):
         RewardError: `reward` raised or took too long in its last try (chained; its own RewardError passes as it is, at
             once), returned another number of rewards than completions, or returned a value that is neither a finite
             number nor None.
     """
     patience = patience or Patience()
+    if reward is math_verify:
+        check_timeout(patience.timeout)
     wrapper = (_checked_async if is_async(reward) else _checked)(reward, name, patience)
     wrapper.__name__ = wrapper.__qualname__ = getattr(reward, "__name__", name)
     wrapper.__doc__ = reward.__doc__

@@ -47,7 +47,7 @@ def shown(monkeypatch):
 
 
 def test_every_arm_sees_what_it_is_named_for(tmp_path, shown):
-    controls = [name for name in ARMS if name != "latent"]
+    controls = [name for name in ARMS if name not in ("latent", "more_supervised")]
     rows = run(recipe(tmp_path, *[f"controls.{name}=true" for name in controls]))
     accuracy = {row.stage: row for row in rows if row.metric == "accuracy"}
     assert list(accuracy) == ["sft", "curriculum", *controls]
@@ -76,6 +76,22 @@ def test_an_arm_alone(tmp_path):
     assert {row.stage for row in rows} == {"sft", "no_curriculum"}
     with pytest.raises(UserError, match="controls.latent=false leaves nothing"):
         recipe(tmp_path, "controls.latent=false")
+
+
+def test_as_many_supervised_steps_as_rl_has(tmp_path, shown):
+    options = [f"output_dir={tmp_path}", "tracking.wandb=false", "controls.more_supervised=true"]
+    options += ["rl.trainer.max_steps=3", "rl.trainer.gradient_accumulation_steps=2", "curriculum.promote_at=0.01"]
+    rows = run(load_recipe(TINY, options))
+    assert {row.stage: row.mode for row in rows}["more_supervised"] == "latent"
+    (visit,) = report(tmp_path / "tiny" / "more_supervised")["visits"]
+    assert visit["steps"] == 3 and visit["target"] is None  # not stopped short by its accuracy
+    assert len(shown[-1]) == 3 * 8 * 2 and shown[-1][0]["input_ids"].count(shown[-1].style.config.token_ids[1]) == 2
+    began = load_file(tmp_path / "tiny" / "curriculum" / "final" / "model.safetensors")
+    ended = load_file(tmp_path / "tiny" / "more_supervised" / "final" / "model.safetensors")
+    change = max((ended[name] - began[name]).abs().max() for name in began)
+    assert 0 < change < 0.02  # it went on from the curriculum
+    with pytest.raises(UserError, match="give rl.trainer.max_steps"):
+        recipe(tmp_path, "controls.more_supervised=true")
 
 
 def test_a_missed_threshold_keeps_the_best_stage_and_says_so(tmp_path, monkeypatch, capsys):

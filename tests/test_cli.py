@@ -48,6 +48,8 @@ def test_check_prints_recipe_and_plan_and_trains_nothing(capsys, tmp_path):
     for words in ("sft", "curriculum 1", "curriculum 2", "pause 2", "at most 4", "rl"):
         assert words in out
     assert not (tmp_path / "tiny").exists()
+    rows = plan_rows(load_recipe(TINY, ["controls.more_supervised=true", "rl.trainer.max_steps=7"]), None)
+    assert rows[-1] == ["more_supervised 1", "7", "8", "all", "1"]
 
 
 def test_check_shows_examples_of_every_stage(capsys, tmp_path):

@@ -9,7 +9,7 @@ LAYERS = [
     ["data"],
     ["rewards"],
     ["pipeline.latent"],
-    ["pipeline.files", "pipeline.presets", "pipeline.sections"],
+    ["pipeline.files", "pipeline.presets", "pipeline.section", "pipeline.rl_sections", "pipeline.sections"],
     ["pipeline.recipe", "pipeline.problems", "pipeline.schedule", "pipeline.curriculum", "pipeline.collate",
      "pipeline.reasoner", "pipeline.loading", "pipeline.tracking", "pipeline.build", "pipeline.score"],
     ["pipeline.train", "pipeline.evaluate"],

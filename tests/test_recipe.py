@@ -44,8 +44,8 @@ def test_every_recipe_is_valid_and_survives_a_round_trip(path):
 def test_every_control_has_a_recipe_and_one_key():
     names = {path.stem for path in RECIPES if path.parent.name == "controls"}
     assert names == set(ControlsSection.model_fields) - {"latent"}
-    base = load_recipe(ROOT / "recipes" / "chain5.yaml")
     for name in names:
+        base = load_recipe(ROOT / "recipes" / f"{'quickstart' if name == 'more_supervised' else 'chain5'}.yaml")
         control = load_recipe(ROOT / "recipes" / "controls" / f"{name}.yaml")
         assert control.controls.chosen == [name]
         assert control.model_copy(update={"name": base.name, "controls": base.controls}) == base

@@ -1,6 +1,7 @@
 """Answers in completions, and the built-in rewards, on values worked by hand."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -186,8 +187,12 @@ def test_math_verify_judges_nothing_by_an_answer_that_it_cannot_read():
 
 def test_math_verify_also_works_outside_the_main_thread():
     pytest.importorskip("math_verify")
-    reward = checked(math_verify, "math_verify", Patience(timeout=60))
-    assert reward(prompts=[""] * 2, completions=["0.5", "\\frac13"], answer=["1/2"] * 2) == [1.0, 0.0]
+    with ThreadPoolExecutor() as pool:
+        rewards = pool.submit(math_verify, [""] * 2, ["0.5", "\\frac13"], answer=["1/2"] * 2).result()
+    assert rewards == [1.0, 0.0]
+    # No timeout ends the power of two huge numbers in another thread.
+    with pytest.raises(RewardError, match="'math_verify' was given a timeout of 60 s.*Remove the timeout"):
+        checked(math_verify, "math_verify", Patience(timeout=60))
 
 
 def test_math_verify_gives_up_what_takes_too_long(monkeypatch):

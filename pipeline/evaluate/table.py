@@ -19,6 +19,7 @@ STAGE_NAMES = {
     "pause": "control: pause tokens",
     "pause_multi": "control: pause tokens, multi-pass",
     "no_curriculum": "control: no curriculum",
+    "more_supervised": "control: supervised as long as RL",
 }
 
 

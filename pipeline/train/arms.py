@@ -16,15 +16,17 @@ class Arm:
     """How an arm differs from training latents.
 
     Attributes:
-        after: The stage of the run it starts from: `sft`, or `base` for the model before it.
+        after: The stage of the run it starts from: `sft`, `base` for the model before it, or `curriculum`.
         thought_source: In place of the recipe's.
         stages: Which stages it trains: all, the last one only, none but text, or question -> answer without latents.
             An arm with one stage may use the step limits of all.
+        as_rl: It takes as many steps as RL, on as many samples each, whatever accuracy it reaches.
     """
 
     after: str = "sft"
     thought_source: str | None = None
     stages: str = "all"
+    as_rl: bool = False
 
     def plan(self, stages: Sequence[Stage]) -> list[Stage]:
         """The arm's stages, of those that latents go through."""
@@ -45,6 +47,7 @@ ARMS = {
     "pause": Arm(thought_source="pause"),
     "pause_multi": Arm(thought_source="pause_multi"),
     "no_curriculum": Arm(stages="last"),
+    "more_supervised": Arm(after="curriculum", stages="last", as_rl=True),
 }
 
 

@@ -33,7 +33,7 @@ from .common import (
     is_done,
     train_and_hand_over,
 )
-from .limits import curriculum_args, items_per_step, stage_limits
+from .limits import as_rl_args, curriculum_args, items_per_step, stage_limits
 from .lora import lora_config
 from .stage import Promotion, StageTrainer, save_optimizer
 
@@ -71,7 +71,10 @@ class ArmTrainer:
         self.section = self.recipe.curriculum
         latent = latent_stages(self.recipe, most_steps(context.train))
         self.stages = ARMS[arm].plan(latent)
-        self.limits = step_limits(stage_limits(self.recipe, latent, len(context.train)), self.stages)
+        if ARMS[arm].as_rl:
+            self.limits = [as_rl_args(curriculum_args(self.recipe, folder), self.recipe).max_steps]
+        else:
+            self.limits = step_limits(stage_limits(self.recipe, latent, len(context.train)), self.stages)
         self.rules = rules_of(self.recipe, arm)
 
     def train(self) -> None:
@@ -144,6 +147,8 @@ class ArmTrainer:
 
     def _target(self, visit: Visit) -> float | None:
         section = self.section
+        if ARMS[self.arm].as_rl:
+            return None
         # A control gets every step it can use: it is never stopped short to leave RL something to do.
         stop_early = visit.stage is self.stages[-1] and section.last_stage_at is not None and self.arm == LATENT
         return section.last_stage_at if stop_early else section.promote_at
@@ -178,6 +183,8 @@ class ArmTrainer:
         recipe, section, stage = self.recipe, self.section, visit.stage
         is_last = stage is self.stages[-1]
         args = curriculum_args(recipe, visit.folder, is_last)
+        if ARMS[self.arm].as_rl:
+            args = as_rl_args(args, recipe)
         args.max_steps = visit.max_steps
         set_seed(recipe.seed)  # what a stage draws must not depend on what ran before it in this process
         reasoner = self._load(visit)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 from transformers import TrainingArguments
+from trl import GRPOConfig
 
 from ..recipe import RecipeError
 from ..schedule import Stage
@@ -37,6 +38,18 @@ def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> Trai
         raise RecipeError(
             "curriculum.trainer has neither max_steps nor num_train_epochs: the limit of each curriculum stage."
         )
+    return args
+
+
+def as_rl_args(args: TrainingArguments, recipe: Recipe) -> TrainingArguments:
+    """The same arguments with the steps of RL, and as many samples each as RL draws rollouts."""
+    assert recipe.rl is not None
+    trainer = recipe.rl.trainer
+    args.max_steps = trainer["max_steps"]
+    args.per_device_train_batch_size = trainer.get(
+        "per_device_train_batch_size", GRPOConfig.per_device_train_batch_size
+    )
+    args.gradient_accumulation_steps = trainer.get("gradient_accumulation_steps", 1)
     return args
 
 

@@ -19,7 +19,7 @@ from ...rewards.errors import RewardError
 from ...rewards.loading import load_reward
 from ...rewards.patience import Patience
 from ..latent.config import context_window
-from ..sections import Reward
+from ..rl_sections import Reward
 from .common import on_cpu
 
 logger = logging.getLogger(__name__)

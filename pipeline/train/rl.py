@@ -18,7 +18,8 @@ from ..latent.value_head import add_value_head
 from ..loading import load_reasoner
 from ..reasoner import Reasoner
 from ..recipe import RecipeError
-from ..sections import PPOSection, Recipe, RLSection
+from ..rl_sections import PPOSection, RLSection
+from ..sections import Recipe
 from ..tracking import TrackingCallback
 from .alarms import AlarmCallback
 from .common import Context, ProgressCallback, train_and_hand_over, trainer_config

@@ -1,0 +1,78 @@
+"""Mathematical answers compared by value, with the library math-verify."""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from .answers import completion_text, extract_answer
+from .errors import RewardError
+
+LIBRARY, EXTRA = "math_verify", "neuralese[math]"
+_SECONDS = 5  # for each parse and each comparison
+
+_DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[|\\boxed")
+_COMMAND = re.compile(r"\\(?:text|textbf|mbox|mathrm|operatorname|begin|end)\s*\{[^}]*\}|\\[A-Za-z]+")
+_PROSE = re.compile(r"[A-Za-z]{2}|\d\s+\d")
+
+
+def math_verify(
+    prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any
+) -> list[float | None]:
+    """1.0 where the text after the last `###` (the whole completion without one) equals the answer in value, else 0.0.
+
+    Numbers, fractions, LaTeX with or without `$`, sets, intervals and equations are compared by math-verify. An answer
+    that it cannot read gives None. In the main thread each comparison is given up after 5 s and counts as wrong;
+    elsewhere nothing ends the power of two huge numbers, which also holds up all other threads.
+
+    Raises:
+        RewardError: math-verify is not installed.
+    """
+    parse, verify = _library()
+    golds = {text: parse(text) for text in {str(expected) for expected in answer}}
+    rewards: list[float | None] = []
+    for completion, expected in zip(completions, answer, strict=True):
+        gold = golds[str(expected)]
+        got = parse(extract_answer(completion_text(completion))) if gold else []
+        rewards.append(float(bool(got) and verify(gold, got)) if gold else None)
+    return rewards
+
+
+def missing() -> RewardError:
+    """The error of a built-in whose library is not installed."""
+    return RewardError(f"The reward 'math_verify' needs the library math-verify. Install it: pip install '{EXTRA}'.")
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise RewardError if `math_verify` was given a timeout, which would move it out of the main thread."""
+    if timeout is not None:
+        raise RewardError(
+            f"The reward 'math_verify' was given a timeout of {timeout:g} s. It gives up each comparison after "
+            f"{_SECONDS} s by itself, and can do so in the main thread alone. Remove the timeout."
+        )
+
+
+def _library() -> tuple[Callable[[str], list[Any]], Callable[[Any, Any], bool]]:
+    """Parser and comparison, limited in time where they can be: by a signal, which only the main thread gets."""
+    try:
+        from math_verify import parse, verify
+        from math_verify.errors import TimeoutException
+    except ImportError as error:
+        raise missing() from error
+    seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None
+
+    def parsed(text: str) -> list[Any]:
+        try:
+            return parse(_delimited(text), parsing_timeout=seconds)
+        except TimeoutException:
+            return []
+
+    return parsed, partial(verify, timeout_seconds=seconds)
+
+
+def _delimited(text: str) -> str:
+    """`text` between dollars if it is a bare formula, which the library would otherwise read as its last number."""
+    if not text.strip() or _DELIMITED.search(text) or _PROSE.search(_COMMAND.sub(" ", text)):
+        return text
+    return f"${text}$"
