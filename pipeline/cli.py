@@ -118,13 +118,16 @@ def sample(
     latents: Annotated[int | None, typer.Option(min=0, help="Latents; default: those of the checkpoint.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default: 64 or what fits.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
+    plugin: Annotated[list[str] | None, typer.Option(help="A recipe's plugin; repeat for more.")] = None,
 ) -> None:
     """Sample answers from a checkpoint."""
     quiet()
     import torch
 
     from .loading import load_reasoner
+    from .plugins import load_plugins
 
+    load_plugins(plugin or [])
     reasoner = load_reasoner(model, trained=True)
     if torch.cuda.is_available():
         reasoner.model.to("cuda")

@@ -14,6 +14,7 @@ from .evaluate.evaluate import Measurement, write_results
 from .evaluate.table import print_results
 from .files import write_whole
 from .latent.noise import parse_noise
+from .plugins import load_plugins
 from .problems import load_evaluation
 from .recipe import load_recipe
 from .run import RunError, evaluate_checkpoint, join_processes, read_seconds, trained_stages
@@ -63,6 +64,7 @@ def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | Non
     if found is None:
         raise RunError(f"{folder} lies in no run folder. Give the recipe that says what to measure on with --recipe.")
     recipe = load_recipe(found, overrides)
+    load_plugins(recipe.plugins)
     if (folder / "recipe.yaml").is_file():
         checkpoints = trained_stages(recipe, folder)
     elif (folder / "config.json").is_file():
@@ -129,10 +131,10 @@ def calibrate(
         UserError: Unknown noise, or no checkpoint with latents.
     """
     state = join_processes()
+    recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
     specs = [f"{kind}:{scale:g}" for scale in sorted(set(scales))]
     for spec in specs:
         parse_noise(spec)
-    recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
     name = next((stage for stage in ("curriculum", *checkpoints) if stage in checkpoints), "")
     target = _writable(output or folder / "calibration.json")
     count = recipe.evaluate.num_samples

@@ -195,6 +195,9 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = 0
     output_dir: str = "outputs"
+    plugins: list[str] = Field(
+        default_factory=list, description="modules or files that register noises and thought sources of one's own"
+    )
     model: ModelSection
     data: DataSection
     latent: LatentSection = LatentSection()

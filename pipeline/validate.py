@@ -11,6 +11,7 @@ from ..rewards.loading import load_reward
 from .latent.noise import Noise, parse_noise
 from .latent.supervision import check_supervision
 from .latent.thoughts import THOUGHT_SOURCES, build_source
+from .plugins import load_plugins
 from .recipe import RecipeError, nearest
 from .sections import Recipe
 from .train.limits import curriculum_args
@@ -30,6 +31,7 @@ def check_recipe(recipe: Recipe) -> None:
         UserError: Trainer keys or values that a config class refuses, an unknown thought source, noise, reward or
             scorer.
     """
+    load_plugins(recipe.plugins)
     for stage, build in TRAINER_ARGS.items():
         if getattr(recipe, stage) is not None:
             build(recipe, recipe.folder / stage)

@@ -1,17 +1,13 @@
 """Reward functions by name: from a module, a file or the built-ins."""
 
-import hashlib
-import importlib
 import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..data.errors import reason, suggest
+from ..data.errors import suggest
+from ..data.importing import import_source
 from .builtin import BUILTIN
 from .errors import RewardError
 from .mathematics import LIBRARY, missing
@@ -39,7 +35,7 @@ def load_reward(spec: str) -> Callable[..., Any]:
         return _builtin(spec.strip())
     if not source or not name:
         raise RewardError(f"Reward {spec!r} lacks the part {'before' if name else 'after'} the colon. {_forms()}")
-    module = _import_file(spec, source) if _is_file(source) else _import_module(spec, source)
+    module = import_source(source, f"Reward {spec!r}", RewardError)
     function = _function(spec, module, name)
     _check_signature(spec, function)
     return function
@@ -57,52 +53,6 @@ def _builtin(name: str) -> Callable[..., Any]:
     raise RewardError(
         f"Reward {name!r} is not a built-in ({', '.join(BUILTIN)}) and has no colon.{suggest(name, BUILTIN)} {_forms()}"
     )
-
-
-def _is_file(source: str) -> bool:
-    return source.endswith(".py") or "/" in source or os.sep in source
-
-
-def _import_file(spec: str, source: str) -> ModuleType:
-    path = Path(source).expanduser().resolve()
-    if not path.is_file():
-        near = suggest(path.name, sorted(os.listdir(path.parent))) if path.parent.is_dir() else ""
-        raise RewardError(f"Reward {spec!r}: there is no file {path}.{near} Check the path before the colon.")
-    # A name of its own: the file may be called like an installed module, and two files may share a name.
-    name = f"_neuralese_reward_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    if module_spec is None or module_spec.loader is None:
-        raise RewardError(f"Reward {spec!r}: {path} is not a Python file. Its name must end with .py.")
-    module = importlib.util.module_from_spec(module_spec)
-    _make_importable(path.parent)
-    sys.modules[name] = module  # dataclasses and pickle look their module up there
-    try:
-        module_spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise _import_failed(spec, error) from error
-    return module
-
-
-def _import_module(spec: str, source: str) -> ModuleType:
-    _make_importable(Path.cwd())
-    try:
-        return importlib.import_module(source)
-    except (Exception, SystemExit) as error:
-        raise _import_failed(spec, error) from error
-
-
-def _import_failed(spec: str, error: BaseException) -> RewardError:
-    return RewardError(
-        f"Reward {spec!r} could not be imported: {reason(error)}. Make its module importable "
-        f"(python -c 'import ...' shows the whole traceback), or give the path of a file."
-    )
-
-
-def _make_importable(folder: Path) -> None:
-    # At the end: a folder of the user must not hide an installed package of the same name.
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
 
 
 def _function(spec: str, module: ModuleType, name: str) -> Callable[..., Any]:
