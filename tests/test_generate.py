@@ -171,16 +171,22 @@ def test_noise_without_latents_is_refused(make, options):
         sample(make(**options), QUESTIONS[:1], noise="gaussian:0.3")
 
 
-def test_answers_of_one_seed_share_their_thought_and_differ(reasoner, monkeypatch):
-    """Each is what it is alone; the latents are made once."""
-    rows_run = []
+@pytest.fixture
+def rows_run(reasoner, monkeypatch):
+    """Rows of every pass of the trunk, in order."""
+    seen = []
     forward = type(reasoner.model.base_model).forward
 
     def counting(self, *args, inputs_embeds=None, **kwargs):
-        rows_run.append(len(inputs_embeds))
+        seen.append(len(inputs_embeds))
         return forward(self, *args, inputs_embeds=inputs_embeds, **kwargs)
 
     monkeypatch.setattr(type(reasoner.model.base_model), "forward", counting)
+    return seen
+
+
+def test_answers_of_one_seed_share_their_thought_and_differ(reasoner, rows_run):
+    """Each is what it is alone; the latents are made once."""
     options = {"noise": "gaussian:0.4", "temperature": 1.5, "max_new_tokens": 6}
     two = reasoner.generate(QUESTIONS[:2], seeds=[[4, 4, 9, 4], [9, 9, 9, 9]], **options)
     assert rows_run[:4] == [2, 3, 3, 3]
@@ -197,16 +203,8 @@ def test_answers_of_one_seed_share_their_thought_and_differ(reasoner, monkeypatc
     assert plain.token_ids == again.token_ids[:1]
 
 
-def test_finished_answers_leave_the_batch(reasoner, monkeypatch):
+def test_finished_answers_leave_the_batch(reasoner, rows_run):
     """No pass after the last one is needed, and rows that ended are not run on."""
-    rows_run = []
-    forward = type(reasoner.model.base_model).forward
-
-    def counting(self, *args, inputs_embeds=None, **kwargs):
-        rows_run.append(len(inputs_embeds))
-        return forward(self, *args, inputs_embeds=inputs_embeds, **kwargs)
-
-    monkeypatch.setattr(type(reasoner.model.base_model), "forward", counting)
     options = {"n": 32, "temperature": 2.0, "noise": "gaussian:0.1", "seed": 3, "max_new_tokens": 40}
     (together,) = reasoner.generate(QUESTIONS[:1], **options)
     steps = rows_run[4:]  # the question, then a pass a latent
