@@ -120,6 +120,8 @@ class Reasoner:
             drawn = torch.randint(2**62, (len(prompts), n), generator=torch.Generator().manual_seed(seed))
         else:
             drawn = torch.tensor(seeds)
+        if noise is not None:
+            noise.prepare(self.model)
         was_training = self.model.training
         self.model.eval()
         per_batch = max(1, batch_size // drawn.size(1))

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..rewards.loading import load_reward
-from .latent.noise import Noise, parse_noise
+from .latent.noise import Noise, check_fits, parse_noise
 from .latent.supervision import check_supervision
 from .latent.thoughts import THOUGHT_SOURCES, build_source
 from .plugins import load_plugins
@@ -16,7 +16,7 @@ from .recipe import RecipeError, nearest
 from .sections import Recipe
 from .train.limits import curriculum_args
 from .train.reward_model import check_recipe_reward
-from .train.rl import grpo_args, rollout_settings
+from .train.rl_settings import check_batch, grpo_args, rollout_settings
 from .train.sft import sft_args
 
 # Noise in an evaluation is left out where a model has no latents, such as a control.
@@ -57,6 +57,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.rl is not None:
         check_noise("rl.noise", recipe.rl.noise, recipe)
         rollout_settings(recipe)
+        check_batch(recipe)
         for reward in recipe.rl.rewards:
             check_recipe_reward(reward)
 
@@ -67,13 +68,8 @@ def check_noise(key: str, spec: str | None, recipe: Recipe) -> Noise | None:
     Raises:
         UserError: No noise, or one that needs another thought source.
     """
-    noise = parse_noise(spec)
-    if noise is not None and key != SAMPLING and not THOUGHT_SOURCES[recipe.latent.thought_source].is_recurrent:
-        raise RecipeError(f"{key}={spec} has no latents to fall on with thought source {recipe.latent.thought_source}.")
-    if noise is not None and noise.needs and noise.needs not in THOUGHT_SOURCES[recipe.latent.thought_source].gives:
-        fit = sorted(name for name, source in THOUGHT_SOURCES.items() if noise.needs in source.gives)
-        raise RecipeError(
-            f"{key}={spec} needs a thought source that gives a {noise.needs} ({', '.join(fit)}), but "
-            f"latent.thought_source is {recipe.latent.thought_source}. Change one of the two."
-        )
+    noise, source = parse_noise(spec), recipe.latent.thought_source
+    # In an evaluation models without latents are measured without noise.
+    if key != SAMPLING or THOUGHT_SOURCES[source].is_recurrent:
+        check_fits(key, noise, source)
     return noise

@@ -4,12 +4,15 @@ import itertools
 
 import pytest
 import torch
+from conftest import ROOT
 from reference import latent_inputs
 from test_given import naive_log_prob
 from test_grpo import make_trainer, rollouts
 
+from neuralese.data.errors import UserError
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import Thought, suppress
+from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.train.estimators import (
     WEIGHTS,
     EstimatorError,
@@ -17,7 +20,9 @@ from neuralese.pipeline.train.estimators import (
     draw_seeds,
     max_at_k_advantages,
     parse_estimator,
+    thought_advantages,
 )
+from neuralese.pipeline.validate import check_recipe
 
 ALL = ["replay", "score", "mix:0.3"]
 UNIT = parse_noise("gaussian:1")  # for a scalar mean of 1: a standard deviation of 1
@@ -215,6 +220,62 @@ def test_max_at_k_advantages_follow_the_gradient_of_the_best_of_k():
     estimates = k * (max_at_k_advantages(rewards, k) * score).mean(1)
     true = k * (1 - p) ** (k - 1) * p * (1 - p)
     assert abs(estimates.mean() - true) < 3 * estimates.std() / groups**0.5
+
+
+def test_thoughts_with_several_answers_keep_their_whole_gradient():
+    """The logistic bandit with 2 thoughts x 4 answers, credited as TRL and `thought_advantages` do; 0.1783 is true."""
+    groups, thoughts, answers = 40_000, 2, 4
+    z = 1.0 + torch.randn(groups, thoughts, 1, dtype=torch.float64)
+    rewards = (torch.rand(groups, thoughts, answers, dtype=torch.float64) < z.sigmoid()).double().flatten(1)
+    advantages = (rewards - rewards.mean(1, keepdim=True)).flatten()
+    score = (z - 1.0).expand(-1, -1, answers).flatten()
+    for credited, is_true in ((thought_advantages(advantages, 8, answers), True), (advantages, False)):
+        estimates = (credited * score).view(groups, -1).mean(1)
+        error = (estimates.mean() - 0.1783).abs() / (estimates.std() / groups**0.5)
+        assert (error < 3) == is_true
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rl.trainer.loss_type=bnpo"], r"loss_type=bnpo does not fit .* Take one of \['dapo', 'dr_grpo', 'cispo'\]"),
+        (["rl.trainer.off_policy_mask_threshold=0.5"], "off_policy_mask_threshold=0.5 does not fit"),
+        (["rl.max_at=2", "rl.answers_per_thought=2"], "rl.max_at with answers_per_thought=2"),
+        (["rl.noise=svp:0.3"], "needs noise with a density"),
+        (["rl.answers_per_thought=3"], "must be a multiple of 3"),
+        (
+            ["rl.noise=null", "rl.estimator=replay", "rl.antithetic=true"],
+            "Remove rl.antithetic and rl.answers_per_thought",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(overrides, message):
+    with pytest.raises(UserError, match=message):
+        check_recipe(load_recipe(ROOT / "tests" / "tiny.yaml", ["rl.estimator=score", *overrides]))
+
+
+def test_batches_hold_whole_pairs_of_thoughts():
+    options = ["rl.antithetic=true", "rl.answers_per_thought=2", "rl.trainer.per_device_train_batch_size=4"]
+    check_recipe(load_recipe(ROOT / "tests" / "tiny.yaml", options))
+    with pytest.raises(UserError, match="draws 6 rollouts at a time, which is no multiple of 4"):
+        draw_seeds(6, 2, True)
+
+
+def test_the_kl_of_a_score_is_that_of_the_answers(make, problems, tmp_path):
+    """Latents stand among the actions without a KL of their own, and do not thin out the mean."""
+    reasoner = make(num_latents=3)
+    reasoner.save_pretrained(tmp_path / "base")
+    reasoner.model.config._name_or_path = str(tmp_path / "base")
+    trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": "score_mean"}, beta=0.1)
+    with torch.no_grad():
+        trainer.model.transformer.wpe.weight.mul_(1.3)
+    inputs = rollouts(trainer)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.compute_loss(trainer.model, inputs)
+    mask, reference = inputs["completion_mask"].bool(), inputs["ref_per_token_logps"]
+    difference = (reference - inputs["sampling_per_token_logps"])[mask]
+    expected = (difference.exp() - difference - 1).mean().item()
+    assert trainer._metrics["train"]["kl"] == pytest.approx([expected], rel=1e-3) and expected > 1e-4
 
 
 def test_seeds_of_thoughts_answers_and_pairs():

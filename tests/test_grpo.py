@@ -13,7 +13,7 @@ from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import NormMatched, Thought, suppress
 from neuralese.pipeline.train.estimators import Rollout, parse_estimator
 from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
-from neuralese.pipeline.train.rl import rl_rows
+from neuralese.pipeline.train.rl_settings import rl_rows
 
 G = 4
 
@@ -152,6 +152,7 @@ def test_equal_rewards_give_no_gradient(reasoner, problems, tmp_path):
         {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
         {"mask_truncated_completions": True},
         {"top_p": 0.9, "top_k": 5},
+        {"temperature": 0.7, "entropy_coef": 0.01},
         {"gradient_checkpointing": True},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
@@ -161,6 +162,7 @@ def test_trl_options_train(reasoner, problems, tmp_path, options):
     before = trainer.model.transformer.wpe.weight.clone()
     trainer.train()
     assert trainer.state.global_step == 2
+    assert all(row["entropy"] > 0 for row in trainer.state.log_history[:-1])
     moved = not torch.equal(before, trainer.model.transformer.wpe.weight)
     truncated = all(row["completions/clipped_ratio"] == 1 for row in trainer.state.log_history[:-1])
     assert moved or (truncated and "mask_truncated_completions" in options)

@@ -20,7 +20,7 @@ from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.run import run
 from neuralese.pipeline.train.estimators import Rollout, parse_estimator
 from neuralese.pipeline.train.ppo import Critic, LatentPPOTrainer, gae, value_loss
-from neuralese.pipeline.train.rl import rl_rows
+from neuralese.pipeline.train.rl_settings import rl_rows
 
 
 def naive_gae(rewards, values, gamma, lam):
@@ -145,8 +145,10 @@ def test_the_loss_is_that_of_policy_and_critic(reasoner, problems, tmp_path, det
         found = value(trainer.model.value_head, states.detach() if detach else states)
         critic_loss = critic_loss + 0.5 * (found - inputs["returns"][row][steps[row].bool()]).pow(2).sum()
     (policy + 0.3 * critic_loss / steps.sum()).backward()
+    theirs = {name for name, parameter in trainer.model.named_parameters() if parameter.grad is not None}
+    assert theirs == ours.keys() and "value_head.weight" in ours
     for name, parameter in trainer.model.named_parameters():
-        if parameter.grad is not None and name in ours:
+        if name in ours:
             assert (ours[name] - parameter.grad).norm() <= 1e-3 * parameter.grad.norm() + 1e-6, name
 
 
@@ -176,6 +178,14 @@ def test_unscored_rollouts_teach_neither_policy_nor_critic(reasoner, problems, t
         not inputs["advantages"][~inputs["is_scored"]].any() and not trainer._steps(inputs)[~inputs["is_scored"]].any()
     )
     assert inputs["advantages"][inputs["is_scored"]].any()
+
+
+def test_alike_advantages_are_not_blown_up(reasoner, problems, tmp_path):
+    trainer = make_ppo(reasoner, problems, tmp_path)
+    values, mask = 10 + 1e-3 * torch.randn(16, 8), torch.ones(16, 8)
+    whitened = trainer._whiten(values, mask)
+    assert whitened.std().item() == pytest.approx(1.0, rel=0.05)
+    assert trainer._whiten(torch.full((16, 8), 0.9), mask).abs().max() < 0.1  # nothing but rounding
 
 
 def test_the_critic_learns_what_to_expect(reasoner, problems, tmp_path):

@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState
 
 from neuralese.pipeline.latent.generate import Rollouts
 from neuralese.pipeline.train.alarms import PATIENCE, AlarmCallback, all_alarms
-from neuralese.pipeline.train.watch import reward_metrics, thought_metrics
+from neuralese.pipeline.train.watch import cosine_sums, reward_metrics, thought_metrics
 
 
 def drawn(latents, answers):
@@ -24,11 +24,14 @@ def test_thought_metrics_by_hand():
     found = thought_metrics(drawn(latents, [[1], [1], [1], [2]]), torch.tensor([0, 0, 1, 1]), 0.5)
     assert found["rollout/distinct"] == 0.75  # the first question's answers are equal
     assert found["latent/rms"] == pytest.approx(2**0.5 / 0.5)
-    assert found["latent/cosine"] == pytest.approx(0.5)  # (0 + 1) / 2
+    assert cosine_sums(latents, torch.tensor([0, 0, 1, 1])).tolist() == pytest.approx([2.0, 4.0])  # 0, 0, 1, 1
+    assert cosine_sums(latents[:2], torch.tensor([0, 1])).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
     assert found["latent/effective_rank"] == pytest.approx(1.0, abs=1e-4)  # centred, they lie on a line
     spread = torch.eye(4)[:, None]
     assert thought_metrics(drawn(spread, [[1]] * 4), torch.arange(4), 1.0)["latent/effective_rank"] == pytest.approx(3)
     assert "latent/rms" not in thought_metrics(drawn(torch.zeros(2, 0, 4), [[1], [1]]), torch.arange(2), 1.0)
+    broken = thought_metrics(drawn(torch.full((2, 1, 4), torch.nan), [[1], [1]]), torch.arange(2), 1.0)
+    assert math.isnan(broken["latent/rms"]) and math.isnan(broken["latent/effective_rank"])
 
 
 def test_reward_metrics_by_hand():
@@ -74,7 +77,7 @@ HEALTHY = {
 }  # fmt: skip
 STEADY = [HEALTHY] * (2 * PATIENCE)
 ILL = {
-    "nan": [{"loss": math.nan}],
+    "nan": [{"loss": math.nan, "kl": None, "rollout/replay_gap": None, "latent/cosine": None, "ratio/sd": None}],
     "equal_groups": [{"group/mixed": 0.0}] * PATIENCE,
     "thoughts_collapsed": [{"latent/cosine": 0.99995}] * PATIENCE,
     "thoughts_without_effect": [{"group/between_thoughts": -0.01}] * PATIENCE,
@@ -112,3 +115,13 @@ def test_every_alarm_is_tested_and_absent_metrics_raise_none():
     callback = AlarmCallback("stop")
     assert not heard(callback, [{"loss": 1.0}] * 50).should_training_stop
     assert not callback.raised
+
+
+def test_a_resumed_run_remembers_what_it_saw():
+    """The drift from the first value, what has lasted, and what it was warned of."""
+    history = [HEALTHY, *[HEALTHY | {"group/mixed": 0.0, "kl": 20.0}] * (PATIENCE - 1)]
+    callback = AlarmCallback("warn")
+    callback.on_train_begin(None, TrainerState(log_history=history), TrainerControl())
+    assert callback.raised == ["kl"]
+    heard(callback, [HEALTHY | {"group/mixed": 0.0, "latent/rms": 5.0}])
+    assert callback.raised == ["kl", "equal_groups", "norm_drift"]

@@ -106,14 +106,12 @@ def rollout(
     """Samples N answers from B prompts; equal prompts are prefilled once, equal thoughts are thought once.
 
     Args:
-        model: A latent reasoner, unwrapped, with its full weights at hand.
+        model: A latent reasoner, unwrapped, with its full weights at hand. `noise.prepare` is up to the caller.
         prompt_ids: B prompts as token ids, latent placeholders included.
         rows: (N,) prompt of each answer.
         seeds: (N,) one seed per answer.
     """
     device = model.device
-    if noise is not None:
-        noise.prepare(model)
     pad_id = eos_token_ids[0]
     ids, mask = pad_left(prompt_ids, pad_id, device)
     thoughts, thought, number = _share_thoughts(rows, seeds, noise)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import UserError
-from .thoughts import Thought
+from .thoughts import THOUGHT_SOURCES, Thought
 from .value_noise import ValueShift
 
 FIRST = "@first"
@@ -117,6 +117,28 @@ def register(kind: str) -> Callable[[type[Noise]], type[Noise]]:
         return cls
 
     return decorate
+
+
+def check_fits(key: str, noise: Noise | None, thought_source: str) -> None:
+    """Makes sure that a thought source gives a kind of noise what it falls on.
+
+    Args:
+        key: Where the noise comes from, for the message.
+
+    Raises:
+        NoiseError: It does not.
+    """
+    if noise is None:
+        return
+    source = THOUGHT_SOURCES[thought_source]
+    if not source.is_recurrent:
+        raise NoiseError(f"{key}={noise} has no latents to fall on with thought source {thought_source}.")
+    if noise.needs and noise.needs not in source.gives:
+        fit = sorted(name for name, other in THOUGHT_SOURCES.items() if noise.needs in other.gives)
+        raise NoiseError(
+            f"{key}={noise} needs a thought source that gives a {noise.needs} ({', '.join(fit)}), but it is "
+            f"{thought_source}. Change one of the two."
+        )
 
 
 def parse_noise(spec: str | None) -> Noise | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,6 +84,17 @@ def value_bases(model: Any, renew: bool = False) -> ValueBases:
             biases.append(weight.new_zeros(weight.size(1)).float() if bias is None else bias.float().clone())
         model.__dict__[BASES] = ValueBases(vectors, biases)
     return model.__dict__[BASES]
+
+
+@contextlib.contextmanager
+def keeping_bases(model: Any) -> Iterator[None]:
+    """Leaves the singular vectors of a model as they are: rollouts that wait to be replayed were drawn with them."""
+    kept = model.__dict__.get(BASES)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            model.__dict__[BASES] = kept
 
 
 def share_bases(model: Any, other: Any) -> None:

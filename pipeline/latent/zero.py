@@ -10,14 +10,18 @@ from torch import Tensor
 
 
 def whole(weights: Iterable[Tensor], change: bool = False) -> AbstractContextManager[Any]:
-    """Within it the weights are whole, on all processes.
+    """Within it the weights are whole, on all processes. Those that are whole already are left alone.
 
     Args:
         change: What process 0 makes of them is kept.
     """
-    sharded = [weight for weight in weights if hasattr(weight, "ds_id")]
-    if not sharded:
+    theirs: list[Any] = [weight for weight in weights if hasattr(weight, "ds_id")]
+    if not theirs:
         return nullcontext()
     import deepspeed
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
+    sharded = [weight for weight in theirs if weight.ds_status != ZeroParamStatus.AVAILABLE]
+    if not sharded:
+        return nullcontext()
     return deepspeed.zero.GatheredParameters(sharded, modifier_rank=0 if change else None)

@@ -74,8 +74,10 @@ def above(name: str, limit: float) -> Callable[[Logs], bool]:
     return lambda logs: logs.get(name, 0.0) > limit
 
 
-def _not_finite(logs: Logs) -> bool:
-    return any(not math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm", "kl"))
+def _not_finite(logs: Mapping[str, Any]) -> bool:
+    # TRL logs the mean of nothing but NaN as None.
+    values = [logs.get(name, 0.0) for name in ("loss", "grad_norm", "kl", "reward", "latent/rms")]
+    return any(value is None or not math.isfinite(value) for value in values)
 
 
 def all_alarms() -> dict[str, tuple[Callable[[Logs], bool], str]]:
@@ -133,13 +135,25 @@ class AlarmCallback(TrainerCallback):
         self.raised: list[str] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if logs is None or "loss" not in logs:
-            return
-        for name, (holds, message) in self.alarms.items():
-            if holds(logs) and name not in self.raised:
+        for name in self._hear(logs or {}):
+            if state.is_world_process_zero:
+                shown = self.alarms[name][1].format_map({"loss": "absent", "grad_norm": "absent", **(logs or {})})
+                logger.warning("Alarm %s at RL step %d: %s", name, state.global_step, shown)
+            if self.action == "stop":
+                control.should_training_stop = True
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for logs in state.log_history:  # of a run that is resumed: what it was warned of, and what has lasted
+            self._hear(logs)
+
+    def _hear(self, logs: Mapping[str, Any]) -> list[str]:
+        """Alarms that a log raises for the first time."""
+        if "loss" not in logs:
+            return []
+        known = {name: value for name, value in logs.items() if value is not None}
+        new = []
+        for name, (holds, _) in self.alarms.items():
+            if holds(logs if name == "nan" else known) and name not in self.raised:
                 self.raised.append(name)
-                if state.is_world_process_zero:
-                    shown = message.format_map({"loss": "absent", "grad_norm": "absent", **logs})
-                    logger.warning("Alarm %s at RL step %d: %s", name, state.global_step, shown)
-                if self.action == "stop":
-                    control.should_training_stop = True
+                new.append(name)
+        return new

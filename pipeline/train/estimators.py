@@ -155,6 +155,17 @@ def max_at_k_advantages(rewards: Tensor, k: int) -> Tensor:
     return (best * _max_weights(size - 1, k - 1).to(rewards)).sum(-1) - baseline
 
 
+def thought_advantages(advantages: Tensor, group: int, answers: int) -> Tensor:
+    """Advantages (B,) of the thoughts of rollouts, from those of the rollouts against the mean of their group.
+
+    The mean of the thought's answers against the other thoughts of the group. The group's own mean holds answers after
+    the same latents, which would take a share (answers - 1) / (group - 1) from their gradient.
+    """
+    thoughts = group // answers
+    means = advantages.view(-1, answers).mean(1) * (thoughts / max(thoughts - 1, 1))
+    return means.repeat_interleave(answers)
+
+
 def _max_weights(n: int, k: int) -> Tensor:
     """Chance (n,) that each of n values, in ascending order, is the largest of k drawn without replacement."""
     return torch.tensor([comb(rank, k - 1) / comb(n, k) for rank in range(n)], dtype=torch.float64)

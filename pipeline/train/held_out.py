@@ -15,6 +15,7 @@ from ...data.problem import Problem
 from ..latent.given import Replacement
 from ..latent.noise import Noise
 from ..latent.thoughts import THOUGHT_SOURCES
+from ..latent.value_noise import keeping_bases
 from ..reasoner import Reasoner
 from ..score import is_right
 from ..sections import EvaluateSection
@@ -31,15 +32,17 @@ class HeldOutCallback(TrainerCallback):
         settings: EvaluateSection,
         every: int,
         noise: Noise | None,
-        temperature: float,
         samples: int,
+        **sampling: Any,
     ) -> None:
         """
         Args:
-            noise, temperature, samples: How the samples of pass@k are drawn, k of them for each problem.
+            noise: On the latents of sampled answers.
+            samples: Of each problem, k of pass@k.
+            sampling: temperature, top_k, top_p, min_p of their tokens.
         """
         self.reasoner, self.problems, self.settings, self.every = reasoner, problems, settings, every
-        self.noise, self.temperature, self.samples = noise, temperature, samples
+        self.noise, self.samples, self.sampling = noise, samples, sampling
         self.trainer: Any = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -54,10 +57,12 @@ class HeldOutCallback(TrainerCallback):
         state = PartialState()
         mine = self.problems[state.process_index :: state.num_processes]
         with unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model:
-            right = self._right(Reasoner(inner_model(model), self.reasoner.tokenizer), mine)
+            policy = inner_model(model)
+            with keeping_bases(policy):
+                right = self._right(Reasoner(policy, self.reasoner.tokenizer), mine)
         names = list(right)
         totals = torch.tensor([sum(right[name]) for name in names], dtype=torch.float64, device=state.device)
-        values = reduce(totals.float()) / len(self.problems)
+        values = reduce(totals.float(), "sum") / len(self.problems)
         return {f"held_out/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
 
     def _right(self, reasoner: Reasoner, problems: Sequence[Problem]) -> dict[str, list[float]]:
@@ -66,11 +71,11 @@ class HeldOutCallback(TrainerCallback):
         settings = self.settings
         options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
         greedy = reasoner.generate(questions, **options)
-        drawn = reasoner.generate(questions, n=self.samples, noise=self.noise, temperature=self.temperature, **options)
+        drawn = reasoner.generate(questions, n=self.samples, noise=self.noise, **self.sampling, **options)
         found = {"accuracy": greedy, "samples": drawn}
         section = reasoner.config
-        if section.num_latents and THOUGHT_SOURCES[section.thought_source].is_recurrent and problems:
-            latents = torch.cat([sample.latents for sample in greedy])
+        if section.num_latents and THOUGHT_SOURCES[section.thought_source].is_recurrent:
+            latents = torch.cat([torch.empty(0, 0, 0), *(sample.latents.cpu() for sample in greedy)][bool(greedy) :])
             seeds = [[i] for i in range(len(problems))]
             for name, others in (("swap", latents.roll(1, 0)), ("zero", torch.zeros_like(latents))):
                 found[name] = reasoner.generate(questions, noise=Replacement(latents=others), seeds=seeds, **options)

@@ -17,13 +17,13 @@ from trl.models import unwrap_model_for_generation
 
 from ..latent.generate import Sampling, rollout
 from ..latent.latentize import latentize
-from ..latent.thoughts import suppress
 from ..latent.value_noise import share_bases
 from ..reasoner import Reasoner
 from .common import inner_model
-from .estimators import Rollout, draw_seeds, max_at_k_advantages
+from .estimators import Rollout, draw_seeds, max_at_k_advantages, thought_advantages
 from .groups import RESAMPLES, equal_groups, fill_unscored, mixed_share, replace_rows
-from .watch import LatentGradients, averaged, ratio_metrics, replay_gap, reward_metrics, thought_metrics
+from .replay import answer_labels, answer_logps
+from .watch import LatentGradients, averaged, cosine_sums, ratio_metrics, replay_gap, reward_metrics, thought_metrics
 
 
 class LatentGRPOTrainer(GRPOTrainer):
@@ -66,6 +66,8 @@ class LatentGRPOTrainer(GRPOTrainer):
             self.accelerator.autocast(),
         ):
             policy = inner_model(model)
+            if self.noise is not None:
+                self.noise.prepare(policy)
             drawn = rollout(
                 policy, [list(ids) for ids in unique], rows, seeds, sampling, self.noise, self.eos_token_ids
             )
@@ -74,8 +76,11 @@ class LatentGRPOTrainer(GRPOTrainer):
         self._batch = {"noise_seeds": seeds.to(self.accelerator.device)}
         if self.settings.estimator.scores:
             self._batch["latents"] = drawn.latents.float()
-        rms, is_noisy = self.reasoner.config.embedding_rms, self.noise is not None
-        self._observe(thought_metrics(drawn, rows, rms, is_noisy))
+        self._observe(thought_metrics(drawn, rows, self.reasoner.config.embedding_rms))
+        if self.noise is not None and self.noise.value_shift(policy) is None and drawn.latents.size(1):
+            # Over all processes, of which one may hold a single rollout of each question.
+            cosine, pairs = self.accelerator.reduce(cosine_sums(drawn.latents, rows), "sum").tolist()
+            self._metrics["train"]["latent/cosine"].append(cosine / max(pairs, 1))
         logprobs = [row[: len(ids)] for row, ids in zip(drawn.logprobs.tolist(), drawn.token_ids, strict=True)]
         return drawn.token_ids, logprobs
 
@@ -106,7 +111,9 @@ class LatentGRPOTrainer(GRPOTrainer):
         for name, value in reward_metrics(self._rewards, self.settings.answers_per_thought).items():
             self._metrics["train"][name].append(value)  # of all processes already
         if self.settings.equal_groups == "drop":
-            output["advantages"] = output["advantages"] / mixed_share(self._rewards)
+            for name in ("advantages", "latent_advantages"):
+                if name in output:
+                    output[name] = output[name] / mixed_share(self._rewards)
         return output
 
     def _observe(self, metrics: dict[str, float]) -> None:
@@ -131,6 +138,11 @@ class LatentGRPOTrainer(GRPOTrainer):
         if self.settings.max_at is not None:
             advantages = max_at_k_advantages(self._rewards.double(), self.settings.max_at)
             output["advantages"] = self._mine(advantages * self._scored).to(output["advantages"].dtype)
+        if self.settings.estimator.scores and self.settings.answers_per_thought > 1:
+            advantages = thought_advantages(
+                output["advantages"], self.num_generations, self.settings.answers_per_thought
+            )
+            output["latent_advantages"] = advantages[:, None].expand(-1, output["latents"].size(1)).contiguous()
         if "old_per_token_logps" in output:
             self._observe(replay_gap(output["old_per_token_logps"], output))
         if self.settings.estimator.scores and "old_per_token_logps" in output:
@@ -159,8 +171,16 @@ class LatentGRPOTrainer(GRPOTrainer):
             loss = loss + share * super()._compute_loss(model, self._batch)
             if not is_score:
                 self._observe(ratio_metrics(self._logps, inputs))
+            elif self.beta != 0.0:
+                self._undilute_kl(inputs)
         self._is_score = False
         return loss
+
+    def _undilute_kl(self, inputs: dict[str, Any]) -> None:
+        """Latents counted as tokens without KL in the mean that TRL has just kept: makes it one over tokens alone."""
+        counts = torch.stack([part["completion_mask"].sum() for part in (self._batch, inputs)]).float()
+        actions, tokens = self.accelerator.reduce(counts, "sum").tolist()
+        self._metrics["train"]["kl"][-1] *= actions / max(tokens, 1.0)
 
     def _with_latents(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch with the latents as actions behind the answer tokens, for which TRL computes ratios and a loss."""
@@ -172,7 +192,10 @@ class LatentGRPOTrainer(GRPOTrainer):
             "completion_mask": torch.cat([inputs["completion_mask"], is_latent], 1),
         }
         if "latent_advantages" in inputs:
-            extended["advantages"] = torch.cat([inputs["advantages"], inputs["latent_advantages"]], 1)
+            advantages, answers = inputs["advantages"], inputs["completion_ids"].size(1)
+            if advantages.dim() == 1:
+                advantages = advantages[:, None].expand(-1, answers)
+            extended["advantages"] = torch.cat([advantages, inputs["latent_advantages"]], 1)
         if "old_per_token_logps" in inputs:
             extended["old_per_token_logps"] = torch.cat([inputs["old_per_token_logps"], inputs["old_latent_logps"]], 1)
         for name in ("ref_per_token_logps", "sampling_per_token_logps"):
@@ -253,7 +276,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         latent_rms: Tensor | None = None,
     ) -> Any:
         """The model on rollouts (B, T) whose last columns are answers: latents made again, or as they are given."""
-        labels = _answer_labels(ids, mask, columns)
+        labels = answer_labels(ids, mask, columns)
         with self.accelerator.autocast():
             output = model(
                 input_ids=ids,
@@ -268,19 +291,4 @@ class LatentGRPOTrainer(GRPOTrainer):
         return output
 
     def _tokens(self, logits: Tensor, ids: Tensor, mask: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies (B, A) from logits (N, V) of the answer tokens in row-major order."""
-        labels = _answer_labels(ids, mask, columns)
-        scaled = suppress(logits.float(), self.reasoner.config.token_ids) / self.temperature
-        distribution = scaled.log_softmax(-1)
-        is_answer = labels[:, -columns:] != -100
-        chosen = distribution.gather(1, labels[:, -columns:][is_answer][:, None]).squeeze(1)
-        entropy = -(distribution.exp() * distribution).sum(-1)
-        empty = distribution.new_zeros(is_answer.shape)
-        return empty.masked_scatter(is_answer, chosen), empty.masked_scatter(is_answer, entropy)
-
-
-def _answer_labels(ids: Tensor, mask: Tensor, columns: int) -> Tensor:
-    """Labels (B, T) on the answer tokens, which are in the last columns."""
-    labels = ids.masked_fill(mask == 0, -100)
-    labels[:, :-columns] = -100
-    return labels
+        return answer_logps(logits, ids, mask, columns, self.temperature, self.reasoner.config.token_ids)

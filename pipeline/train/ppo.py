@@ -151,17 +151,18 @@ class LatentPPOTrainer(LatentGRPOTrainer):
 
     def _moments(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over the steps (B, S) of all processes."""
-        kept = values * mask
-        sums = self.accelerator.reduce(torch.stack([kept.sum(), kept.pow(2).sum(), mask.sum().to(values)]), "sum")
-        mean = sums[0] / sums[2].clamp_min(1)
-        return mean, (sums[1] / sums[2].clamp_min(1) - mean.pow(2)).clamp_min(0)
+        total = self.accelerator.reduce(torch.stack([(values * mask).sum(), mask.sum().to(values)]), "sum")
+        mean = total[0] / total[1].clamp_min(1)
+        # Of what is left when the mean is gone: a difference of squares would be all rounding where values are alike.
+        squares = self.accelerator.reduce(((values - mean).pow(2) * mask).sum(), "sum")
+        return mean, squares / total[1].clamp_min(1)
 
     def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
         mean, variance = self._moments(advantages, mask)
-        return (advantages - mean) / (variance.sqrt() + 1e-8) * mask
+        return (advantages - mean) / (variance + 1e-8).sqrt() * mask
 
     def _steer_kl(self) -> None:
-        """Moves `beta` towards what keeps the KL at its target; a resumed run goes on from what was logged."""
+        """Moves `beta` after every log towards what keeps the KL at its target; a resumed run reads the log again."""
         target, log = self.critic.kl_target, self.state.log_history
         if target is None:
             return

@@ -5,112 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset
 from transformers import TrainerCallback
-from trl import GRPOConfig
 
-from ...data.errors import DataError
-from ...data.problem import Problem
-from ..latent.noise import parse_noise
+from ..latent.noise import check_fits
 from ..latent.value_head import add_value_head
 from ..loading import load_reasoner
 from ..reasoner import Reasoner
 from ..recipe import RecipeError
 from ..rl_sections import PPOSection, RLSection
-from ..sections import Recipe
 from ..tracking import TrackingCallback
 from .alarms import AlarmCallback
-from .common import Context, ProgressCallback, train_and_hand_over, trainer_config
-from .estimators import EstimatorError, Rollout, check_estimator, parse_estimator
+from .common import Context, ProgressCallback, train_and_hand_over
+from .estimators import Rollout, check_estimator
 from .held_out import HeldOutCallback
 from .latent_grpo import LatentGRPOTrainer
 from .lora import lora_config
 from .ppo import Critic, LatentPPOTrainer
 from .reward_model import recipe_reward
-
-TRL_COLUMNS = {
-    "prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
-    "image", "images", "environment",
-}  # fmt: skip
-
-
-def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
-    """Rows of the RL dataset; all columns but `prompt` reach the reward functions.
-
-    Raises:
-        DataError: An extra column with a name that TRL keeps for itself.
-    """
-    extra = dict.fromkeys(name for problem in problems for name in problem.extra)
-    taken = sorted(TRL_COLUMNS & extra.keys())
-    if taken:
-        raise DataError(f"The training data has columns {taken}, names that TRL keeps for itself. Rename them.")
-    return [
-        {
-            **{name: problem.extra.get(name) for name in extra},
-            "prompt": problem.question,
-            "question": problem.question,
-            "steps": list(problem.steps),
-            "answer": problem.answer,
-            "num_latents": num_latents,
-        }
-        for problem in problems
-    ]
-
-
-def rollout_settings(recipe: Recipe) -> Rollout:
-    """How the rollouts of a recipe are drawn and credited.
-
-    Raises:
-        UserError: Options that do not fit each other or the trainer's.
-    """
-    section = recipe.rl
-    assert section is not None
-    noise, estimator = parse_noise(section.noise), parse_estimator(section.estimator)
-    check_estimator(estimator, noise, recipe.latent.jacobi_sweeps is not None)
-    trainer = section.trainer
-    group = trainer.get("num_generations", GRPOConfig.num_generations)
-    thoughts = section.answers_per_thought * (2 if section.antithetic else 1)
-    if group % thoughts:
-        raise EstimatorError(
-            f"rl.trainer.num_generations={group} must be a multiple of {thoughts} (answers_per_thought, twice that if "
-            "antithetic)."
-        )
-    if noise is None and (section.antithetic or section.answers_per_thought > 1):
-        raise EstimatorError("Without rl.noise all thoughts of a question are equal. Remove what varies them.")
-    if section.max_at is not None and not 1 <= section.max_at < group:
-        raise EstimatorError(f"rl.max_at={section.max_at} must lie between 1 and {group - 1}, below num_generations.")
-    if estimator.scores:
-        for key, whole in (("importance_sampling_level", "token"), ("top_entropy_quantile", 1.0)):
-            if trainer.get(key, whole) != whole:
-                raise EstimatorError(
-                    f"rl.trainer.{key}={trainer[key]} does not fit the estimator {estimator.name}, whose latents are "
-                    "no tokens. Remove the key."
-                )
-    return Rollout(
-        noise, estimator, section.answers_per_thought, section.antithetic, section.max_at, section.equal_groups
-    )
-
-
-def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
-    section = recipe.rl
-    assert section is not None
-    if section.trainer.get("temperature", 1.0) <= 0:
-        raise RecipeError(
-            f"rl.trainer.temperature={section.trainer['temperature']} must be above 0: the likelihood of a greedy "
-            "answer has no gradient to learn from."
-        )
-    return trainer_config(
-        GRPOConfig,
-        "rl.trainer",
-        section.trainer,
-        recipe.seed,
-        folder,
-        disable_dropout=True,  # TRL samples rollouts in training mode
-        reward_weights=[reward.weight for reward in section.rewards],
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
+from .rl_settings import grpo_args, rl_dataset, rollout_settings
 
 
 def train_rl(context: Context, base: str | Path, folder: Path) -> None:
@@ -134,6 +47,9 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         raise RecipeError(
             f"rl replays a fixed number of latents, and {base} was trained to stop by itself (stop_head)."
         )
+    # A checkpoint from elsewhere need not be what the recipe's latent section says.
+    check_estimator(settings.estimator, settings.noise, reasoner.config.jacobi_sweeps is not None)
+    check_fits("rl.noise", settings.noise, reasoner.config.thought_source)
     latents = reasoner.config.num_latents
     if args.beta > 0 and latents == 0 and str(base) == model.name_or_path and model.lora is None:
         raise RecipeError(
@@ -149,13 +65,14 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     if section.eval_every is not None:
         problems, evaluate = context.held_out[: section.eval_problems], context.recipe.evaluate
         held_out = HeldOutCallback(
-            reasoner, problems, evaluate, section.eval_every, settings.noise, args.temperature, evaluate.num_samples
-        )
+            reasoner, problems, evaluate, section.eval_every, settings.noise, evaluate.num_samples,
+            temperature=args.temperature, top_k=args.top_k or 0, top_p=args.top_p or 1.0, min_p=args.min_p,
+        )  # fmt: skip
         callbacks.append(held_out)
     trainer = _trainer_of(section, reasoner, settings)(
         reward_funcs=rewards,
         args=args,
-        train_dataset=Dataset.from_list(rl_rows(context.train, reasoner.config.num_latents)),
+        train_dataset=rl_dataset(context.train, reasoner.config.num_latents),
         peft_config=lora_config(context.recipe, reasoner),
         callbacks=callbacks,
     )

@@ -158,4 +158,4 @@ class Promotion(TrainerCallback):
                 batch_size=self.settings.batch_size,
             )
         right = is_right(self.settings.scorer, mine, [sample.texts for sample in samples]).sum()
-        return float(reduce(torch.tensor(float(right), device=state.device))) / len(self.problems)
+        return float(reduce(torch.tensor(float(right), device=state.device), "sum")) / len(self.problems)

@@ -12,12 +12,11 @@ from ..latent.generate import Rollouts
 from .groups import equal_groups
 
 
-def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float, is_noisy: bool = True) -> dict[str, float]:
+def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float) -> dict[str, float]:
     """Of the latents and answers of a process's rollouts.
 
     Args:
         rows: (B,) question of each rollout.
-        is_noisy: Rollouts of a question may think differently.
     """
     answers = [tuple(ids) for ids in drawn.token_ids]
     questions = rows.tolist()
@@ -25,22 +24,23 @@ def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float, is_nois
     latents = drawn.latents.float()
     if latents.size(1) == 0:
         return {"rollout/distinct": distinct}
-    metrics = {
+    return {
         "rollout/distinct": distinct,
         "latent/rms": latents.pow(2).mean().sqrt().item() / embedding_rms,
-        "latent/effective_rank": _effective_rank(latents),
+        "latent/effective_rank": _effective_rank(latents) if latents.isfinite().all() else float("nan"),
     }
-    return metrics | ({"latent/cosine": _cosine(latents, rows.to(latents.device))} if is_noisy else {})
 
 
-def _cosine(latents: Tensor, rows: Tensor) -> float:
-    """Mean cosine between the latents (B, L, d) of two rollouts of the same question, at the same place."""
-    units = torch.nn.functional.normalize(latents, dim=-1)
+def cosine_sums(latents: Tensor, rows: Tensor) -> Tensor:
+    """Sum of the cosines between latents (B, L, d) of two rollouts of a question (B,), and the number of pairs: (2,).
+
+    The cosines are averaged over the places of a latent.
+    """
+    units, rows = torch.nn.functional.normalize(latents.float(), dim=-1), rows.to(latents.device)
     count = torch.zeros(int(rows.max()) + 1, device=rows.device).index_add(0, rows, torch.ones_like(rows).float())
     total = units.new_zeros(len(count), *units.shape[1:]).index_add(0, rows, units)  # (questions, L, d)
-    pairs = count * (count - 1)
-    cosine = (total.pow(2).sum(-1) - count[:, None]).sum(0) / pairs.sum().clamp_min(1)  # (L,)
-    return cosine.mean().item()
+    cosines = (total.pow(2).sum(-1) - count[:, None]).sum(0).mean()
+    return torch.stack([cosines, (count * (count - 1)).sum()])
 
 
 def _effective_rank(latents: Tensor) -> float:

@@ -1,0 +1,140 @@
+"""What RL trains on and how its rollouts are drawn, checked before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow  # type: ignore[import-untyped]
+from datasets import Dataset
+from trl import GRPOConfig
+
+from ...data.errors import DataError
+from ...data.problem import Problem
+from ..latent.noise import parse_noise
+from ..recipe import RecipeError
+from ..sections import Recipe
+from .common import trainer_config
+from .estimators import EstimatorError, Rollout, check_estimator, draw_seeds, parse_estimator
+
+# Fields of GRPOConfig and the values under which latents may stand among the tokens; the first is the default.
+FIT_SCORE: dict[str, tuple[Any, ...]] = {
+    "importance_sampling_level": ("token",),
+    "top_entropy_quantile": (1.0,),
+    "off_policy_mask_threshold": (None,),
+    "loss_type": ("dapo", "dr_grpo", "cispo"),  # the others divide by the number of actions
+}
+TRL_COLUMNS = {
+    "prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
+    "image", "images", "environment",
+}  # fmt: skip
+
+
+def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
+    """Rows of the RL dataset; all columns but `prompt` reach the reward functions.
+
+    Raises:
+        DataError: An extra column with a name that TRL keeps for itself.
+    """
+    extra = dict.fromkeys(name for problem in problems for name in problem.extra)
+    taken = sorted(TRL_COLUMNS & extra.keys())
+    if taken:
+        raise DataError(f"The training data has columns {taken}, names that TRL keeps for itself. Rename them.")
+    return [
+        {
+            **{name: problem.extra.get(name) for name in extra},
+            "prompt": problem.question,
+            "question": problem.question,
+            "steps": list(problem.steps),
+            "answer": problem.answer,
+            "num_latents": num_latents,
+        }
+        for problem in problems
+    ]
+
+
+def rl_dataset(problems: list[Problem], num_latents: int) -> Dataset:
+    """The dataset of RL.
+
+    Raises:
+        DataError: A column that TRL keeps for itself, or one whose values are not of one type.
+    """
+    try:
+        return Dataset.from_list(rl_rows(problems, num_latents))
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"An extra column of the training data has values of several types: {reason}.") from error
+
+
+def rollout_settings(recipe: Recipe) -> Rollout:
+    """How the rollouts of a recipe are drawn and credited.
+
+    Raises:
+        UserError: Options that do not fit each other or the trainer's.
+    """
+    section = recipe.rl
+    assert section is not None
+    noise, estimator = parse_noise(section.noise), parse_estimator(section.estimator)
+    check_estimator(estimator, noise, recipe.latent.jacobi_sweeps is not None)
+    trainer = section.trainer
+    group = trainer.get("num_generations", GRPOConfig.num_generations)
+    thoughts = section.answers_per_thought * (2 if section.antithetic else 1)
+    if group % thoughts:
+        raise EstimatorError(
+            f"rl.trainer.num_generations={group} must be a multiple of {thoughts} (answers_per_thought, twice that if "
+            "antithetic)."
+        )
+    if noise is None and (section.antithetic or section.answers_per_thought > 1):
+        raise EstimatorError(
+            "Without rl.noise all thoughts of a question are equal. Remove rl.antithetic and rl.answers_per_thought."
+        )
+    if section.max_at is not None and not 1 <= section.max_at < group:
+        raise EstimatorError(f"rl.max_at={section.max_at} must lie between 1 and {group - 1}, below num_generations.")
+    if estimator.scores:
+        for key, fits in FIT_SCORE.items():
+            if trainer.get(key, fits[0]) not in fits:
+                raise EstimatorError(
+                    f"rl.trainer.{key}={trainer[key]} does not fit the estimator {estimator.name}, whose latents are "
+                    f"no tokens. Take one of {list(fits)}."
+                )
+        if section.max_at is not None and section.answers_per_thought > 1:
+            raise EstimatorError(
+                f"rl.max_at with answers_per_thought={section.answers_per_thought} is not known to be unbiased for the "
+                f"estimator {estimator.name}. Set one of the two to its default."
+            )
+    return Rollout(
+        noise, estimator, section.answers_per_thought, section.antithetic, section.max_at, section.equal_groups
+    )
+
+
+def check_batch(recipe: Recipe) -> None:
+    """Makes sure that a process draws whole thoughts, and pairs of them.
+
+    Raises:
+        EstimatorError: It does not.
+    """
+    assert recipe.rl is not None
+    args = grpo_args(recipe, recipe.folder)
+    assert args.steps_per_generation is not None
+    rollouts = args.per_device_train_batch_size * args.steps_per_generation
+    draw_seeds(rollouts, recipe.rl.answers_per_thought, recipe.rl.antithetic)
+
+
+def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
+    section = recipe.rl
+    assert section is not None
+    if section.trainer.get("temperature", 1.0) <= 0:
+        raise RecipeError(
+            f"rl.trainer.temperature={section.trainer['temperature']} must be above 0: the likelihood of a greedy "
+            "answer has no gradient to learn from."
+        )
+    return trainer_config(
+        GRPOConfig,
+        "rl.trainer",
+        section.trainer,
+        recipe.seed,
+        folder,
+        disable_dropout=True,  # TRL samples rollouts in training mode
+        reward_weights=[reward.weight for reward in section.rewards],
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
