@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from .latent.noise import Noise, parse_noise
 from .latent.supervision import StepDecoder
 from .latent.thoughts import THOUGHT_SOURCES
 
-logger = logging.getLogger(__name__)
 DEFAULT_NEW_TOKENS = 64
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 from peft import LoraConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -32,9 +33,11 @@ def check_recipe(recipe: Recipe) -> None:
             scorer.
     """
     load_plugins(recipe.plugins)
-    for stage, build in TRAINER_ARGS.items():
-        if getattr(recipe, stage) is not None:
-            build(recipe, recipe.folder / stage)
+    built: dict[str, Any] = {
+        stage: build(recipe, recipe.folder / stage)
+        for stage, build in TRAINER_ARGS.items()
+        if getattr(recipe, stage) is not None
+    }
     unset_hf_deepspeed_config()  # building a config under ZeRO-3 makes every model that is loaded later sharded
     if recipe.curriculum is not None:
         curriculum_args(recipe, recipe.folder, is_last=True)
@@ -57,7 +60,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.rl is not None:
         check_noise("rl.noise", recipe.rl.noise, recipe)
         rollout_settings(recipe)
-        check_batch(recipe)
+        check_batch(recipe.rl, built["rl"])
         for reward in recipe.rl.rewards:
             check_recipe_reward(reward)
 

@@ -33,7 +33,7 @@ from .common import (
     is_done,
     train_and_hand_over,
 )
-from .limits import as_rl_args, curriculum_args, items_per_step, stage_limits
+from .limits import curriculum_args, items_per_step, set_rl_batch, stage_limits
 from .lora import lora_config
 from .stage import Promotion, StageTrainer, save_optimizer
 
@@ -72,7 +72,8 @@ class ArmTrainer:
         latent = latent_stages(self.recipe, most_steps(context.train))
         self.stages = ARMS[arm].plan(latent)
         if ARMS[arm].as_rl:
-            self.limits = [as_rl_args(curriculum_args(self.recipe, folder), self.recipe).max_steps]
+            assert self.recipe.rl is not None
+            self.limits = [self.recipe.rl.trainer["max_steps"]]
         else:
             self.limits = step_limits(stage_limits(self.recipe, latent, len(context.train)), self.stages)
         self.rules = rules_of(self.recipe, arm)
@@ -184,7 +185,7 @@ class ArmTrainer:
         is_last = stage is self.stages[-1]
         args = curriculum_args(recipe, visit.folder, is_last)
         if ARMS[self.arm].as_rl:
-            args = as_rl_args(args, recipe)
+            set_rl_batch(args, recipe)
         args.max_steps = visit.max_steps
         set_seed(recipe.seed)  # what a stage draws must not depend on what ran before it in this process
         reasoner = self._load(visit)

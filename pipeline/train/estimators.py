@@ -171,11 +171,11 @@ def _max_weights(n: int, k: int) -> Tensor:
     return torch.tensor([comb(rank, k - 1) / comb(n, k) for rank in range(n)], dtype=torch.float64)
 
 
-def draw_seeds(rollouts: int, answers: int, antithetic: bool) -> Tensor:
-    """Seeds (B,) of B rollouts in order: `answers` in a row share a thought, two thoughts in a row mirror each other.
+def check_rollouts(rollouts: int, answers: int, antithetic: bool) -> int:
+    """Rollouts of a thought, or of a pair of mirrored ones, of which a process draws whole ones only.
 
     Raises:
-        EstimatorError: B does not hold whole thoughts, or pairs of them.
+        EstimatorError: The rollouts of a process are no multiple of them.
     """
     whole = answers * (2 if antithetic else 1)
     if rollouts % whole:
@@ -183,7 +183,16 @@ def draw_seeds(rollouts: int, answers: int, antithetic: bool) -> Tensor:
             f"A process draws {rollouts} rollouts at a time, which is no multiple of {whole} (answers_per_thought, "
             "twice that if antithetic). Change rl.trainer.per_device_train_batch_size."
         )
-    seeds = torch.randint(1, 2**62, (rollouts // whole,))
+    return whole
+
+
+def draw_seeds(rollouts: int, answers: int, antithetic: bool) -> Tensor:
+    """Seeds (B,) of B rollouts in order: `answers` in a row share a thought, two thoughts in a row mirror each other.
+
+    Raises:
+        EstimatorError: B does not hold whole thoughts, or pairs of them.
+    """
+    seeds = torch.randint(1, 2**62, (rollouts // check_rollouts(rollouts, answers, antithetic),))
     if antithetic:
         seeds = torch.stack([seeds, -seeds], 1).flatten()
     return seeds.repeat_interleave(answers)

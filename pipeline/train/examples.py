@@ -62,7 +62,9 @@ def encode_checked(
     block = latent_block(most, style.config)
     measured = [*problems.held_out, *problems.evaluation]
     check_answers(measured, tokenizer)
-    _check_questions(measured, most, recipe.evaluate.max_new_tokens, tokenizer, style.config, window)
+    questions = [problem.question for problem in measured]
+    prompts = encode_prompts(questions, most, tokenizer, style.config)
+    check_room(questions, prompts, recipe.evaluate.max_new_tokens, window)
     if recipe.rl is not None:
         if most == 0 and parse_noise(recipe.rl.noise) is not None:
             raise RecipeError(
@@ -94,15 +96,3 @@ def _most_latents(recipe: Recipe, stages: Sequence[Stage], config: Any) -> int:
         return max(stage.num_latents for stage in stages)
     section = latent_section(config)
     return section.num_latents if section is not None else 0
-
-
-def _check_questions(
-    problems: Sequence[Problem],
-    num_latents: int,
-    room: int,
-    tokenizer: PreTrainedTokenizerBase,
-    config: LatentConfig,
-    window: int | None,
-) -> None:
-    questions = [problem.question for problem in problems]
-    check_room(questions, encode_prompts(questions, num_latents, tokenizer, config), room, window)

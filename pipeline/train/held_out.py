@@ -75,7 +75,8 @@ class HeldOutCallback(TrainerCallback):
         found = {"accuracy": greedy, "samples": drawn}
         section = reasoner.config
         if section.num_latents and THOUGHT_SOURCES[section.thought_source].is_recurrent:
-            latents = torch.cat([torch.empty(0, 0, 0), *(sample.latents.cpu() for sample in greedy)][bool(greedy) :])
+            # A process may have no problem, and must give the same names all the same.
+            latents = torch.cat([sample.latents for sample in greedy]) if greedy else torch.empty(0, 0, 0)
             seeds = [[i] for i in range(len(problems))]
             for name, others in (("swap", latents.roll(1, 0)), ("zero", torch.zeros_like(latents))):
                 found[name] = reasoner.generate(questions, noise=Replacement(latents=others), seeds=seeds, **options)

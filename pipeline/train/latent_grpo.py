@@ -145,8 +145,8 @@ class LatentGRPOTrainer(GRPOTrainer):
             output["latent_advantages"] = advantages[:, None].expand(-1, output["latents"].size(1)).contiguous()
         if "old_per_token_logps" in output:
             self._observe(replay_gap(output["old_per_token_logps"], output))
-        if self.settings.estimator.scores and "old_per_token_logps" in output:
-            output["old_latent_logps"], output["latent_rms"] = self._old_densities(output)
+            if self.settings.estimator.scores:
+                output["old_latent_logps"], output["latent_rms"] = self._old_densities(output)
         return output
 
     @torch.no_grad()

@@ -41,16 +41,14 @@ def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> Trai
     return args
 
 
-def as_rl_args(args: TrainingArguments, recipe: Recipe) -> TrainingArguments:
-    """The same arguments with the steps of RL, and as many samples each as RL draws rollouts."""
+def set_rl_batch(args: TrainingArguments, recipe: Recipe) -> None:
+    """Lets a step have as many samples as a step of RL has rollouts."""
     assert recipe.rl is not None
     trainer = recipe.rl.trainer
-    args.max_steps = trainer["max_steps"]
     args.per_device_train_batch_size = trainer.get(
         "per_device_train_batch_size", GRPOConfig.per_device_train_batch_size
     )
     args.gradient_accumulation_steps = trainer.get("gradient_accumulation_steps", 1)
-    return args
 
 
 def items_per_step(args: TrainingArguments) -> int:

@@ -13,9 +13,10 @@ from ...data.errors import DataError
 from ...data.problem import Problem
 from ..latent.noise import parse_noise
 from ..recipe import RecipeError
+from ..rl_sections import RLSection
 from ..sections import Recipe
 from .common import trainer_config
-from .estimators import EstimatorError, Rollout, check_estimator, draw_seeds, parse_estimator
+from .estimators import EstimatorError, Rollout, check_estimator, check_rollouts, parse_estimator
 
 # Fields of GRPOConfig and the values under which latents may stand among the tokens; the first is the default.
 FIT_SCORE: dict[str, tuple[Any, ...]] = {
@@ -107,17 +108,15 @@ def rollout_settings(recipe: Recipe) -> Rollout:
     )
 
 
-def check_batch(recipe: Recipe) -> None:
+def check_batch(section: RLSection, args: GRPOConfig) -> None:
     """Makes sure that a process draws whole thoughts, and pairs of them.
 
     Raises:
         EstimatorError: It does not.
     """
-    assert recipe.rl is not None
-    args = grpo_args(recipe, recipe.folder)
     assert args.steps_per_generation is not None
     rollouts = args.per_device_train_batch_size * args.steps_per_generation
-    draw_seeds(rollouts, recipe.rl.answers_per_thought, recipe.rl.antithetic)
+    check_rollouts(rollouts, section.answers_per_thought, section.antithetic)
 
 
 def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
