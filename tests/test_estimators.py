@@ -1,6 +1,7 @@
 """Estimators against closed forms, and the trainer's gradient against a naive one."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from neuralese.pipeline.train.estimators import (
     parse_estimator,
     thought_advantages,
 )
+from neuralese.pipeline.train.rl_settings import check_batch
 from neuralese.pipeline.validate import check_recipe
 
 ALL = ["replay", "score", "mix:0.3"]
@@ -257,6 +259,11 @@ def test_what_does_not_fit_is_refused_before_training(overrides, message):
 def test_batches_hold_whole_pairs_of_thoughts():
     options = ["rl.antithetic=true", "rl.answers_per_thought=2", "rl.trainer.per_device_train_batch_size=4"]
     check_recipe(load_recipe(ROOT / "tests" / "tiny.yaml", options))
+    # As on two processes, which share a group of 4 with 6 rollouts each.
+    settings = load_recipe(ROOT / "tests" / "tiny.yaml", options).rl
+    args = SimpleNamespace(per_device_train_batch_size=2, steps_per_generation=3)
+    with pytest.raises(UserError, match="draws 6 rollouts at a time"):
+        check_batch(settings, args)
     with pytest.raises(UserError, match="draws 6 rollouts at a time, which is no multiple of 4"):
         draw_seeds(6, 2, True)
 

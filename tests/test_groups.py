@@ -92,6 +92,18 @@ def test_thoughts_with_several_answers_and_mirrored_noise(reasoner, problems, tm
     assert torch.equal(seeds[::2], -seeds[1::2]) and not torch.equal(latents[0], latents[1])
 
 
+def test_latents_are_credited_with_their_answers_against_other_thoughts(reasoner, problems, tmp_path):
+    def reward(prompts, completions, **columns):
+        return [[1.0, 0.0, 0.0, 0.0][i % 4] for i in range(len(completions))]
+
+    how = {"estimator": "score_mean", "answers_per_thought": 2}
+    inputs = rollouts(make_trainer(reasoner, problems, tmp_path, reward=reward, how=how, scale_rewards="none"))
+    # The thoughts' means are 0.5 and 0: each against the other; an answer against the mean of the group, 0.25.
+    pairs = {(round(a, 4), round(z, 4)) for a, (z, *_) in zip(
+        inputs["advantages"].tolist(), inputs["latent_advantages"].tolist(), strict=True)}  # fmt: skip
+    assert pairs == {(0.75, 0.5), (-0.25, 0.5), (-0.25, -0.5)}
+
+
 def test_unscored_rollouts_have_no_advantage(reasoner, problems, tmp_path):
     def reward(prompts, completions, **columns):
         return [[0.0, 1.0, None, 4.0][i % 4] for i in range(len(completions))]

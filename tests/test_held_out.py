@@ -5,11 +5,14 @@ import json
 import pytest
 import torch
 from conftest import ROOT
+from test_grpo import make_trainer, rollouts
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.latent.given import Replacement
+from neuralese.pipeline.latent.value_noise import value_bases
 from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.run import run
+from neuralese.pipeline.sections import EvaluateSection
 from neuralese.pipeline.train import held_out
 
 QUESTIONS = ["3 + 4 =", "6 - 5 =", "2 * 2 ="]
@@ -60,6 +63,20 @@ def test_rl_measures_held_out_problems(tmp_path, monkeypatch, options):
     assert all(names <= row.keys() and 0 <= row["held_out/pass@1"] <= row["held_out/pass@4"] for row in found)
     # Held out of RL, and more than the curriculum keeps (16).
     assert len(measured) == 2 and len(measured[0]) == 20
+
+
+def test_a_measurement_leaves_the_directions_of_waiting_rollouts(reasoner, problems, tmp_path):
+    trainer = make_trainer(reasoner, problems, tmp_path, noise="svp:0.3")
+    rollouts(trainer)
+    before = value_bases(reasoner.model)
+    with torch.no_grad():
+        reasoner.model.transformer.h[0].attn.c_attn.weight.add_(0.1)
+    callback = held_out.HeldOutCallback(
+        reasoner, problems[:4], EvaluateSection(max_new_tokens=4), 1, trainer.noise, 4, temperature=1.0
+    )
+    callback.trainer = trainer
+    callback.measure()
+    assert value_bases(reasoner.model) is before
 
 
 def test_too_few_problems_to_hold_out_are_named(tmp_path):
