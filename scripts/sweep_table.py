@@ -195,7 +195,8 @@ def shown_columns(sweep: Sweep, groups: Sequence[Group]) -> list[Column]:
             if metric not in known:
                 raise SweepError(f"show.metrics: no result has {metric!r}{nearest(metric, known)}.")
         stages = list(dict.fromkeys(row.stage for row in results))
-        wanted = [stage for group in groups for stage in group.stages or []]
+        there = [group for group in groups if any(run.results for run in group.runs)]
+        wanted = [stage for group in there for stage in group.stages or []]
         for stage in wanted:
             if stage not in stages:
                 raise SweepError(f"No result is of the stage {stage!r} to be shown{nearest(stage, stages)}.")

@@ -99,6 +99,14 @@ def test_missing_markers_are_named_before_anything_runs(repository, text):
     assert not (repository / "outputs").exists() and (repository / "docs" / "results.md").read_text() == text
 
 
+def test_an_arm_without_results_is_missing_whatever_stages_it_is_to_show(repository):
+    arms = {**SWEEP["arms"], "later": {"recipe": "recipes/tiny.yaml", "stages": ["pause"]}}
+    assert run_sweep(repository) == 0
+    write_sweep(repository, {**SWEEP, "arms": arms})
+    assert run_sweep(repository, "--render") == 0
+    assert "| later | missing |" in (repository / "docs" / "results.md").read_text()
+
+
 def test_stages_and_metrics_that_no_result_has_are_named(repository):
     assert run_sweep(repository) == 0
     write_sweep(repository, {**SWEEP, "show": {"stages": ["curiculum"]}})
