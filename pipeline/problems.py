@@ -41,9 +41,7 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
     Raises:
         UserError: Data that cannot be read, or too few training problems to hold some out.
     """
-    count = recipe.curriculum.eval_problems if recipe.curriculum is not None else 0
-    if recipe.rl is not None and recipe.rl.eval_every is not None:
-        count = max(count, recipe.rl.eval_problems)
+    count = recipe.held_out
     source = recipe.data.train
     if generate is not None and source.size is not None:
         source = source.model_copy(update={"size": min(source.size, count + generate)})

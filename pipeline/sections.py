@@ -237,5 +237,11 @@ class Recipe(Section):
     def folder(self) -> Path:
         return Path(self.output_dir) / self.name
 
+    @property
+    def held_out(self) -> int:
+        """Training problems kept apart, for the curriculum and for RL to be measured on."""
+        count = self.curriculum.eval_problems if self.curriculum is not None else 0
+        return max(count, self.rl.eval_problems) if self.rl is not None and self.rl.eval_every is not None else count
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -37,6 +37,7 @@ from sweep_cells import (
     write_starts,
 )
 from sweep_file import PLACE, Cell, Sweep, SweepError, cells_of, choose, load_sweep
+from sweep_handover import take_over
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.cli import STOPPED
@@ -70,6 +71,8 @@ def run_cells(cells: Sequence[Cell], jobs: int, threads: int, stale: bool = Fals
             for cell in list(waiting):
                 if len(running) == jobs:
                     break
+                if cell.after in [*waiting, *(job.cell for job in running)]:
+                    continue
                 lock = try_lock(cell)
                 if lock is not None:
                     waiting.remove(cell)
@@ -103,8 +106,8 @@ def start(cell: Cell, lock: IO[str], threads: int, stale: bool) -> Job:
         shutil.rmtree(target, ignore_errors=True)
         cell.recipe.folder.rename(target)
     resumed = cell.recipe.folder.is_dir()
-    commits = read_starts(cell)["commits"] if resumed else []
-    write_starts(cell, {"commits": [*commits, current_commit()], "exit": None})
+    starts = read_starts(cell) if resumed else {"commits": [], "taken_over": take_over(cell)}
+    write_starts(cell, {**starts, "commits": [*starts["commits"], current_commit()], "exit": None})
     with cell.beside(".log").open("ab" if resumed else "wb") as log:
         process = subprocess.Popen(
             [*TRAIN, *cell.arguments, "--resume"],
@@ -143,7 +146,7 @@ def finish(job: Job) -> bool:
         seconds = json.loads((folder / "seconds.json").read_text())
         row = Row(
             command=shlex.join(["neuralese", "train", *cell.arguments]),
-            commit=", ".join(dict.fromkeys(starts["commits"])),
+            commit=", ".join(dict.fromkeys([*starts.get("taken_over", []), *starts["commits"]])),
             threads=job.threads,
             resumed=len(starts["commits"]) > 1,
             stopped=code == STOPPED,

@@ -106,7 +106,10 @@ def _by_number(path: str) -> list[str | int]:
 
 
 def read_starts(cell: Cell) -> dict[str, Any]:
-    """Commits of the starts of a cell's run, and the exit code of the last one (None: it did not come to its end)."""
+    """Commits of the starts of a cell's run and of stages it took over, and the exit code of its last start.
+
+    The code is None where that start did not come to its end.
+    """
     file = cell.beside(".json")
     return json.loads(file.read_text()) if file.is_file() else {"commits": [], "exit": None}
 

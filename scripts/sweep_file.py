@@ -32,6 +32,7 @@ class Arm(Strict):
     label: str | None = Field(None, description="name in the tables; None: the arm's key")
     seeds: list[int] | None = Field(None, min_length=1, description="None: those of the sweep")
     stages: list[str] | None = Field(None, description="stages to show; None: those of the sweep")
+    after: str | None = Field(None, description="an arm above that runs first; stages trained alike are taken from it")
 
 
 class Show(Strict):
@@ -115,6 +116,7 @@ class Cell:
     seed: int
     recipe: Recipe
     arguments: tuple[str, ...]  # of `neuralese train`
+    after: Cell | None = None  # takes over the stages that both train alike
 
     @property
     def row_file(self) -> Path:
@@ -131,7 +133,7 @@ def cells_of(name: str, sweep: Sweep) -> list[Cell]:
     Raises:
         SweepError: A recipe that is missing or cannot be run, or an override that only the sweep may set.
     """
-    cells = []
+    cells: list[Cell] = []
     for arm_name, arm in sweep.arms.items():
         for override in (*sweep.overrides, *arm.overrides):
             if override.partition("=")[0] in ("name", "seed", "output_dir"):
@@ -146,7 +148,10 @@ def cells_of(name: str, sweep: Sweep) -> list[Cell]:
                 recipe = load_recipe(arm.recipe, overrides)
             except RecipeError as error:
                 raise SweepError(f"Arm {arm_name!r}: {error}") from error
-            cells.append(Cell(name, arm_name, seed, recipe, (arm.recipe, *overrides)))
+            before = next((cell for cell in cells if (cell.arm, cell.seed) == (arm.after, seed)), None)
+            if arm.after is not None and before is None:
+                raise SweepError(f"Arm {arm_name!r}: after={arm.after!r} is no arm above it with seed {seed}.")
+            cells.append(Cell(name, arm_name, seed, recipe, (arm.recipe, *overrides), before))
     return cells
 
 

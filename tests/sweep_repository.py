@@ -32,7 +32,8 @@ from neuralese.pipeline.recipe import load_recipe
 recipe = load_recipe(sys.argv[1], [item for item in sys.argv[2:] if item != "--resume"])
 behaviour = json.loads(Path("behaviour.json").read_text()).get(recipe.name)
 folder = recipe.folder
-(folder / "sft").mkdir(parents=True, exist_ok=True)
+for stage in ("base", "sft", "curriculum"):
+    (folder / stage / "final").mkdir(parents=True, exist_ok=True)
 (folder / "recipe.yaml").write_text(recipe.to_yaml())
 events = open(folder.with_name(recipe.name + ".events"), "a", buffering=1)
 events.write("begin ")
@@ -43,7 +44,7 @@ value = 0.5 + recipe.seed / 4
 row = dict(stage="curriculum", mode="latent", metric="accuracy", k=1, noise=None, temperature=0.0, value=value,
            ci95=[value - 0.25, value + 0.25], n=20, seed=recipe.seed)
 (folder / "results.json").write_text(json.dumps([row]))
-(folder / "seconds.json").write_text(json.dumps({"curriculum": 7.0}))
+(folder / "seconds.json").write_text(json.dumps({"sft": 2.0, "curriculum": 7.0}))
 events.write("end ")
 sys.exit(3 if behaviour == "stop" else 0)
 """

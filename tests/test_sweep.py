@@ -47,7 +47,7 @@ def test_only_missing_cells_run_and_leave_their_row(repository):
         "neuralese train recipes/tiny.yaml rl=null tracking.wandb=false sft.trainer.max_steps=2 name=demo-short-seed1 "
         "seed=1 output_dir=outputs/sweeps"
     )
-    assert (row.threads, row.resumed, row.stopped, row.seconds) == (1, False, False, {"curriculum": 7.0})
+    assert (row.threads, row.resumed, row.stopped, row.seconds) == (1, False, False, {"sft": 2.0, "curriculum": 7.0})
     assert row.results[0]["value"] == 0.75 and row.recipe["sft"]["trainer"]["max_steps"] == 2
     (repository / "docs" / "results" / "demo" / "latent-seed1.json").unlink()
     shutil.rmtree(repository / "outputs" / "sweeps" / "demo-latent-seed1")

@@ -103,7 +103,7 @@ def test_an_arm_without_results_is_missing_whatever_stages_it_is_to_show(reposit
     arms = {**SWEEP["arms"], "later": {"recipe": "recipes/tiny.yaml", "stages": ["pause"]}}
     assert run_sweep(repository) == 0
     write_sweep(repository, {**SWEEP, "arms": arms})
-    assert run_sweep(repository, "--render") == 0
+    assert run_sweep(repository, render_=True) == 0
     assert "| later | missing |" in (repository / "docs" / "results.md").read_text()
 
 
