@@ -1,0 +1,154 @@
+"""Measures where the time of an RL step goes, and what sharing the prefill of a prompt saves.
+
+    neuralese train recipes/quickstart.yaml
+    python scripts/bench_rl.py recipes/quickstart.yaml outputs/quickstart/curriculum/final --out bench_rl.json
+
+rollout    thinking and answering
+replay     the forward and the backward pass of the update
+optimizer  clipping and the step
+rest       everything else: rewards, advantages, batching, logging; the aim is at most 20%
+prefill    seconds of rollouts whose equal prompts are read once / seconds where each rollout reads its own, medians of
+           draws that take turns
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from rich.console import Console
+from rich.table import Table
+from transformers import TrainerCallback
+from trl import GRPOTrainer
+
+from neuralese.pipeline.latent.generate import Sampling, rollout
+from neuralese.pipeline.latent.noise import parse_noise
+from neuralese.pipeline.loading import load_reasoner
+from neuralese.pipeline.problems import load_evaluation
+from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.run import run
+from neuralese.pipeline.sections import Recipe
+from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
+
+PARTS = {
+    "rollout": [(LatentGRPOTrainer, "_generate_single_turn")],
+    "replay": [(GRPOTrainer, "compute_loss"), (Accelerator, "backward")],
+    "optimizer": [(Accelerator, "clip_grad_norm_"), (AcceleratedOptimizer, "step")],
+}
+
+
+class Clock(TrainerCallback):
+    """Seconds of each part of the steps after the first ones, in which libraries take what they need once."""
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup, self.steps, self.running = warmup, 0, False
+        self.seconds: Counter[str] = Counter()
+        self.inside = ""  # the part that runs: what it calls belongs to it
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        now = _now()
+        if self.running:
+            self.seconds["step"] += now - self.begin
+            self.steps += 1
+        self.begin, self.running = now, state.global_step >= self.warmup
+
+    def timed(self, part: str, function: Any) -> Any:
+        @functools.wraps(function)
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            if self.inside:
+                return function(*args, **kwargs)
+            self.inside, begin = part, _now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.inside = ""
+                self.seconds[part] += (_now() - begin) * self.running
+
+        return measured
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def time_steps(recipe: Recipe, checkpoint: Path, steps: int) -> dict[str, float]:
+    """Seconds of a mean RL step, in all and of each part, from a checkpoint."""
+    clock = Clock(warmup=3)
+    for part, methods in PARTS.items():
+        for owner, name in methods:
+            setattr(owner, name, clock.timed(part, getattr(owner, name)))
+    initialise = LatentGRPOTrainer.__init__
+
+    def with_clock(self: LatentGRPOTrainer, *args: Any, **kwargs: Any) -> None:
+        initialise(self, *args, **kwargs)
+        self.add_callback(clock)
+
+    LatentGRPOTrainer.__init__ = with_clock  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        values = recipe.model_dump(mode="json")
+        values["model"] |= {"name_or_path": str(checkpoint), "config": None}
+        values["rl"]["trainer"]["max_steps"] = clock.warmup + steps
+        values["evaluate"] |= {"problems": 1}
+        values |= {"output_dir": folder, "sft": None, "curriculum": None, "controls": {}, "tracking": {"wandb": False}}
+        run(Recipe.model_validate(values))
+    seconds = {name: clock.seconds[name] / clock.steps for name in ("step", *PARTS)}
+    return {**seconds, "rest": seconds["step"] - sum(seconds[part] for part in PARTS)}
+
+
+@torch.no_grad()
+def prefill_ratio(recipe: Recipe, checkpoint: Path, repeats: int) -> float:
+    """Seconds of one step's rollouts with shared prefills over those without."""
+    assert recipe.rl is not None
+    trainer = recipe.rl.trainer
+    count, group = trainer["per_device_train_batch_size"], trainer["num_generations"]
+    reasoner = load_reasoner(checkpoint, noise=recipe.rl.noise)
+    questions = [problem.question for problem in load_evaluation(recipe)[: count // group]]
+    prompts = [reasoner.prompt_ids(question) for question in questions]
+    noise, sampling = parse_noise(recipe.rl.noise), Sampling(1.0, trainer["max_completion_length"])
+    if noise is not None:
+        noise.prepare(reasoner.model)
+    shared, seeds = torch.arange(len(prompts)).repeat_interleave(group), torch.arange(len(prompts) * group)
+    own = [prompts[row] for row in shared]
+    seconds: dict[str, list[float]] = {"shared": [], "own": []}
+    for _ in range(repeats + 1):
+        for name, ids, rows in ("shared", prompts, shared), ("own", own, torch.arange(len(own))):
+            begin = _now()
+            rollout(reasoner.model, ids, rows, seeds, sampling, noise, [reasoner.tokenizer.eos_token_id])
+            seconds[name].append(_now() - begin)
+    return statistics.median(seconds["shared"][1:]) / statistics.median(seconds["own"][1:])
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="Recipe with rl.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint that RL begins at.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure, after three that are not.")] = 40,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws with and without a shared prefill.")] = 10,
+    override: Annotated[list[str] | None, typer.Option(help="Recipe key to change, as dotted.key=value.")] = None,
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("bench_rl.json"),
+) -> None:
+    recipe = load_recipe(file, override or [])
+    ratio = prefill_ratio(recipe, checkpoint, repeats)
+    seconds = time_steps(recipe, checkpoint, steps)
+    threads = torch.get_num_threads()
+    out.write_text(json.dumps({"threads": threads, "steps": steps, "seconds": seconds, "prefill": ratio}, indent=1))
+    table = Table("part", "ms a step", "share", title=f"{steps} RL steps, {threads} threads")
+    for name in (*PARTS, "rest", "step"):
+        table.add_row(name, f"{1000 * seconds[name]:.1f}", f"{seconds[name] / seconds['step']:.3f}")
+    Console().print(table)
+    print(f"Rollouts with shared prefills take {ratio:.2f} of the time of rollouts that each read their prompt.")
+
+
+if __name__ == "__main__":
+    typer.run(main)
