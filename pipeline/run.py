@@ -272,7 +272,7 @@ def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:
     tracker.log(named, 0)
     columns = ["stage", "mode", "metric", "k", "noise", "temperature", "value", "low", "high", "n", "seed"]
     table = [[r.stage, r.mode, r.metric, r.k, r.noise, r.temperature, r.value, *r.ci95, r.n, r.seed] for r in rows]
-    tracker.log_table("results", columns, table)
+    tracker.log_table("results", columns, table, 0)
 
 
 def print_places(recipe: Recipe) -> None:

@@ -51,12 +51,25 @@ class Tracker:
         if self.wandb_run is not None:
             self.wandb_run.log({**metrics, "global_step": step})
 
-    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Records a table in W&B."""
+    def forget_after(self, step: int) -> None:
+        """Drops what the current stage wrote to metrics.jsonl after a step: a resumed run trains from there again."""
+        file = self.folder / "metrics.jsonl"
+        if not self.is_main or not file.is_file():
+            return
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines]
+        kept = [
+            line for line, row in zip(lines, rows, strict=True) if row["stage"] != self.stage or row["step"] <= step
+        ]
+        if len(kept) < len(lines):
+            write_whole(file, "".join(kept))
+
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
+        """Records a table in W&B, at an optimizer step of the current stage."""
         if self.wandb_run is not None:
             import wandb
 
-            self.wandb_run.log({name: wandb.Table(columns=columns, data=rows)})
+            self.wandb_run.log({name: wandb.Table(columns=columns, data=rows), "global_step": step})
 
     def finish(self, exit_code: int = 0) -> None:
         """Ends the W&B run of the current stage, as failed where exit_code is not 0."""
@@ -117,6 +130,9 @@ class TrackingCallback(TrainerCallback):
 
     def __init__(self, tracker: Tracker, offset: int = 0, extra: dict[str, Any] | None = None) -> None:
         self.tracker, self.offset, self.extra = tracker, offset, extra or {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.tracker.forget_after(self.offset + state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:

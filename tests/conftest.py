@@ -61,3 +61,15 @@ def make(problems):
 @pytest.fixture
 def reasoner(make):
     return make(num_latents=3, supervision_weight=0.5)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A whole run of the tiny recipe with two controls: its folder and its results. Not to be changed."""
+    from runs import tiny
+
+    from neuralese.pipeline.run import run
+
+    folder = tmp_path_factory.mktemp("runs")
+    rows = run(tiny(folder, "controls.pause=true", "controls.no_cot=true"))
+    return folder / "tiny", rows

@@ -8,38 +8,14 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from safetensors.torch import load_file
+from runs import assert_same_weights, tiny, weights
 from wandb_reader import read_run
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.run import run
-from neuralese.pipeline.train import common, curriculum
-
-TINY = ROOT / "tests" / "tiny.yaml"
-
-
-def tiny(folder, *overrides):
-    return load_recipe(TINY, [f"output_dir={folder}", *overrides])
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def assert_same_weights(one, other):
-    one, other = weights(one), weights(other)
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    rows = run(tiny(folder, "controls.pause=true", "controls.no_cot=true"))
-    return folder / "tiny", rows
+from neuralese.pipeline.train import common
 
 
 def test_a_run_leaves_what_the_design_names(finished):
@@ -103,6 +79,17 @@ def test_wandb_holds_the_same_numbers_as_the_metrics_file(finished):
     assert [row["curriculum_stage"] for row in curriculum] == [1] * 4 + [2] * 4
 
 
+def test_completions_reach_wandb_when_asked_for(tmp_path):
+    run(tiny(tmp_path, "rl.trainer.log_completions=true", "evaluate.num_samples=1", "evaluate.k=[1]"))
+    rl = next(
+        found for path in (tmp_path / "tiny").glob("wandb/offline-run-*/*.wandb")
+        if (found := read_run(path))["job_type"] == "rl"
+    )  # fmt: skip
+    tables = [row for row in rl["rows"] if row.get("completions._type") == "table-file"]
+    assert [row["global_step"] for row in tables] == [1, 2, 3, 4]
+    assert {(row["completions.nrows"], row["completions.ncols"]) for row in tables} == {(8, 4)}
+
+
 def test_the_same_seed_gives_the_same_run(finished, tmp_path):
     folder, rows = finished
     again = run(tiny(tmp_path, "tracking.wandb=false"))
@@ -110,81 +97,6 @@ def test_the_same_seed_gives_the_same_run(finished, tmp_path):
     assert again == [row for row in rows if row.stage in ("sft", "curriculum", "rl")]
     other = run(tiny(tmp_path, "tracking.wandb=false", "name=other", "seed=1"))
     assert other != again
-
-
-@pytest.mark.parametrize("stage", ["sft", "curriculum", "rl"])
-def test_a_killed_run_resumes_to_the_same_weights(finished, tmp_path, monkeypatch, stage):
-    """Killed in the middle of a stage, after a checkpoint: the resumed run ends where the whole one did."""
-    folder, _ = finished
-    recipe = tiny(tmp_path, "tracking.wandb=false")
-
-    class KilledError(Exception):
-        pass
-
-    def killer(self, args, state, control, **kwargs):
-        if stage in args.output_dir and state.global_step == 3:
-            raise KilledError
-
-    monkeypatch.setattr(common.ProgressCallback, "on_step_end", killer)
-    with pytest.raises(KilledError):
-        run(recipe)
-    monkeypatch.undo()
-    assert list((tmp_path / "tiny" / stage).rglob("checkpoint-2"))
-    torch.manual_seed(99)
-    run(recipe, resume=True)
-    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
-
-
-def test_a_kill_right_after_a_stage_was_finished_resumes(finished, tmp_path, monkeypatch):
-    """Killed between the renaming of a curriculum stage's `final` and the start of the next one."""
-    folder, _ = finished
-    recipe = tiny(tmp_path, "tracking.wandb=false")
-    original = curriculum.ArmTrainer._train
-
-    def die_after(*arguments):
-        original(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(curriculum.ArmTrainer, "_train", die_after)
-    with pytest.raises(KeyboardInterrupt):
-        run(recipe)
-    monkeypatch.undo()
-    run(recipe, resume=True)
-    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
-
-
-def test_torn_files_of_a_killed_run_do_not_stop_a_resume(finished, tmp_path, monkeypatch):
-    """Half a checkpoint, half a line of metrics: the run goes on from the checkpoint before."""
-    folder, _ = finished
-    recipe = tiny(tmp_path, "tracking.wandb=false", "sft.trainer.save_steps=1", "sft.trainer.save_total_limit=3")
-
-    def die_at_three(self, args, state, control, **kwargs):
-        assert state.global_step < 3, "killed"
-
-    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die_at_three)
-    with pytest.raises(AssertionError, match="killed"):
-        run(recipe)
-    monkeypatch.undo()
-    sft = tmp_path / "tiny" / "sft"
-    (sft / "checkpoint-2" / "trainer_state.json").write_text('{"global_')
-    with open(tmp_path / "tiny" / "metrics.jsonl", "a") as metrics:
-        metrics.write('{"stage": "sft", "st')
-    assert common.last_whole_checkpoint(sft) == str(sft / "checkpoint-1")
-    run(recipe, resume=True)
-    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
-    assert all(json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
-
-
-def test_no_checkpoint_is_left_at_the_last_step(tmp_path, monkeypatch):
-    """Resuming from one would train past the end, and forget that the stage was promoted."""
-
-    def die(trainer):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(common, "release", die)
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny(tmp_path, "tracking.wandb=false"))
-    assert [path.name for path in (tmp_path / "tiny" / "sft").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 def test_results_are_measured_anew_when_asked_for_otherwise(finished, tmp_path):

@@ -17,6 +17,7 @@ from ..rl_sections import PPOSection, RLSection
 from ..tracking import TrackingCallback
 from .alarms import AlarmCallback
 from .common import Context, ProgressCallback, train_and_hand_over
+from .completions import CompletionsCallback
 from .estimators import Rollout, check_estimator
 from .held_out import HeldOutCallback
 from .latent_grpo import LatentGRPOTrainer
@@ -56,8 +57,10 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
             "rl.trainer.beta > 0 needs a reference model with the latent tokens, and TRL loads it from "
             f"{base}. Train sft or curriculum first, or set beta to 0."
         )
+    completions = CompletionsCallback(context.tracker)
     callbacks: list[TrainerCallback] = [
         TrackingCallback(context.tracker),
+        completions,
         ProgressCallback("rl"),
         AlarmCallback(section.alarms),
     ]
@@ -76,6 +79,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         peft_config=lora_config(context.recipe, reasoner),
         callbacks=callbacks,
     )
+    completions.trainer = trainer
     if held_out is not None:
         held_out.trainer = trainer
     train_and_hand_over(trainer, context, reasoner, base, folder)

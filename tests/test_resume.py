@@ -1,0 +1,98 @@
+"""Runs that were killed go on where they were."""
+
+import json
+
+import pytest
+import torch
+from runs import assert_same_weights, tiny
+
+from neuralese.pipeline.run import run
+from neuralese.pipeline.train import common, curriculum
+
+
+def trained(folder):
+    """What the stages logged while they trained, without times."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    kept = ("stage", "step", "curriculum_stage", "loss", "accuracy", "reward", "entropy")
+    return [{key: row.get(key) for key in kept} for row in rows if row["stage"] in ("sft", "curriculum", "rl")]
+
+
+@pytest.mark.parametrize("stage", ["sft", "curriculum", "rl"])
+def test_a_killed_run_resumes_to_the_same_weights(finished, tmp_path, monkeypatch, stage):
+    """Killed in the middle of a stage, after a checkpoint: the resumed run ends where the whole one did."""
+    folder, _ = finished
+    recipe = tiny(tmp_path, "tracking.wandb=false")
+
+    class KilledError(Exception):
+        pass
+
+    def killer(self, args, state, control, **kwargs):
+        if stage in args.output_dir and state.global_step == 3:
+            raise KilledError
+
+    monkeypatch.setattr(common.ProgressCallback, "on_step_end", killer)
+    with pytest.raises(KilledError):
+        run(recipe)
+    monkeypatch.undo()
+    assert list((tmp_path / "tiny" / stage).rglob("checkpoint-2"))
+    torch.manual_seed(99)
+    run(recipe, resume=True)
+    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
+    # What was logged between the checkpoint and the kill stands there once.
+    whole, resumed = trained(folder), trained(tmp_path / "tiny")
+    assert [row for row in resumed if row["loss"] is not None] == [row for row in whole if row["loss"] is not None]
+    assert [row for row in resumed if row["accuracy"] is not None] == [
+        row for row in whole if row["accuracy"] is not None
+    ]
+
+
+def test_a_kill_right_after_a_stage_was_finished_resumes(finished, tmp_path, monkeypatch):
+    """Killed between the renaming of a curriculum stage's `final` and the start of the next one."""
+    folder, _ = finished
+    recipe = tiny(tmp_path, "tracking.wandb=false")
+    original = curriculum.ArmTrainer._train
+
+    def die_after(*arguments):
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(curriculum.ArmTrainer, "_train", die_after)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe)
+    monkeypatch.undo()
+    run(recipe, resume=True)
+    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
+
+
+def test_torn_files_of_a_killed_run_do_not_stop_a_resume(finished, tmp_path, monkeypatch):
+    """Half a checkpoint, half a line of metrics: the run goes on from the checkpoint before."""
+    folder, _ = finished
+    recipe = tiny(tmp_path, "tracking.wandb=false", "sft.trainer.save_steps=1", "sft.trainer.save_total_limit=3")
+
+    def die_at_three(self, args, state, control, **kwargs):
+        assert state.global_step < 3, "killed"
+
+    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die_at_three)
+    with pytest.raises(AssertionError, match="killed"):
+        run(recipe)
+    monkeypatch.undo()
+    sft = tmp_path / "tiny" / "sft"
+    (sft / "checkpoint-2" / "trainer_state.json").write_text('{"global_')
+    with open(tmp_path / "tiny" / "metrics.jsonl", "a") as metrics:
+        metrics.write('{"stage": "sft", "st')
+    assert common.last_whole_checkpoint(sft) == str(sft / "checkpoint-1")
+    run(recipe, resume=True)
+    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
+    assert all(json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
+
+
+def test_no_checkpoint_is_left_at_the_last_step(tmp_path, monkeypatch):
+    """Resuming from one would train past the end, and forget that the stage was promoted."""
+
+    def die(trainer):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "release", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(tmp_path, "tracking.wandb=false"))
+    assert [path.name for path in (tmp_path / "tiny" / "sft").glob("checkpoint-*")] == ["checkpoint-2"]
