@@ -60,11 +60,18 @@ def rl_dataset(problems: list[Problem], num_latents: int) -> Dataset:
     Raises:
         DataError: A column that TRL keeps for itself, or one whose values are not of one type.
     """
-    try:
-        return Dataset.from_list(rl_rows(problems, num_latents))
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"An extra column of the training data has values of several types: {reason}.") from error
+    rows = rl_rows(problems, num_latents)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    for name, values in columns.items():
+        try:
+            pyarrow.array(values)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DataError(
+                f"The column {name!r} of the training data has values of several types: {reason}. Give it one type, or "
+                "leave it out."
+            ) from error
+    return Dataset.from_dict(columns)
 
 
 def rollout_settings(recipe: Recipe) -> Rollout:

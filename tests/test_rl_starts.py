@@ -1,0 +1,73 @@
+"""What RL begins with: checkpoints of every mode, checkpoints that are not what the recipe says, data of one's own."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from runs import tiny, weights
+
+from neuralese.data.errors import DataError, UserError
+from neuralese.pipeline import load_reasoner
+from neuralese.pipeline.run import run
+
+
+def rl_from(checkpoint, folder, *overrides):
+    start = ["tracking.wandb=false", "sft=null", "curriculum=null", "model.config=null"]
+    return tiny(folder, *start, f"model.name_or_path={checkpoint}", *overrides)
+
+
+def logged(folder):
+    rows = [json.loads(line) for line in (folder / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "reward" in row]
+
+
+@pytest.mark.parametrize(
+    ("stage", "latents", "noise"),
+    [("sft", 0, "null"), ("curriculum/stage-1", 1, "gaussian:0.3"), ("curriculum", 2, "svp:0.3")],
+)
+def test_text_hybrid_and_latent_checkpoints_train_by_the_same_code(finished, tmp_path, stage, latents, noise):
+    """Text CoT, one latent and then the step that stayed text, and latents alone."""
+    checkpoint = finished[0] / stage / "final"
+    reward = tmp_path / "length.py"
+    reward.write_text("def length(prompts, completions, **columns):\n    return [len(c) / 10 for c in completions]\n")
+    settings = [
+        f"rl.noise={noise}",
+        f"rl.rewards=[{{function: '{reward}:length'}}]",
+        "rl.trainer.max_completion_length=8",
+    ]
+    run(rl_from(checkpoint, tmp_path, *settings))
+    rows = logged(tmp_path)
+    assert len(rows) == 4 and all(row["rollout/replay_gap"] < 1e-4 for row in rows)
+    before, after = weights(checkpoint), weights(tmp_path / "tiny" / "rl" / "final")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert load_reasoner(tmp_path / "tiny" / "rl" / "final").config.num_latents == latents
+
+
+@pytest.mark.parametrize(
+    ("section", "overrides", "message"),
+    [
+        ({"thought_source": "pause"}, [], "rl.noise=gaussian:0.3 has no latents to fall on with thought source pause"),
+        ({"jacobi_sweeps": 1}, ["rl.estimator=score"], "score"),
+        ({"stop_head": True}, [], "was trained to stop by itself"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named_before_training(finished, tmp_path, section, overrides, message):
+    """The recipe's latent section fits; the one of the checkpoint is another."""
+    checkpoint = shutil.copytree(finished[0] / "curriculum" / "stage-2" / "final", tmp_path / "other")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["latent"] |= section
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        run(rl_from(checkpoint, tmp_path, *overrides))
+    assert not list((tmp_path / "tiny" / "rl").glob("*"))
+
+
+def test_a_column_of_several_types_is_named_before_training(tmp_path):
+    rows = [{"question": f"{i} + 1 =", "steps": [str(i + 1)], "answer": str(i + 1)} for i in range(40)]
+    rows = [{**row, "level": i if i < 39 else "none"} for i, row in enumerate(rows)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="'level' of the training data has values of several types"):
+        run(tiny(tmp_path, "tracking.wandb=false", f"data.train={{path: '{file}'}}", f"data.eval={{path: '{file}'}}"))
+    assert not (tmp_path / "tiny" / "sft").exists()
