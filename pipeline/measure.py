@@ -36,13 +36,14 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
     problems = load_evaluation(recipe)
     rows: list[Measurement] = []
     for name, checkpoint in checkpoints.items():
-        rows += evaluate_checkpoint(recipe, checkpoint, name, problems)
+        rows += evaluate_checkpoint(recipe, checkpoint, name, problems, target.with_name(f"{target.stem}-samples"))
     if state.is_main_process:
         write_results(target, rows)
         seconds = read_seconds(folder) if (folder / "recipe.yaml").is_file() else {}
         seconds.pop("evaluate", None)  # that of the run's own evaluation, not of this one
         print_results(rows, seconds)
         print(f"Results      {target}")
+        print(f"Samples      {target.with_name(f'{target.stem}-samples')}")
 
 
 def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | None) -> tuple[Recipe, dict[str, Path]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ class Reasoner:
         seed: int = 0,
         seeds: Sequence[Sequence[int]] | None = None,
         batch_size: int = 256,
+        on_samples: Callable[[int, Samples], None] | None = None,
         **sampling: Any,
     ) -> list[Samples]:
         """Samples n answers for each prompt.
@@ -92,7 +93,8 @@ class Reasoner:
             num_latents: Default: as many as the checkpoint was trained for; 0: reason in text.
             seed: Base of the seeds. Sample j of prompt i does not depend on the batch it is drawn in.
             seeds: n seeds for each prompt, to replay samples.
-            batch_size: Answers drawn at once.
+            batch_size: Answers drawn at once, at least those of one thought.
+            on_samples: Called with a prompt's place and its samples as soon as they are there.
             sampling: top_k, top_p, min_p.
 
         Raises:
@@ -125,10 +127,39 @@ class Reasoner:
         per_batch = max(1, batch_size // drawn.size(1))
         samples: list[Samples] = []
         for begin in range(0, len(prompts), per_batch):
-            chunk = encoded[begin : begin + per_batch]
-            samples += self._sample(chunk, drawn[begin : begin + per_batch], options, noise)
+            chunk, rows = encoded[begin : begin + per_batch], drawn[begin : begin + per_batch]
+            if rows.size(1) <= batch_size:
+                samples += self._sample(chunk, rows, options, noise)
+            else:
+                samples.append(self._sample_in_parts(chunk, rows, options, noise, batch_size))
+            if on_samples is not None:
+                for index in range(begin, len(samples)):
+                    on_samples(index, samples[index])
         self.model.train(was_training)
         return samples
+
+    def _sample_in_parts(
+        self, prompt: list[list[int]], seeds: Tensor, sampling: Sampling, noise: Noise | None, size: int
+    ) -> Samples:
+        """More samples of one prompt than fit into a batch; those of equal seeds, a thought's, are drawn at once."""
+        _, which, counts = seeds[0].unique(return_inverse=True, return_counts=True)
+        order = which.argsort(stable=True)
+        sizes = [0]
+        for count in counts.tolist():
+            if sizes[-1] and sizes[-1] + count > size:
+                sizes.append(0)
+            sizes[-1] += count
+        parts = [self._sample(prompt, seeds[:, part], sampling, noise)[0] for part in order.split(sizes)]
+        back = order.argsort().tolist()
+
+        def joined(name: str) -> list[Any]:
+            values = [value for part in parts for value in getattr(part, name)]
+            return [values[i] for i in back]
+
+        latents = torch.cat([part.latents for part in parts])[back]
+        return Samples(
+            latents=latents, **{field.name: joined(field.name) for field in fields(Samples) if field.name != "latents"}
+        )
 
     def _sample(
         self, prompts: list[list[int]], seeds: Tensor, sampling: Sampling, noise: Noise | None

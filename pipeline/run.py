@@ -22,6 +22,7 @@ from ..data.problem import Problem
 from .build import build_model
 from .evaluate.evaluate import Measurement, measure, read_results, write_results
 from .evaluate.report import write_report
+from .evaluate.sample_files import digest
 from .evaluate.table import print_results
 from .files import write_whole
 from .loading import load_reasoner, load_tokenizer
@@ -240,7 +241,7 @@ def _evaluate(
         started = time.perf_counter()
         tracker.start("evaluate")
         for name in missing:
-            rows += evaluate_checkpoint(recipe, checkpoints[name], name, problems)
+            rows += evaluate_checkpoint(recipe, checkpoints[name], name, problems, recipe.folder / "samples")
             if state.is_main_process:
                 write_results(file, rows)
         _track_results(tracker, rows)
@@ -253,12 +254,21 @@ def _evaluate(
     return rows
 
 
-def evaluate_checkpoint(recipe: Recipe, checkpoint: Path, stage: str, problems: list[Problem]) -> list[Measurement]:
-    """Measures one checkpoint under the recipe's evaluate section."""
+def evaluate_checkpoint(
+    recipe: Recipe, checkpoint: Path, stage: str, problems: list[Problem], samples: Path | None = None
+) -> list[Measurement]:
+    """Measures one checkpoint under the recipe's evaluate section.
+
+    Args:
+        samples: Folder to keep the samples in, one for each stage in it; what it holds already is not drawn again.
+    """
     reasoner = load_reasoner(checkpoint, trust_remote_code=recipe.model.trust_remote_code, dtype=recipe.model.dtype)
     reasoner.model.to(PartialState().device)
     with torch.no_grad():
-        rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed)
+        rows = measure(
+            reasoner, problems, recipe.evaluate, stage, recipe.seed, samples / stage if samples is not None else None,
+            {"checkpoint": digest(checkpoint), "task": recipe.data.eval.model_dump(mode="json")},
+        )  # fmt: skip
     if stopped_summary(checkpoint.parent) is not None:
         rows = [replace(row, mode="hybrid") for row in rows]  # latents, then the steps that stayed text
     return rows

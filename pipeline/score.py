@@ -13,6 +13,8 @@ from ..data.problem import Problem
 from ..rewards.checking import checked, is_async
 from ..rewards.loading import load_reward
 
+RIGHT = 0.5
+
 
 @functools.cache
 def _scorer(spec: str) -> Callable[..., Any]:
@@ -20,7 +22,18 @@ def _scorer(spec: str) -> Callable[..., Any]:
 
 
 def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """Judges n answers for each of P problems; returns (P, n) booleans. A score above 0.5 is right.
+    """Judges n answers for each of P problems by `scores_of`; returns (P, n) booleans. A score above 0.5 is right."""
+    scores = scores_of(scorer, problems, texts)
+    return np.array([[is_high(score) for score in row] for row in scores], dtype=bool).reshape(len(problems), -1)
+
+
+def is_high(score: float | None) -> bool:
+    """Whether a score counts as right; no score does not."""
+    return score is not None and score > RIGHT
+
+
+def scores_of(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[list[float | None]]:
+    """Scores n answers for each of P problems.
 
     Args:
         scorer: Name of a reward function, as in recipes.
@@ -29,7 +42,7 @@ def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[
         RewardError: The scorer cannot be loaded or returns something else than scores.
     """
     if not problems:
-        return np.zeros((0, 0), dtype=bool)
+        return []
     reward = _scorer(scorer)
     flat = [(problem, text) for problem, row in zip(problems, texts, strict=True) for text in row]
     names = sorted({name for problem in problems for name in problem.extra})
@@ -42,4 +55,5 @@ def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[
         "answer": [problem.answer for problem, _ in flat],
     }
     scores = asyncio.run(reward(**columns)) if is_async(reward) else reward(**columns)
-    return np.array([score is not None and score > 0.5 for score in scores]).reshape(len(problems), -1)
+    left = iter(scores)
+    return [[next(left) for _ in row] for row in texts]

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from test_grpo import make_trainer, rollouts
 from test_ppo import make_ppo
 
+from neuralese.pipeline.evaluate.sample_files import read_samples
+
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
 TYPES = {"ddp": "MULTI_CPU", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
 needs_compiler = pytest.mark.skipif(
@@ -91,6 +93,24 @@ def test_all_stages_run_and_supervised_losses_are_those_of_one_process(one_proce
     trained = load_file(folder / "rl/final/model.safetensors")
     for name, value in load_file(folder / "base/final/model.safetensors").items():
         assert trained[name].shape == value.shape, name  # whole tensors, not shards
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(one_process, tmp_path):
+    folder, _ = one_process
+    measured = []
+    for config in ("cpu", "ddp"):
+        output = tmp_path / f"{config}.json"
+        options = ["evaluate.scorer=exact_match", "evaluate.problems=19", "--output", output]
+        launch(config, "--module", "neuralese.pipeline.cli", "eval", folder, *options)
+        measured.append(json.loads(output.read_text()))
+    assert measured[0] == measured[1] and {row["n"] for row in measured[0]} == {19}
+    files = sorted(path.relative_to(tmp_path / "cpu-samples") for path in (tmp_path / "cpu-samples").rglob("*.jsonl"))
+    assert len(files) == 8  # greedy and T 1 for all three stages, and noise for the two with latents
+    for file in files:
+        (head, one), (other, two) = (read_samples(tmp_path / f"{config}-samples" / file) for config in ("cpu", "ddp"))
+        assert head == other and [row["texts"] for row in one.values()] == [row["texts"] for row in two.values()]
+        assert list(one) == list(two) == list(range(19))
 
 
 @pytest.mark.slow

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from ...data.problem import Problem
-from ...rewards.answers import extract_answer
 from ..files import write_whole
 from ..reasoner import Reasoner
-from ..score import is_right
 from ..sections import EvaluateSection
 from .metrics import bootstrap_ci, maj_at_k, pass_at_k
+from .sample_files import SampleFile
+from .samples import Sampled, Setting, draw_samples
 
 
 @dataclass(frozen=True)
@@ -59,65 +57,50 @@ def mode_of(reasoner: Reasoner, stage: str) -> str:
 
 
 def measure(
-    reasoner: Reasoner, problems: Sequence[Problem], settings: EvaluateSection, stage: str, seed: int
-) -> list[Measurement]:
-    """Measures greedy answers and, for each sampling setting, pass@k and maj@k.
-
-    The problems are shared out over the processes; every sample depends on its problem's place and the seed alone, so
-    the result does not depend on how many there are.
-    """
-    mode = mode_of(reasoner, stage)
-    rows = [_summary(_draw(reasoner, problems, settings, 1, None, 0.0, seed), "accuracy", 1, settings, seed)]
-    labels: list[tuple[str | None, float]] = [(None, 0.0)]
-    for sampling in settings.sampling:
-        if sampling.noise is not None and mode != "latent":
-            continue  # there is no latent for the noise to fall on
-        drawn = _draw(reasoner, problems, settings, settings.num_samples, sampling.noise, sampling.temperature, seed)
-        for metric in ("pass@k", "maj@k"):
-            for k in settings.k:
-                if metric == "maj@k" and k < 3:
-                    continue  # a majority of one or two is a single sample
-                rows.append(_summary(drawn, metric, k, settings, seed))
-                labels.append((sampling.noise, sampling.temperature))
-    return [
-        Measurement(stage, mode, metric, k, noise, temperature, value, ci95, len(problems), seed)
-        for (metric, k, value, ci95), (noise, temperature) in zip(rows, labels, strict=True)
-    ]
-
-
-def _draw(
     reasoner: Reasoner,
     problems: Sequence[Problem],
     settings: EvaluateSection,
-    n: int,
-    noise: str | None,
-    temperature: float,
+    stage: str,
     seed: int,
-) -> tuple[np.ndarray, list[list[str]]]:
-    """Samples of all problems: right (P, n) and answers (P, n)."""
-    state = PartialState()
-    seeds = np.random.default_rng(seed).integers(2**62, size=(len(problems), n)).tolist()
-    mine = range(state.process_index, len(problems), state.num_processes)
-    samples = reasoner.generate(
-        [problems[i].question for i in mine],
-        noise=noise,
-        temperature=temperature,
-        max_new_tokens=settings.max_new_tokens,
-        seeds=[seeds[i] for i in mine],
-        batch_size=settings.batch_size,
-    )
-    texts = dict(gather_object([(i, sample.texts) for i, sample in zip(mine, samples, strict=True)]))
-    ordered = [texts[i] for i in range(len(problems))]
-    answers = [[extract_answer(text) for text in row] for row in ordered]
-    return is_right(settings.scorer, problems, ordered), answers
+    folder: Path | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> list[Measurement]:
+    """Measures greedy answers and, for each sampling setting, pass@k and maj@k.
+
+    Args:
+        folder: Where to keep the samples, a file for each setting; None: nowhere.
+        source: Of the samples: what tells this checkpoint from others.
+    """
+    mode = mode_of(reasoner, stage)
+    ways = [Setting()] + [
+        Setting(settings.num_samples, sampling.noise, sampling.temperature)
+        for sampling in settings.sampling
+        if sampling.noise is None or mode == "latent"  # else there is no latent for the noise to fall on
+    ]
+    what = {**(source or {}), "scorer": settings.scorer, "max_new_tokens": settings.max_new_tokens}
+    rows = []
+    for way in ways:
+        file = None if folder is None else SampleFile(folder / f"{way.name}.jsonl", {**what, "setting": asdict(way)})
+        sampled = draw_samples(reasoner, problems, way, settings, seed, file)
+        for metric, k, value, ci95 in _summaries(sampled, way, settings, seed):
+            rows.append(
+                Measurement(stage, mode, metric, k, way.noise, way.temperature, value, ci95, len(problems), seed)
+            )
+    return rows
 
 
-def _summary(
-    drawn: tuple[np.ndarray, list[list[str]]], metric: str, k: int, settings: EvaluateSection, seed: int
-) -> tuple[str, int, float, tuple[float, float]]:
-    right, answers = drawn
-    values = maj_at_k(answers, right, k) if metric == "maj@k" else pass_at_k(right, k)
-    return metric, k, float(values.mean()), bootstrap_ci(values, settings.bootstrap, seed)
+def _summaries(
+    sampled: Sequence[Sampled], way: Setting, settings: EvaluateSection, seed: int
+) -> Iterator[tuple[str, int, float, tuple[float, float]]]:
+    """Metric, k, value and interval of what one setting gave."""
+    right = np.array([row.right for row in sampled])
+    wanted = [("accuracy", 1)] if way == Setting() else [("pass@k", k) for k in settings.k]
+    # A majority of one or two is a single sample.
+    wanted += [("maj@k", k) for k in settings.k if k >= 3 and way != Setting()]
+    answers = [row.answers for row in sampled]
+    for metric, k in wanted:
+        values = maj_at_k(answers, right, k) if metric == "maj@k" else pass_at_k(right, k)
+        yield metric, k, float(values.mean()), bootstrap_ci(values, settings.bootstrap, seed)
 
 
 def write_results(path: Path, rows: Sequence[Measurement]) -> None:
