@@ -90,6 +90,20 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Run folder, a folder in its samples/, or a file of samples.")],
+    b: Annotated[Path, typer.Argument(help="The same for the second model.")],
+    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Of pass@k; repeat for more.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write the differences as JSON.")] = None,
+) -> None:
+    """Compare two evaluated models on the same problems: paired differences, intervals and tests."""
+    quiet()
+    from .evaluate.compare import compare
+
+    compare(a, b, sorted(set(k or [1, 4, 16])), output)
+
+
+@app.command()
 def calibrate(
     folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint with latents.")],
     overrides: Overrides = None,
