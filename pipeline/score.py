@@ -43,7 +43,14 @@ def scores_of(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence
     """
     if not problems:
         return []
-    reward = _scorer(scorer)
+    scores = iter(call_reward(_scorer(scorer), problems, texts))
+    return [[next(scores) for _ in row] for row in texts]
+
+
+def call_reward(
+    reward: Callable[..., Any], problems: Sequence[Problem], texts: Sequence[Sequence[str]]
+) -> list[float | None]:
+    """Rewards of n answers for each of P problems, those of a problem in a row."""
     flat = [(problem, text) for problem, row in zip(problems, texts, strict=True) for text in row]
     names = sorted({name for problem in problems for name in problem.extra})
     columns = {name: [problem.extra.get(name) for problem, _ in flat] for name in names}
@@ -54,6 +61,4 @@ def scores_of(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence
         "steps": [list(problem.steps) for problem, _ in flat],
         "answer": [problem.answer for problem, _ in flat],
     }
-    scores = asyncio.run(reward(**columns)) if is_async(reward) else reward(**columns)
-    left = iter(scores)
-    return [[next(left) for _ in row] for row in texts]
+    return list(asyncio.run(reward(**columns)) if is_async(reward) else reward(**columns))

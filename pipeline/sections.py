@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from .rl_sections import RLSection
+from .rl_sections import Reward, RLSection
 from .section import Section
 
 
@@ -155,6 +155,10 @@ class EvaluateSection(Section):
     num_samples: int = Field(16, gt=0)
     k: list[int] = Field(default_factory=lambda: [1, 4, 16])
     sampling: list[SamplingSection] = Field(default_factory=lambda: [SamplingSection(temperature=1.0)])
+    selectors: tuple[Literal["majority", "likelihood", "reward", "weighted"], ...] = Field(
+        ("majority",), description="ways to choose one of k samples, see docs/algorithm.md"
+    )
+    selection_reward: Reward | None = Field(None, description="by which reward and weighted choose")
     scorer: str = Field("exact_match", description="reward function; a score above 0.5 counts as right")
     max_new_tokens: int = Field(64, gt=0)
     batch_size: int = Field(256, gt=0, description="answers drawn at once")
@@ -164,6 +168,14 @@ class EvaluateSection(Section):
     def _k_fits(self) -> EvaluateSection:
         if max(self.k, default=0) > self.num_samples or min(self.k, default=1) < 1:
             raise ValueError(f"k={self.k} must lie between 1 and num_samples={self.num_samples}")
+        needy = [name for name in self.selectors if name in ("reward", "weighted")]
+        if needy and self.selection_reward is None:
+            raise ValueError(
+                f"selectors {', '.join(needy)} choose by a reward; give selection_reward (a function or a model), "
+                "or leave them out"
+            )
+        if self.selection_reward is not None and not needy:
+            raise ValueError("selection_reward is used by the selectors reward and weighted; add one of them")
         return self
 
 

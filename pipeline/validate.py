@@ -57,6 +57,8 @@ def check_recipe(recipe: Recipe) -> None:
         if key not in known:
             raise RecipeError(f"unknown key 'model.lora.{key}'{nearest(key, known)}")
     load_reward(recipe.evaluate.scorer)
+    if recipe.evaluate.selection_reward is not None:
+        check_recipe_reward(recipe.evaluate.selection_reward)
     if recipe.rl is not None:
         check_noise("rl.noise", recipe.rl.noise, recipe)
         rollout_settings(recipe)

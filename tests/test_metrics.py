@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference import pass_at_k as enumerated
 
-from neuralese.pipeline.evaluate.metrics import bootstrap_ci, maj_at_k, pass_at_k
+from neuralese.pipeline.evaluate.metrics import bootstrap_ci, pass_at_k, vote_at_k
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
@@ -24,7 +24,7 @@ def test_pass_at_k_stays_finite_for_many_samples():
 def test_majority_counts_votes_and_splits_ties():
     answers = [["a", "b", "a"], ["a", "b", "c"], ["b", "b", "a"]]
     right = np.array([[answer == "a" for answer in row] for row in answers])
-    assert maj_at_k(answers, right, 3) == pytest.approx([1.0, 1 / 3, 0.0])
+    assert vote_at_k(answers, right, 3) == pytest.approx([1.0, 1 / 3, 0.0])
 
 
 def test_majority_of_fewer_estimates_the_mean_over_subsets():
@@ -33,11 +33,11 @@ def test_majority_of_fewer_estimates_the_mean_over_subsets():
 
     def exact(k):
         subsets = itertools.combinations(range(6), k)
-        return np.mean([maj_at_k([[answers[0][i] for i in s]], right[:, list(s)], k)[0] for s in subsets])
+        return np.mean([vote_at_k([[answers[0][i] for i in s]], right[:, list(s)], k)[0] for s in subsets])
 
-    draws = [maj_at_k(answers, right, 4, seed)[0] for seed in range(50)]
+    draws = [vote_at_k(answers, right, 4, seed=seed)[0] for seed in range(50)]
     assert np.mean(draws) == pytest.approx(exact(4), abs=4 * np.std(draws) / 50**0.5)
-    assert maj_at_k(answers, right, 4) == maj_at_k(answers, right, 4)
+    assert vote_at_k(answers, right, 4) == vote_at_k(answers, right, 4)
 
 
 def test_bootstrap_interval_covers_the_normal_one():

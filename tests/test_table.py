@@ -1,5 +1,7 @@
 """The results table: every checkpoint has a line, whatever was measured."""
 
+from dataclasses import replace
+
 from neuralese.pipeline.evaluate.evaluate import Measurement
 from neuralese.pipeline.evaluate.table import table_rows
 
@@ -19,6 +21,12 @@ def test_a_line_for_each_sampling_setting_with_the_greedy_value():
         ["latent after RL", "gaussian:0.3, T 0", "0.500 (0.40-0.60)", "0.700 (0.60-0.80)", "0.600 (0.50-0.70)", "12"],
         ["latent after RL", "T 1", "0.500 (0.40-0.60)", "0.800 (0.70-0.90)", "", "12"],
     ]
+
+
+def test_the_last_line_is_the_guess_floor():
+    rows = [row("rl", "accuracy", 1, 0.5), row("rl", "pass@k", 4, 0.7), row("rl", "maj@k", 4, 0.6)]
+    rows[:2] = replace(rows[0], guess=0.1), replace(rows[1], guess=0.34)
+    assert table_rows(rows, {})[-1] == ["guessing", "", "0.100", "0.340", "", ""]
 
 
 def test_a_checkpoint_measured_greedily_alone_has_its_line():

@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from ...data.problem import Problem
+from ...rewards.answers import normalise_answer
 from ..files import write_whole
 from ..reasoner import Reasoner
 from ..sections import EvaluateSection
-from .metrics import bootstrap_ci, maj_at_k, pass_at_k
+from ..train.reward_model import recipe_reward
+from .metrics import bootstrap_ci, pass_at_k
 from .sample_files import SampleFile
 from .samples import Sampled, Setting, draw_samples
+from .selection import METRICS, select, selection_rewards
+from .statistics import guess_floor
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,10 @@ class Measurement:
     Attributes:
         stage: Training stage of the checkpoint: sft, curriculum, rl, or a control.
         mode: text, latent, pause, no_cot, or hybrid (latents, then steps in text: a curriculum that was stopped).
-        metric: accuracy (greedy), pass@k or maj@k.
+        metric: accuracy (greedy), pass@k, or that of a selector (`METRICS` in selection.py).
         ci95: Bootstrap interval over problems.
         n: Problems measured.
+        guess: Of accuracy and pass@k, what as many guesses reach (`guess_floor`).
     """
 
     stage: str
@@ -41,6 +46,7 @@ class Measurement:
     ci95: tuple[float, float]
     n: int
     seed: int
+    guess: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
@@ -65,11 +71,14 @@ def measure(
     folder: Path | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> list[Measurement]:
-    """Measures greedy answers and, for each sampling setting, pass@k and maj@k.
+    """Measures greedy answers and, for each sampling setting, pass@k and what selectors choose.
 
     Args:
         folder: Where to keep the samples, a file for each setting; None: nowhere.
         source: Of the samples: what tells this checkpoint from others.
+
+    Raises:
+        RewardError: A scorer or a reward to choose by that cannot be used.
     """
     mode = mode_of(reasoner, stage)
     ways = [Setting()] + [
@@ -77,29 +86,36 @@ def measure(
         for sampling in settings.sampling
         if sampling.noise is None or mode == "latent"  # else there is no latent for the noise to fall on
     ]
+    reward = recipe_reward(settings.selection_reward) if settings.selection_reward is not None else None
     what = {**(source or {}), "scorer": settings.scorer, "max_new_tokens": settings.max_new_tokens}
+    answers = [normalise_answer(problem.answer) for problem in problems]
     rows = []
     for way in ways:
         file = None if folder is None else SampleFile(folder / f"{way.name}.jsonl", {**what, "setting": asdict(way)})
         sampled = draw_samples(reasoner, problems, way, settings, seed, file)
-        for metric, k, value, ci95 in _summaries(sampled, way, settings, seed):
+        rewards = selection_rewards(reward, problems, sampled) if reward is not None and way != Setting() else None
+        for metric, k, value, ci95 in _summaries(sampled, rewards, way, settings, seed):
+            guess = guess_floor(answers, k) if metric in ("accuracy", "pass@k") else None
             rows.append(
-                Measurement(stage, mode, metric, k, way.noise, way.temperature, value, ci95, len(problems), seed)
+                Measurement(stage, mode, metric, k, way.noise, way.temperature, value, ci95, len(problems), seed, guess)
             )
     return rows
 
 
 def _summaries(
-    sampled: Sequence[Sampled], way: Setting, settings: EvaluateSection, seed: int
+    sampled: Sequence[Sampled], rewards: np.ndarray | None, way: Setting, settings: EvaluateSection, seed: int
 ) -> Iterator[tuple[str, int, float, tuple[float, float]]]:
     """Metric, k, value and interval of what one setting gave."""
     right = np.array([row.right for row in sampled])
-    wanted = [("accuracy", 1)] if way == Setting() else [("pass@k", k) for k in settings.k]
-    # A majority of one or two is a single sample.
-    wanted += [("maj@k", k) for k in settings.k if k >= 3 and way != Setting()]
-    answers = [row.answers for row in sampled]
-    for metric, k in wanted:
-        values = maj_at_k(answers, right, k) if metric == "maj@k" else pass_at_k(right, k)
+    found: list[tuple[str, int, np.ndarray]] = []
+    if way == Setting():
+        found.append(("accuracy", 1, pass_at_k(right, 1)))
+    else:
+        found += [("pass@k", k, pass_at_k(right, k)) for k in settings.k]
+        # Of one sample nothing can be chosen, and a majority of two is one of them.
+        chosen = [(name, k) for name in settings.selectors for k in settings.k if k >= (3 if name == "majority" else 2)]
+        found += [(METRICS[name], k, select(name, sampled, rewards, k)) for name, k in chosen]
+    for metric, k, values in found:
         yield metric, k, float(values.mean()), bootstrap_ci(values, settings.bootstrap, seed)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 
-MAJORITY_DRAWS = 64
+SUBSETS = 64
 
 
 def pass_at_k(right: np.ndarray, k: int) -> np.ndarray:
@@ -23,32 +23,60 @@ def pass_at_k(right: np.ndarray, k: int) -> np.ndarray:
     return 1.0 - factors.prod(1)
 
 
-def maj_at_k(answers: Sequence[Sequence[str]], right: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
-    """Chance of each problem (P,) that the most frequent of k answers is right; ties are broken evenly.
+def vote_at_k(
+    answers: Sequence[Sequence[str]], right: np.ndarray, k: int, weights: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
+    """Chance of each problem (P,) that the answer with the most votes of k samples is right; ties are broken evenly.
 
     For k = n this is exact. For smaller k it is the mean over random subsets of the samples, the same for all
     problems and runs.
+
+    Args:
+        answers: (P, n) what is voted for.
+        right: (P, n)
+        weights: (P, n) of the votes; None: one each, the majority.
     """
-    n = right.shape[1]
+    count, n = right.shape
+    codes = np.array([np.unique(row, return_inverse=True)[1] for row in answers])  # (P, n) answers as numbers
+    votes = np.ones((count, n)) if weights is None else weights
     if k == n:
-        return np.array([_majority(row, ok) for row, ok in zip(answers, right, strict=True)])
+        return _vote(codes, right, votes)
     rng = np.random.default_rng(seed)
-    subsets = [rng.choice(n, k, replace=False) for _ in range(MAJORITY_DRAWS)]
-    return np.array(
-        [
-            np.mean([_majority([row[i] for i in subset], ok[subset]) for subset in subsets])
-            for row, ok in zip(answers, right, strict=True)
-        ]
-    )
+    subsets = [rng.choice(n, k, replace=False) for _ in range(SUBSETS)]
+    return np.mean([_vote(codes[:, subset], right[:, subset], votes[:, subset]) for subset in subsets], axis=0)
 
 
-def _majority(answers: Sequence[str], right: np.ndarray) -> float:
-    votes: dict[str, list[bool]] = defaultdict(list)
-    for answer, ok in zip(answers, right, strict=True):
-        votes[answer].append(bool(ok))
-    most = max(map(len, votes.values()))
-    winners = [np.mean(group) for group in votes.values() if len(group) == most]
-    return float(np.mean(winners))
+def _vote(codes: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Chance (P,) that a vote over all samples (P, k) is right. Texts of one answer may be judged differently."""
+    rows = np.broadcast_to(np.arange(len(codes))[:, None], codes.shape)
+    shape = (len(codes), int(codes.max()) + 1)
+    votes, counts, hits = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for total, values in (votes, weights), (counts, 1.0), (hits, right):
+        np.add.at(total, (rows, codes), values)
+    best = np.where(counts > 0, votes, -np.inf).max(1, keepdims=True)
+    winners = np.isclose(votes, best) & (counts > 0)
+    share = np.divide(hits, counts, out=np.zeros(shape), where=counts > 0)
+    return (share * winners).sum(1) / winners.sum(1)
+
+
+def best_at_k(values: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
+    """Chance of each problem (P,) that of k samples the one with the highest value is right; ties are broken evenly.
+
+    Exact: the highest of k of n samples is at a level v with chance (C(N_≤v, k) − C(N_<v, k)) / C(n, k).
+
+    Args:
+        values: (P, n)
+        right: (P, n)
+    """
+    n = values.shape[1]
+    chance = np.array([comb(below, k) / comb(n, k) for below in range(n + 1)])  # that all k are among so many
+    found = []
+    for row, ok in zip(values, right, strict=True):
+        _, level = np.unique(row, return_inverse=True)
+        counts = np.bincount(level)
+        upto = counts.cumsum()
+        found.append(((chance[upto] - chance[upto - counts]) * np.bincount(level, weights=ok) / counts).sum())
+    return np.array(found)
 
 
 def bootstrap_ci(values: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, float]:

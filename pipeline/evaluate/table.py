@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .evaluate import Measurement
+from .selection import METRICS
 
 STAGE_NAMES = {
     "sft": "text CoT",
@@ -33,8 +34,8 @@ def setting_name(row: Measurement) -> str:
 
 def results_columns(rows: Sequence[Measurement]) -> list[tuple[str, int]]:
     """The (metric, k) pairs that occur, accuracy first."""
-    order = {"accuracy": 0, "pass@k": 1, "maj@k": 2}
-    return sorted({(row.metric, row.k) for row in rows}, key=lambda column: (order[column[0]], column[1]))
+    order = ["accuracy", "pass@k", *METRICS.values()]
+    return sorted({(row.metric, row.k) for row in rows}, key=lambda column: (order.index(column[0]), column[1]))
 
 
 def metric_name(metric: str, k: int) -> str:
@@ -42,7 +43,10 @@ def metric_name(metric: str, k: int) -> str:
 
 
 def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> list[list[str]]:
-    """One row for each checkpoint and sampling setting; cells hold value and 95% interval."""
+    """One row for each checkpoint and sampling setting; cells hold value and 95% interval.
+
+    The last row says what guesses reach that are drawn from the distribution of the right answers.
+    """
     columns = results_columns(rows)
     lines = []
     for stage in dict.fromkeys(row.stage for row in rows):
@@ -58,6 +62,9 @@ def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> lis
             shown = [_cell(cells.get(column)) for column in columns]
             spent = f"{seconds[stage]:.0f}" if stage in seconds else ""
             lines.append([name, setting, *shown, spent])
+    floors = {(row.metric, row.k): row.guess for row in rows}
+    if any(floor is not None for floor in floors.values()):
+        lines.append(["guessing", "", *("" if (floor := floors[c]) is None else f"{floor:.3f}" for c in columns), ""])
     return lines
 
 

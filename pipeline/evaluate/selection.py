@@ -1,0 +1,57 @@
+"""Selectors: ways to choose one of k samples without knowing which is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...data.problem import Problem
+from ..score import call_reward
+from .metrics import best_at_k, vote_at_k
+from .samples import Sampled
+
+# Selector -> the metric it makes.
+METRICS = {
+    "majority": "maj@k",
+    "likelihood": "likelihood@k",
+    "reward": "reward@k",
+    "weighted": "weighted@k",
+}
+
+
+def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None, k: int) -> np.ndarray:
+    """Chance of each problem (P,) that what a selector chooses of k samples is right.
+
+    majority: the answer that most samples give. weighted: the same, each vote counting as much as its reward lies above
+    the lowest of the problem. likelihood: the answer with the highest log-prob, given its thought. reward: the sample
+    with the highest reward.
+
+    Args:
+        rewards: (P, n) of the samples; needed by reward and weighted.
+    """
+    right = np.array([row.right for row in sampled])
+    if selector == "likelihood":
+        return best_at_k(np.array([row.logprobs for row in sampled]), right, k)
+    if selector == "majority":
+        return vote_at_k([row.answers for row in sampled], right, k)
+    assert rewards is not None
+    if selector == "reward":
+        return best_at_k(rewards, right, k)
+    weights = rewards - rewards.min(1, keepdims=True)
+    return vote_at_k([row.answers for row in sampled], right, k, weights)
+
+
+def selection_rewards(
+    reward: Callable[..., Any], problems: Sequence[Problem], sampled: Sequence[Sampled]
+) -> np.ndarray:
+    """Rewards (P, n) of all samples; those without one get the lowest of all.
+
+    Raises:
+        RewardError: The reward returns something else than rewards.
+    """
+    given = call_reward(reward, problems, [row.texts for row in sampled])
+    values = np.array([np.nan if value is None else value for value in given], dtype=float)
+    lowest = np.nanmin(values) if not np.isnan(values).all() else 0.0
+    return np.where(np.isnan(values), lowest, values).reshape(len(problems), -1)

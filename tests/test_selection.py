@@ -1,0 +1,109 @@
+"""Selectors against enumeration, and where they are asked for."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from runs import tiny
+
+from neuralese.pipeline.evaluate.metrics import best_at_k, vote_at_k
+from neuralese.pipeline.evaluate.samples import Sampled
+from neuralese.pipeline.evaluate.selection import select, selection_rewards
+from neuralese.pipeline.evaluate.table import results_columns
+from neuralese.pipeline.recipe import RecipeError
+from neuralese.pipeline.rl_sections import Reward
+from neuralese.pipeline.run import run
+from neuralese.pipeline.train.reward_model import recipe_reward
+
+
+def sampled(answers, right, logprobs=None):
+    n = len(answers)
+    return Sampled(
+        question="?", texts=[f"### {answer}" for answer in answers], scores=[float(ok) for ok in right],
+        logprobs=logprobs or [0.0] * n, tokens=[2] * n, latents=[1] * n, seeds=list(range(n)),
+    )  # fmt: skip
+
+
+def subsets(n, k):
+    return [list(chosen) for chosen in itertools.combinations(range(n), k)]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_the_best_of_k_equals_enumeration(k):
+    values = np.array([[3.0, 1.0, 2.0, 3.0, 1.0], [1.0] * 5, [5.0, 4.0, 3.0, 2.0, 1.0]])
+    right = np.array([[1, 0, 1, 0, 0], [1, 1, 0, 0, 0], [0, 1, 0, 0, 1]], dtype=bool)
+    expected = []
+    for row, ok in zip(values, right, strict=True):
+        chances = [ok[chosen][row[chosen] == row[chosen].max()].mean() for chosen in subsets(5, k)]
+        expected.append(np.mean(chances))
+    assert best_at_k(values, right, k) == pytest.approx(expected)
+
+
+def test_the_best_of_many_is_finite():
+    values = np.arange(1024.0)[None]
+    right = (np.arange(1024) == 1023)[None]
+    assert best_at_k(values, right, 512) == pytest.approx([0.5])
+
+
+def test_weighted_votes_by_hand():
+    answers = [["a", "a", "b"], ["a", "a", "b"], ["a", "b", "c"]]
+    right = np.array([[answer == "b" for answer in row] for row in answers])
+    weights = np.array([[1.0, 1.0, 3.0], [1.0, 1.0, 1.5], [2.0, 2.0, 0.0]])
+    assert vote_at_k(answers, right, 3, weights) == pytest.approx([1.0, 0.0, 0.5])
+    # No vote counts anything: any answer that was given may be chosen.
+    assert vote_at_k(answers[2:], right[2:], 3, np.zeros((1, 3))) == pytest.approx([1 / 3])
+
+
+def test_each_selector_chooses_what_it_says():
+    rows = [sampled("aab", [0, 0, 1], [-3.0, -2.0, -1.0]), sampled("abc", [1, 0, 0], [-1.0, -2.0, -0.5])]
+    rewards = np.array([[0.0, 0.1, 1.0], [0.5, 0.2, 0.1]])
+    assert select("majority", rows, None, 3) == pytest.approx([0, 1 / 3])
+    assert select("likelihood", rows, None, 3) == pytest.approx([1, 0])
+    assert select("reward", rows, rewards, 3) == pytest.approx([1, 1])
+    assert select("weighted", rows, rewards, 3) == pytest.approx([1, 1])
+
+
+def test_rewards_see_columns_and_what_has_none_comes_last(problems, tmp_path):
+    reward = tmp_path / "mine.py"
+    reward.write_text(
+        "def mine(prompts, completions, answer, **columns):\n"
+        "    return [None if c.endswith('x') else float(c == f'### {a}') - 2 for c, a in zip(completions, answer)]\n"
+    )
+    rows = [sampled([problem.answer, "0", "x"], [1, 0, 0]) for problem in problems[:2]]
+    found = selection_rewards(recipe_reward(Reward(function=f"{reward}:mine")), problems[:2], rows)
+    assert found[:, 0].tolist() == [-1, -1] and found[:, 2].tolist() == [-2, -2]
+
+
+def test_a_recipe_chooses_selectors(finished, tmp_path):
+    overrides = ["evaluate.selectors=[majority, likelihood, reward, weighted]",
+                 "evaluate.selection_reward={function: exact_match}", "tracking.wandb=false", "rl=null"]  # fmt: skip
+    rows = run(tiny(tmp_path, *overrides))
+    assert results_columns(rows) == [
+        ("accuracy", 1), ("pass@k", 1), ("pass@k", 4), ("maj@k", 4), ("likelihood@k", 4), ("reward@k", 4),
+        ("weighted@k", 4),
+    ]  # fmt: skip
+    # Chosen by whether it is right, the best of k is right where any of them is: an oracle.
+    for row in rows:
+        if row.metric == "reward@k":
+            (oracle,) = (
+                other.value for other in rows
+                if (other.stage, other.metric, other.k, other.noise) == (row.stage, "pass@k", 4, row.noise)
+            )  # fmt: skip
+            assert row.value == pytest.approx(oracle)
+    files = list((tmp_path / "tiny" / "samples").rglob("*.jsonl"))
+    assert len(files) == 5 and all(len(file.read_text().splitlines()) == 21 for file in files)
+    assert json.loads(files[0].read_text().splitlines()[0])["scorer"] == "exact_match"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluate.selectors=[reward, weighted]", "selectors reward, weighted choose by a reward"),
+        ("evaluate.selection_reward={function: exact_match}", "selection_reward is used by the selectors reward and"),
+        ("evaluate.selectors=[majorty]", "evaluate.selectors.0"),
+    ],
+)
+def test_selectors_that_cannot_choose_are_refused(override, message):
+    with pytest.raises(RecipeError, match=message):
+        tiny("outputs", override)
