@@ -122,6 +122,29 @@ def calibrate(
     leave_processes()
 
 
+@app.command(name="reward-model")
+def reward_model(
+    folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint with latents.")],
+    overrides: Overrides = None,
+    noise: Annotated[str, typer.Option(help="Noise on the latents, such as gaussian:0.3.")] = "gaussian:0.3",
+    thoughts: Annotated[int, typer.Option(min=2, help="Thoughts of each problem.")] = 16,
+    answers: Annotated[int, typer.Option(min=1, help="Answers after each thought, which judge it.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of those answers; 0 takes the most likely one.")] = 0.0,
+    problems: Annotated[int, typer.Option(min=2, help="Training problems; a fifth of them chooses the epoch.")] = 3000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the problems.")] = 30,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of AdamW.")] = 1e-3,
+    output: Annotated[Path | None, typer.Option(help="Folder to write; default: latent_reward beside it.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
+) -> None:
+    """Train a latent reward model, which tells good thoughts from bad ones. Evaluate with evaluate.latent_reward."""
+    quiet()
+    from .evaluate.samples import Setting
+    from .measure import train_reward_model
+
+    setting = Setting(thoughts * answers, noise, temperature, answers)
+    train_reward_model(folder, overrides or [], setting, problems, epochs, learning_rate, output, recipe)
+
+
 @app.command()
 def sample(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 
 from .evaluate.evaluate import Measurement, write_results
+from .evaluate.latent_reward_training import HELD_OUT, draw_thoughts, train_latent_reward
+from .evaluate.samples import Setting
 from .evaluate.table import print_results
 from .files import write_whole
 from .latent.noise import parse_noise
+from .loading import load_reasoner
 from .plugins import load_plugins
-from .problems import load_evaluation
+from .problems import load_all, load_evaluation
 from .recipe import load_recipe
 from .run import RunError, evaluate_checkpoint, join_processes, read_seconds, trained_stages
 from .sections import Recipe, SamplingSection
@@ -153,6 +157,50 @@ def calibrate(
         proposal = f"{kind}:{best.scale:g}" if best is not None else None
         write_whole(target, json.dumps({"proposal": proposal, "rows": [row.__dict__ for row in rows]}, indent=1))
         print(f"Results      {target}")
+
+
+def train_reward_model(
+    folder: Path,
+    overrides: list[str],
+    setting: Setting,
+    count: int,
+    epochs: int,
+    learning_rate: float,
+    output: Path | None,
+    recipe_path: Path | None,
+) -> None:
+    """Trains a latent reward model for the last checkpoint with latents, on training problems, and writes it.
+
+    Args:
+        setting: How its thoughts are drawn.
+        count: Problems.
+
+    Raises:
+        UserError: No checkpoint with latents, or nothing to learn from.
+    """
+    join_processes()
+    recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
+    parse_noise(setting.noise)
+    name = next((stage for stage in ("rl", "curriculum", *checkpoints) if stage in checkpoints), "")
+    target = output or (folder if (folder / "recipe.yaml").is_file() else folder.parent) / "latent_reward"
+    if target.exists():
+        raise RunError(f"{target} exists. Move it away, or name another folder with --output.")
+    model = recipe.model
+    reasoner = load_reasoner(checkpoints[name], trust_remote_code=model.trust_remote_code, dtype=model.dtype)
+    reasoner.model.to(PartialState().device)
+    problems = load_all(recipe).train[:count]
+    thoughts = draw_thoughts(reasoner, problems, setting, recipe.evaluate, recipe.seed)
+    head, report = train_latent_reward(thoughts, epochs, learning_rate, recipe.seed)
+    head.save_pretrained(target)
+    write_whole(target / "report.json", json.dumps(asdict(report)))
+    held = len(problems) - round((1 - HELD_OUT) * len(problems))
+    print(f"Checkpoint   {checkpoints[name]}")
+    print(f"Learned from {report.mixed} problems with right and wrong thoughts, epoch {report.epoch} kept")
+    print(
+        f"Held out     {held} problems: chosen of {len(thoughts.right[0])} thoughts {report.chosen:.3f}, any thought "
+        f"{report.mean:.3f}, the best of them {report.oracle:.3f}"
+    )
+    print(f"Saved in     {target}")
 
 
 def _points(rows: Sequence[Measurement], specs: Sequence[str], count: int) -> list[Point]:

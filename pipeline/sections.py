@@ -155,10 +155,11 @@ class EvaluateSection(Section):
     num_samples: int = Field(16, gt=0)
     k: list[int] = Field(default_factory=lambda: [1, 4, 16])
     sampling: list[SamplingSection] = Field(default_factory=lambda: [SamplingSection(temperature=1.0)])
-    selectors: tuple[Literal["majority", "likelihood", "reward", "weighted"], ...] = Field(
+    selectors: tuple[Literal["majority", "likelihood", "reward", "weighted", "latent_reward"], ...] = Field(
         ("majority",), description="ways to choose one of k samples, see docs/algorithm.md"
     )
     selection_reward: Reward | None = Field(None, description="by which reward and weighted choose")
+    latent_reward: str | None = Field(None, description="folder of the latent reward model that chooses by thoughts")
     scorer: str = Field("exact_match", description="reward function; a score above 0.5 counts as right")
     max_new_tokens: int = Field(64, gt=0)
     batch_size: int = Field(256, gt=0, description="answers drawn at once")
@@ -176,6 +177,8 @@ class EvaluateSection(Section):
             )
         if self.selection_reward is not None and not needy:
             raise ValueError("selection_reward is used by the selectors reward and weighted; add one of them")
+        if (self.latent_reward is None) == ("latent_reward" in self.selectors):
+            raise ValueError("the selector latent_reward and the key latent_reward, its model's folder, go together")
         return self
 
 

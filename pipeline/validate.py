@@ -9,6 +9,7 @@ from peft import LoraConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..rewards.loading import load_reward
+from .evaluate.latent_reward import check_latent_reward
 from .latent.noise import Noise, check_fits, parse_noise
 from .latent.supervision import check_supervision
 from .latent.thoughts import THOUGHT_SOURCES, build_source
@@ -59,6 +60,8 @@ def check_recipe(recipe: Recipe) -> None:
     load_reward(recipe.evaluate.scorer)
     if recipe.evaluate.selection_reward is not None:
         check_recipe_reward(recipe.evaluate.selection_reward)
+    if recipe.evaluate.latent_reward is not None:
+        check_latent_reward(recipe.evaluate.latent_reward)
     if recipe.rl is not None:
         check_noise("rl.noise", recipe.rl.noise, recipe)
         rollout_settings(recipe)

@@ -43,7 +43,7 @@ class Show(Strict):
     @classmethod
     def _known(cls, metrics: list[str]) -> list[str]:
         for metric in metrics:
-            if not re.fullmatch(r"accuracy|(pass|maj|likelihood|reward|weighted)@[1-9]\d*", metric):
+            if not re.fullmatch(r"accuracy|(pass|maj|likelihood|reward|weighted|latent_reward)@[1-9]\d*", metric):
                 raise ValueError(f"{metric!r} is no metric; write accuracy, pass@16 or maj@16")
         return metrics
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from ..files import write_whole
 from ..reasoner import Reasoner
 from ..sections import EvaluateSection
 from ..train.reward_model import recipe_reward
+from .latent_reward import judge_thoughts, load_latent_reward
 from .metrics import bootstrap_ci, pass_at_k
-from .sample_files import SampleFile
+from .sample_files import SampleFile, digest
 from .samples import Sampled, Setting, draw_samples
 from .selection import METRICS, select, selection_rewards
 from .statistics import guess_floor
@@ -87,12 +89,16 @@ def measure(
         if sampling.noise is None or mode == "latent"  # else there is no latent for the noise to fall on
     ]
     reward = recipe_reward(settings.selection_reward) if settings.selection_reward is not None else None
+    judge = None
+    if settings.latent_reward is not None and mode == "latent":
+        judge = partial(judge_thoughts, load_latent_reward(settings.latent_reward, reasoner))
+        source = {**(source or {}), "latent_reward": digest(Path(settings.latent_reward))}
     what = {**(source or {}), "scorer": settings.scorer, "max_new_tokens": settings.max_new_tokens}
     answers = [normalise_answer(problem.answer) for problem in problems]
     rows = []
     for way in ways:
         file = None if folder is None else SampleFile(folder / f"{way.name}.jsonl", {**what, "setting": asdict(way)})
-        sampled = draw_samples(reasoner, problems, way, settings, seed, file)
+        sampled = draw_samples(reasoner, problems, way, settings, seed, file, judge)
         rewards = selection_rewards(reward, problems, sampled) if reward is not None and way != Setting() else None
         for metric, k, value, ci95 in _summaries(sampled, rewards, way, settings, seed):
             guess = guess_floor(answers, k) if metric in ("accuracy", "pass@k") else None
@@ -113,7 +119,8 @@ def _summaries(
     else:
         found += [("pass@k", k, pass_at_k(right, k)) for k in settings.k]
         # Of one sample nothing can be chosen, and a majority of two is one of them.
-        chosen = [(name, k) for name in settings.selectors for k in settings.k if k >= (3 if name == "majority" else 2)]
+        names = [name for name in settings.selectors if name != "latent_reward" or sampled[0].latent_rewards]
+        chosen = [(name, k) for name in names for k in settings.k if k >= (3 if name == "majority" else 2)]
         found += [(METRICS[name], k, select(name, sampled, rewards, k)) for name, k in chosen]
     for metric, k, values in found:
         yield metric, k, float(values.mean()), bootstrap_ci(values, settings.bootstrap, seed)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from ...data.problem import Problem
 from ...rewards.answers import extract_answer
@@ -56,6 +57,7 @@ class Sampled:
         tokens: Tokens of each answer.
         latents: Latents of each thought.
         seeds: `Reasoner.generate(..., seeds=...)` makes the same samples again.
+        latent_rewards: Of the thoughts, where a latent reward model was at hand.
     """
 
     question: str
@@ -65,6 +67,7 @@ class Sampled:
     tokens: list[int]
     latents: list[int]
     seeds: list[int]
+    latent_rewards: list[float] | None = None
 
     @property
     def right(self) -> np.ndarray:
@@ -84,6 +87,7 @@ def draw_samples(
     options: EvaluateSection,
     seed: int,
     file: SampleFile | None = None,
+    judge_thoughts: Callable[[Reasoner, Sequence[str], Sequence[Tensor]], list[list[float]]] | None = None,
 ) -> list[Sampled]:
     """The samples of each problem; every process gets all of them.
 
@@ -92,6 +96,7 @@ def draw_samples(
     Args:
         options: Scorer, longest answer and batch size.
         file: Where to keep them; what it holds already is not drawn again.
+        judge_thoughts: Scores of the latents (n, L, d) of each question.
     """
     state = PartialState()
     seeds = seeds_of(len(problems), setting, seed)
@@ -103,7 +108,13 @@ def draw_samples(
     waiting: list[tuple[int, Samples]] = []
 
     def judge() -> None:
+        if not waiting:
+            return
         rows = _judged([(problems[mine[at]], samples) for at, samples in waiting], options.scorer)
+        if judge_thoughts is not None:
+            questions, latents = [row.question for row in rows], [samples.latents for _, samples in waiting]
+            scores = judge_thoughts(reasoner, questions, latents)
+            rows = [replace(row, latent_rewards=score) for row, score in zip(rows, scores, strict=True)]
         new = {mine[at]: row for (at, _), row in zip(waiting, rows, strict=True)}
         drawn.update(new)
         if file is not None:

@@ -18,6 +18,7 @@ METRICS = {
     "likelihood": "likelihood@k",
     "reward": "reward@k",
     "weighted": "weighted@k",
+    "latent_reward": "latent_reward@k",
 }
 
 
@@ -26,7 +27,7 @@ def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None
 
     majority: the answer that most samples give. weighted: the same, each vote counting as much as its reward lies above
     the lowest of the problem. likelihood: the answer with the highest log-prob, given its thought. reward: the sample
-    with the highest reward.
+    with the highest reward. latent_reward: the sample whose thought the latent reward model scores highest.
 
     Args:
         rewards: (P, n) of the samples; needed by reward and weighted.
@@ -34,6 +35,8 @@ def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None
     right = np.array([row.right for row in sampled])
     if selector == "likelihood":
         return best_at_k(np.array([row.logprobs for row in sampled]), right, k)
+    if selector == "latent_reward":
+        return best_at_k(np.array([row.latent_rewards for row in sampled]), right, k)
     if selector == "majority":
         return vote_at_k([row.answers for row in sampled], right, k)
     assert rewards is not None

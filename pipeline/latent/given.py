@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .layout import positions_of
 from .noise import Noise
 from .noise_kinds import rms
 from .supervision import States
@@ -49,6 +50,42 @@ class GivenLatents:
     rms: Tensor
 
 
+def latent_states(model: Any, input_ids: Tensor, attention_mask: Tensor, latents: Tensor) -> Tensor:
+    """Hidden states (B, L, d) after each of a row's latents (B, L, d), given and not made; zero beyond its last one.
+
+    One pass over rows (B, T) with placeholders. The state after latent t knows the question and latents 1 to t.
+    """
+    row, column, turn = _placeholders(model, input_ids, attention_mask)
+    hidden = _run(model, input_ids, attention_mask, positions_of(attention_mask), latents, (row, column, turn))
+    states = hidden.new_zeros(*latents.shape[:2], hidden.size(-1))
+    return states.index_put((row, turn), hidden[row, column])
+
+
+def _placeholders(model: Any, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, column and place in its row of each placeholder (N,), in the order of the rows."""
+    is_latent = (input_ids == model.latent_config.token_ids[1]) & attention_mask.bool()
+    row, column = is_latent.nonzero(as_tuple=True)
+    return row, column, (is_latent.cumsum(1) - 1)[row, column]
+
+
+def _run(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    latents: Tensor,
+    placeholders: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Hidden states (B, T) of the trunk on rows whose placeholders hold constant latents."""
+    row, column, turn = placeholders
+    embeds = model.get_input_embeddings()(input_ids)
+    embeds = embeds.index_put((row, column), latents[row, turn].detach().to(embeds.dtype))
+    output = model.base_model(
+        inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+    )
+    return output.last_hidden_state
+
+
 def given_latents(
     model: Any,
     input_ids: Tensor,
@@ -59,15 +96,8 @@ def given_latents(
     latent_rms: Tensor | None,
 ) -> GivenLatents:
     """Runs rows (B, T) whose placeholders hold latents (B, L, d), the first ones of a row first."""
-    is_latent = (input_ids == model.latent_config.token_ids[1]) & attention_mask.bool()
-    row, column = is_latent.nonzero(as_tuple=True)  # (N,) in the order of the rows
-    turn = (is_latent.cumsum(1) - 1)[row, column]
-    embeds = model.get_input_embeddings()(input_ids)
-    constant = latents[row, turn].detach().to(embeds.dtype)  # (N, d)
-    embeds = embeds.index_put((row, column), constant)
-    hidden = model.base_model(
-        inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-    ).last_hidden_state
+    row, column, turn = _placeholders(model, input_ids, attention_mask)
+    hidden = _run(model, input_ids, attention_mask, position_ids, latents, (row, column, turn))
     # Padding lies outside a row, so the state a latent is made from is in the column before it.
     thought = model.thought_source(hidden[row, column - 1], model)
     size = latent_rms[row, turn, None] if latent_rms is not None else None

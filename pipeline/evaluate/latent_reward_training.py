@@ -1,0 +1,128 @@
+"""Trains a latent reward model on thoughts of training problems, judged by the answers that follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.problem import Problem
+from ..reasoner import Reasoner
+from ..score import is_right
+from ..sections import EvaluateSection
+from .latent_reward import LatentRewardConfig, LatentRewardError, LatentRewardModel, step_loss, thought_states
+from .metrics import best_at_k
+from .samples import Setting, seeds_of
+
+HELD_OUT = 0.2  # share of the problems that choose the epoch
+BATCH = 64  # questions in a step
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """Thoughts of Q questions, K each.
+
+    Attributes:
+        states: (Q, K, L, d) after each latent.
+        right: (Q, K) share of a thought's answers that is right.
+    """
+
+    states: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training of a latent reward model reached, on held-out problems.
+
+    Attributes:
+        chosen: Chance that the thought with the highest score is right.
+        mean: Chance that any thought is right: pass@1.
+        oracle: Chance that one of them is: pass@K.
+        mixed: Training problems with right and wrong thoughts, the only ones that teach.
+        epoch: The one that was kept.
+    """
+
+    chosen: float
+    mean: float
+    oracle: float
+    mixed: int
+    epoch: int
+
+
+def draw_thoughts(
+    reasoner: Reasoner, problems: Sequence[Problem], setting: Setting, options: EvaluateSection, seed: int
+) -> Thoughts:
+    """Thoughts of problems, each judged by its answers. Noise alone makes the thoughts of a question differ.
+
+    Raises:
+        LatentRewardError: No noise, no latents, or fewer than two thoughts a question.
+    """
+    shared, count = setting.answers_per_thought, setting.n // setting.answers_per_thought
+    if setting.noise is None or reasoner.config.num_latents == 0 or count < 2:
+        raise LatentRewardError(
+            f"A latent reward model learns from thoughts that differ: {count} of {reasoner.config.num_latents} latents "
+            f"with noise={setting.noise} do not. Give noise and two thoughts or more, of a checkpoint with latents."
+        )
+    seeds = seeds_of(len(problems), setting, seed)
+    states, right = [], []
+    per_batch = max(1, options.batch_size // setting.n)
+    for begin in range(0, len(problems), per_batch):
+        part = problems[begin : begin + per_batch]
+        questions = [problem.question for problem in part]
+        samples = reasoner.generate(
+            questions, noise=setting.noise, temperature=setting.temperature, max_new_tokens=options.max_new_tokens,
+            seeds=seeds[begin : begin + per_batch], batch_size=options.batch_size,
+        )  # fmt: skip
+        found = thought_states(reasoner, questions, [sample.latents[::shared] for sample in samples])
+        states.append(found.unflatten(0, (len(part), count)).cpu())
+        judged = is_right(options.scorer, part, [sample.texts for sample in samples])
+        right.append(torch.tensor(judged.reshape(len(part), count, shared).mean(2), dtype=torch.float32))
+    return Thoughts(torch.cat(states), torch.cat(right))
+
+
+def train_latent_reward(
+    thoughts: Thoughts, epochs: int, learning_rate: float, seed: int
+) -> tuple[LatentRewardModel, Report]:
+    """Trains on four fifths of the problems and keeps the epoch that chooses best on the others.
+
+    Raises:
+        LatentRewardError: No problem to train on has right and wrong thoughts.
+    """
+    held = max(1, round(HELD_OUT * len(thoughts.right)))
+    train = Thoughts(thoughts.states[held:], thoughts.right[held:])
+    test = Thoughts(thoughts.states[:held], thoughts.right[:held])
+    mixed = (train.right.max(1).values > train.right.min(1).values).nonzero().squeeze(1)
+    if len(mixed) == 0:
+        raise LatentRewardError(
+            f"None of {len(train.right)} training problems has right and wrong thoughts: there is nothing to learn "
+            "from. Raise the noise or the number of problems or samples."
+        )
+    torch.manual_seed(seed)
+    _, _, places, size = thoughts.states.shape
+    model = LatentRewardModel(LatentRewardConfig(state_size=size, num_latents=places))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+    best, kept = _report(model, test, len(mixed), 0), {name: w.clone() for name, w in model.state_dict().items()}
+    for epoch in range(1, epochs + 1):
+        for part in mixed[torch.randperm(len(mixed))].split(BATCH):
+            scores = model(train.states[part].flatten(0, 1)).unflatten(0, (len(part), -1))
+            loss = step_loss(scores, train.right[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        now = _report(model, test, len(mixed), epoch)
+        if now.chosen > best.chosen:
+            best, kept = now, {name: w.clone() for name, w in model.state_dict().items()}
+    model.load_state_dict(kept)
+    return model.eval(), best
+
+
+@torch.no_grad()
+def _report(model: LatentRewardModel, test: Thoughts, mixed: int, epoch: int) -> Report:
+    scores = model(test.states.flatten(0, 1))[:, -1].unflatten(0, test.right.shape).numpy()
+    right = test.right.numpy()
+    chosen = best_at_k(scores, right, right.shape[1])
+    return Report(float(chosen.mean()), float(right.mean()), float(np.mean(right.max(1) > 0)), mixed, epoch)

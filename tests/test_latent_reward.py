@@ -1,0 +1,150 @@
+"""The latent reward model: its loss, its states, what it learns, and its command."""
+
+import json
+
+import pytest
+import torch
+from runs import tiny
+from test_cli import assert_one_paragraph, neuralese
+
+from neuralese.pipeline.evaluate.latent_reward import (
+    LatentRewardConfig,
+    LatentRewardError,
+    LatentRewardModel,
+    judge_thoughts,
+    load_latent_reward,
+    step_loss,
+    thought_states,
+)
+from neuralese.pipeline.evaluate.latent_reward_training import Thoughts, draw_thoughts, train_latent_reward
+from neuralese.pipeline.evaluate.samples import Setting
+from neuralese.pipeline.run import run
+from neuralese.pipeline.sections import EvaluateSection
+
+OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=8)
+
+
+def test_the_loss_by_hand():
+    scores = torch.tensor([[[0.0, 1.0], [0.0, 0.0], [0.0, -1.0]]])  # one question, three thoughts, two steps
+    right = torch.tensor([[1.0, 0.5, 0.0]])
+    first = torch.tensor(3.0).log()
+    total = torch.tensor([1.0, 0.0, -1.0]).logsumexp(0)
+    second = 2 / 3 * (total - 1) + 1 / 3 * total
+    assert step_loss(scores, right).item() == pytest.approx(((first + second) / 2).item())
+
+
+def test_states_are_those_of_the_passes_that_made_the_latents(reasoner, problems):
+    """Each latent of a norm-matched source is the state before it, rescaled: the next one tells this one's state."""
+    questions = [problem.question for problem in problems[:3]]
+    samples = reasoner.generate(questions, n=2, seed=3, max_new_tokens=2)
+    states = thought_states(reasoner, questions, [sample.latents for sample in samples])
+    latents = torch.cat([sample.latents for sample in samples])
+    assert states.shape == latents.shape == (6, 3, 32)
+    made = reasoner.model.thought_source(states[:, :-1], reasoner.model).latent
+    torch.testing.assert_close(made, latents[:, 1:], atol=1e-5, rtol=1e-4)
+    other = thought_states(reasoner, questions, [sample.latents * 0 for sample in samples])
+    assert not torch.allclose(other, states, atol=1e-2)
+
+
+def even(folder):
+    """A scorer that random answers pass half the time."""
+    file = folder / "even.py"
+    file.write_text("def even(prompts, completions, **columns):\n    return [len(c) % 2 for c in completions]\n")
+    return f"{file}:even"
+
+
+def separable(questions=200, thoughts=6, places=2, size=8):
+    """Right thoughts differ from wrong ones in one coordinate of their last state."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(questions, thoughts, places, size, generator=generator)
+    right = (torch.rand(questions, thoughts, generator=generator) < 0.4).float()
+    states[..., -1, 0] += 3 * right
+    return Thoughts(states, right)
+
+
+def test_it_learns_what_can_be_told_and_nothing_else():
+    thoughts = separable()
+    _, report = train_latent_reward(thoughts, 20, 3e-3, 0)
+    assert report.chosen > 0.85 > 0.5 > report.mean and report.oracle >= report.chosen
+    assert report.mixed == (thoughts.right[40:].sum(1) % 6 != 0).sum()
+    shuffled = Thoughts(thoughts.states, thoughts.right[:, torch.randperm(6)])
+    _, report = train_latent_reward(shuffled, 5, 3e-3, 0)
+    assert report.chosen < 0.6
+    again, report_again = train_latent_reward(shuffled, 5, 3e-3, 0)
+    assert report_again == report and isinstance(again, LatentRewardModel)
+
+
+def test_what_teaches_nothing_is_refused(reasoner, make, problems):
+    thoughts = separable()
+    with pytest.raises(LatentRewardError, match="None of 160 training problems has right and wrong thoughts"):
+        train_latent_reward(Thoughts(thoughts.states, torch.ones_like(thoughts.right)), 1, 1e-3, 0)
+    for setting in Setting(4, None, 1.0), Setting(4, "gaussian:0.3", 1.0, answers_per_thought=4):
+        with pytest.raises(LatentRewardError, match="learns from thoughts that differ"):
+            draw_thoughts(reasoner, problems[:4], setting, OPTIONS, 0)
+    with pytest.raises(LatentRewardError, match="of 0 latents"):
+        draw_thoughts(make(num_latents=0), problems[:4], Setting(4, "gaussian:0.3"), OPTIONS, 0)
+
+
+def test_thoughts_are_judged_by_all_their_answers(reasoner, problems, tmp_path):
+    options = EvaluateSection(max_new_tokens=4, batch_size=8, scorer=even(tmp_path))
+    setting = Setting(6, "gaussian:0.5", 3.0, answers_per_thought=3)
+    thoughts = draw_thoughts(reasoner, problems[:5], setting, options, 0)
+    assert thoughts.states.shape == (5, 2, 3, 32) and thoughts.right.shape == (5, 2)
+    thirds = 3 * thoughts.right
+    torch.testing.assert_close(thirds, thirds.round())
+    assert (thirds % 3 != 0).any()  # answers of one thought that were judged differently
+    assert not torch.equal(thoughts.states[:, 0], thoughts.states[:, 1])
+
+
+def test_a_saved_model_scores_as_before_and_must_fit(reasoner, make, problems, tmp_path):
+    torch.manual_seed(1)
+    model = LatentRewardModel(LatentRewardConfig(state_size=32, num_latents=3)).eval()
+    model.save_pretrained(tmp_path / "lrm")
+    assert {file.name for file in (tmp_path / "lrm").iterdir()} == {"config.json", "model.safetensors"}
+    questions = [problem.question for problem in problems[:2]]
+    latents = [sample.latents for sample in reasoner.generate(questions, n=3, noise="gaussian:0.5")]
+    scores = judge_thoughts(model, reasoner, questions, latents)
+    assert judge_thoughts(load_latent_reward(tmp_path / "lrm", reasoner), reasoner, questions, latents) == scores
+    assert [len(row) for row in scores] == [3, 3] and len({score for row in scores for score in row}) == 6
+    with pytest.raises(LatentRewardError, match="reads 3 latents of size 32, and the reasoner makes 2 of size 32"):
+        load_latent_reward(tmp_path / "lrm", make(num_latents=2))
+    with pytest.raises(LatentRewardError, match="no latent reward model in"):
+        load_latent_reward(tmp_path, reasoner)
+
+
+def test_the_command_trains_one_and_eval_chooses_by_it(capsys, finished, tmp_path):
+    folder, _ = finished
+    target = tmp_path / "lrm"
+    options = [
+        f"evaluate.scorer={even(tmp_path)}",
+        "--temperature",
+        "1.0",
+        "--problems",
+        "60",
+        "--thoughts",
+        "4",
+        "--epochs",
+        "2",
+        "--noise",
+        "gaussian:0.9",
+        "--output",
+        target,
+    ]
+    code, out, _ = neuralese(capsys, "reward-model", folder, *options)
+    assert code == 0 and "Held out     12 problems" in out and str(folder / "rl" / "final") in out
+    assert set(json.loads((target / "report.json").read_text())) == {"chosen", "mean", "oracle", "mixed", "epoch"}
+    assert_one_paragraph(neuralese(capsys, "reward-model", folder, *options), "exists. Move it away")
+    output = tmp_path / "e.json"
+    keys = [f"evaluate.latent_reward={target}", "evaluate.selectors=[majority, latent_reward]"]
+    code, out, _ = neuralese(capsys, "eval", folder, *keys, "--output", output)
+    rows = json.loads(output.read_text())
+    chosen = {row["stage"] for row in rows if row["metric"] == "latent_reward@k"}
+    assert code == 0 and chosen == {"curriculum", "rl"} and "latent_reward@4" in out
+    assert_one_paragraph(neuralese(capsys, "eval", folder, keys[0]), "go together")
+
+
+def test_a_folder_without_a_model_is_named_before_training(tmp_path):
+    keys = [f"evaluate.latent_reward={tmp_path}", "evaluate.selectors=[latent_reward]", "tracking.wandb=false"]
+    with pytest.raises(LatentRewardError, match="no latent reward model in"):
+        run(tiny(tmp_path / "out", *keys, "rl=null"))
+    assert not (tmp_path / "out").exists()
