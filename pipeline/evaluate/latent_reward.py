@@ -102,9 +102,10 @@ def judge_thoughts(
 
 
 def check_latent_reward(folder: str | Path) -> None:
-    """
+    """Makes sure that a latent reward model is there.
+
     Raises:
-        LatentRewardError: There is no latent reward model.
+        LatentRewardError: There is none.
     """
     if not (Path(folder) / "config.json").is_file():
         raise LatentRewardError(f"There is no latent reward model in {folder}. `neuralese reward-model` trains one.")
@@ -116,10 +117,7 @@ def load_latent_reward(folder: str | Path, reasoner: Reasoner) -> LatentRewardMo
     Raises:
         LatentRewardError: There is none, or it was trained for another shape.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise LatentRewardError(
-            f"There is no latent reward model in {folder}. Train one with `neuralese reward-model`."
-        )
+    check_latent_reward(folder)
     model = LatentRewardModel.from_pretrained(folder)
     size, count = reasoner.model.config.get_text_config().hidden_size, reasoner.config.num_latents
     if (model.config.state_size, model.config.num_latents) != (size, count):
