@@ -13,7 +13,7 @@ from sweep_cells import Row, changed_keys, read_row
 from sweep_file import PLACE, Cell, Sweep, SweepError
 
 from neuralese.pipeline.evaluate.evaluate import Measurement
-from neuralese.pipeline.evaluate.table import STAGE_NAMES, metric_name, results_columns, setting_name
+from neuralese.pipeline.evaluate.table import metric_name, results_columns, setting_name, stage_name
 from neuralese.pipeline.recipe import nearest
 
 STOPPED, STALE = "*", "†"
@@ -73,13 +73,14 @@ def group_rows(group: Group, columns: Sequence[Column]) -> list[list[str]]:
                 found.setdefault(row.stage, {})[setting_name(row)] = None
     lines = []
     for stage, settings in found.items():
+        name = stage_name(next(row for run in group.runs for row in run.results if row.stage == stage))
         spent = seconds_cell(group.runs, stage)
         for setting in settings:
             ours = [[row for row in run.results if (row.stage, setting_name(row)) == (stage, setting)]
                     for run in group.runs]  # fmt: skip
             problems = ", ".join(map(str, sorted({row.n for rows in ours for row in rows})))
             values = [value_cell(group.runs, [_at(rows, column) for rows in ours]) for column in columns]
-            lines.append([STAGE_NAMES.get(stage, stage), setting, problems, *values, spent])
+            lines.append([name, setting, problems, *values, spent])
             spent = ""
     return lines or [["missing", "", "", *[""] * len(columns), ""]]
 
@@ -113,13 +114,13 @@ def seconds_cell(runs: Sequence[Run], stage: str) -> str:
 
 
 def stages_table(groups: Sequence[Group]) -> list[str]:
-    """Lines of a table of the steps at which the stages of each curriculum ended, and the accuracy there."""
+    """Lines of a table of the steps at which the stages of each shown curriculum ended, and the accuracy there."""
     found: dict[tuple[str, str, int], dict[int, list[str]]] = {}
     for group in groups:
         for run in group.runs:
             for path, report in run.reports.items():
                 match = re.fullmatch(r"(.+)/stage-(\d+)(-again-\d+)?", path)
-                if match is not None:
+                if match is not None and (group.stages is None or match[1] in group.stages):
                     cell = f"{report['steps']} ({report['accuracy']:.2f})"
                     cell += " limit" if report["target"] is not None and not report["promoted"] else ""
                     stages = found.setdefault((group.label, match[1], run.seed), {})

@@ -24,6 +24,13 @@ STAGE_NAMES = {
 }
 
 
+def stage_name(row: Measurement) -> str:
+    """What a row's checkpoint is, in words."""
+    if row.mode == "hybrid":
+        return f"{STAGE_NAMES.get(row.stage, row.stage)}, stopped: the last steps are text"
+    return "text CoT after RL" if (row.stage, row.mode) == ("rl", "text") else STAGE_NAMES.get(row.stage, row.stage)
+
+
 def setting_name(row: Measurement) -> str:
     """How the samples of a row were drawn, in words."""
     if row.metric == "accuracy":
@@ -51,9 +58,7 @@ def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> lis
     lines = []
     for stage in dict.fromkeys(row.stage for row in rows):
         ours = [row for row in rows if row.stage == stage]
-        name = STAGE_NAMES.get(stage, stage) + (
-            ", stopped: the last steps are text" if ours[0].mode == "hybrid" else ""
-        )
+        name = stage_name(ours[0])
         greedy = next(row for row in ours if row.metric == "accuracy")
         settings = dict.fromkeys(setting_name(row) for row in ours if row.metric != "accuracy")
         for setting in settings or ["greedy"]:
