@@ -119,6 +119,8 @@ def draw_samples(
         drawn.update(new)
         if file is not None:
             file.add({i: asdict(row) for i, row in new.items()})
+        for _, samples in waiting:
+            samples.latents = samples.latents.new_empty(0)  # many problems' would not fit into memory
         waiting.clear()
 
     with _progress(setting, len(mine)) as advance:
