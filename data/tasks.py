@@ -80,7 +80,7 @@ def guess_share(name: str | None, problems: Sequence[Problem]) -> float:
     """Return the share of problems that a guess gets right: always the most common answer, or any candidate named.
 
     Args:
-        name: the task that the problems come from; None: none of ours. What candidates their questions name is not known.
+        name: the task that the problems come from; None: none of ours, of which nothing is known about candidates.
     """
     most_common = Counter(problem.answer for problem in problems).most_common(1)[0][1] / len(problems)
     return max(most_common, _CANDIDATES.get(TASKS[name], 0.0) if name is not None else 0.0)
