@@ -67,7 +67,8 @@ def _interventions(found: Audit) -> Table:
         "Other latents in place of the model's own",
         ["latents", "n", "accuracy", "lost", "answers unchanged", "answers of the donor"],
         rows,
-        "In brackets: bootstrap 95% intervals over problems. keep t: the first t stay, the rest are the mean.",
+        "In brackets: bootstrap 95% intervals over problems. t alone: the model makes those after it anew. keep t: the "
+        "first t stay, the rest are the mean.",
     )
 
 

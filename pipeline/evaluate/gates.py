@@ -79,10 +79,12 @@ def judge(
 def _hurts(name: str, effect: Effect | None, floor: float) -> Gate:
     if effect is None:
         return Gate(name, None, "no two problems with different answers and as many latents")
+    if effect.own.ci95[0] <= floor:
+        return Gate(name, False, f"it answers no better than a guess: {_interval(effect.own)} against {floor:.3f}")
     needed = MINIMUM_LOSS * (effect.own.value - floor)
     passed = effect.loss.ci95[0] > 0 and effect.loss.value >= needed
-    lost = f"{effect.own.value:.3f} falls to {effect.accuracy.value:.3f}"
-    return Gate(name, passed, f"{lost}; a loss of {max(needed, 0):.3f} is asked for, {_interval(effect.loss)} is found")
+    lost = f"{effect.own.value:.3f} becomes {effect.accuracy.value:.3f}"
+    return Gate(name, passed, f"{lost}; a loss of {needed:.3f} is asked for, {_interval(effect.loss)} is found")
 
 
 def _followed(found: Counterfactual | None) -> Gate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ...data.problem import Problem
 from ...rewards.answers import MARKER
-from ..curriculum import SEPARATOR, encode_prompts
+from ..curriculum import encode_prompts
 from ..latent.generate import pad_left
 from ..latent.supervision import IGNORE
 from ..latent.thoughts import suppress
@@ -32,8 +33,8 @@ class TextThought:
         accuracy: Of the answers after them.
         tokens: Mean tokens of a chain, the answer not counted.
         entropy: Mean entropy of the next token in bits, given the question and the chain so far.
-        compressed: Bits a token of all chains together, compressed by zlib: what they say without the question, up to
-            what that compressor does not see.
+        compressed: Bits a token of all chains together, compressed: what they say without the question, up to what
+            the compressor does not see.
     """
 
     checkpoint: str
@@ -67,15 +68,21 @@ def measure_text(
     thoughts = [row[:length] for row, length in zip(ids, lengths, strict=True)]
     parts = [slice(begin, begin + BATCH) for begin in range(0, len(ids), BATCH)]
     entropies = torch.cat([_entropies(reasoner, questions[part], thoughts[part]) for part in parts])
-    chains = SEPARATOR.join(text.partition(MARKER)[0].strip() for text in texts)
     right = is_right(settings.scorer, problems, [[text] for text in texts])[:, 0]
     return TextThought(
         checkpoint,
         accuracy=Mean.of(right, settings.bootstrap, seed),
         tokens=sum(lengths) / len(lengths),
         entropy=entropies.mean().item(),
-        compressed=8 * len(zlib.compress(chains.encode(), 9)) / sum(lengths),
+        compressed=compressed_bits([token for thought in thoughts for token in thought]),
     )
+
+
+def compressed_bits(tokens: Sequence[int]) -> float:
+    """Bits a token after zlib. Tokens are numbered by how common they are, so that few of them need a second byte."""
+    number = {token: rank for rank, (token, _) in enumerate(Counter(tokens).most_common())}
+    text = "".join(chr(number[token]) for token in tokens)
+    return 8 * len(zlib.compress(text.encode("utf-8", "surrogatepass"), 9)) / len(tokens)
 
 
 def _thought_length(reasoner: Reasoner, ids: Sequence[int]) -> int:

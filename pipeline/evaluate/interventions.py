@@ -96,14 +96,16 @@ def interventions(own: Answers, seed: int) -> Iterator[Intervention]:
     """Every intervention on a model's own latents.
 
     `put back` changes nothing and shows that the machinery does not. Two need more than one of something: `swap` two
-    problems with different answers, `shuffle` and `keep` two latents.
+    problems with different answers, `swap t alone`, `shuffle` and `keep t` two latents.
     """
     latents, counts = own.latents, own.counts
-    every = np.arange(len(latents))
+    every, most = np.arange(len(latents)), int(counts.max())
     yield Intervention("put back", every, latents)
     rows, donors = derange([problem.answer for problem in own.problems], counts.tolist(), seed)
     if len(rows):
         yield Intervention("swap", rows, latents[donors], donors)
+        for place in range(most if most > 1 else 0):
+            yield Intervention(f"swap {place + 1} alone", rows, alone(latents[donors], place), donors)
     yield Intervention("zero", every, torch.zeros_like(latents))
     mean = mean_of_places(latents, counts)
     yield Intervention("mean", every, mean)
@@ -111,7 +113,7 @@ def interventions(own: Answers, seed: int) -> Iterator[Intervention]:
     several = (counts > 1).numpy().nonzero()[0]
     if len(several):
         yield Intervention("shuffle", several, shuffled(latents[several], counts[several], seed))
-    for kept in range(1, latents.size(1)):
+    for kept in range(1, most):
         yield Intervention(f"keep {kept}", every, torch.cat([latents[:, :kept], mean[:, kept:]], 1))
 
 
@@ -140,6 +142,13 @@ def derange(answers: Sequence[str], counts: Sequence[int], seed: int) -> tuple[n
         rows += circle
         donors += np.roll(circle, -max(map(len, groups.values()))).astype(int).tolist()
     return np.array(rows, dtype=int), np.array(donors, dtype=int)
+
+
+def alone(latents: Tensor, place: int) -> Tensor:
+    """Latents (P, L, d) of which only those of a place are given; the model makes the others itself."""
+    result = torch.full_like(latents, torch.nan)
+    result[:, place] = latents[:, place]
+    return result
 
 
 def mean_of_places(latents: Tensor, counts: Tensor) -> Tensor:

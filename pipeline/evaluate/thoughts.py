@@ -66,7 +66,7 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
     config, latents = reasoner.config, own.latents
     found, sensitivities = [], sensitivity(reasoner, own)
     read = lens_hits(reasoner, own)
-    for place in range(latents.size(1)):
+    for place in range(int(own.counts.max())):
         here = latents[own.counts > place, place : place + 1]  # (n, 1, d)
         total, pairs = cosine_sums(here, torch.zeros(len(here), dtype=torch.long)).tolist()
         hits = read[place]
