@@ -39,7 +39,7 @@ class Probe:
     Attributes:
         accuracy: Of unseen problems.
         majority: Accuracy of always naming the most common result.
-        shuffled: Accuracy of the same probe fitted to the results of other problems.
+        shuffled: Accuracy of the same probe where every problem has the result of another: what fitting alone gives.
         entropy: H(step) in bits, of the results as they occur (an underestimate, by about (classes − 1) / 2n nats).
         bits: Lower bound on the information in bits, at least 0.
         classes: Different results, rare ones counted as one.
@@ -104,8 +104,8 @@ def _probe(
     folds = rng.permutation(len(labels)) % FOLDS
     logprobs = held_out_logprobs(inputs, labels, folds)  # (n, C)
     right = logprobs.argmax(1) == labels
-    # The control is fitted to shuffled results and asked about the true ones.
-    shuffled = held_out_logprobs(inputs, labels, folds, rng.permutation(labels))
+    others = rng.permutation(labels)
+    shuffled = held_out_logprobs(inputs, others, folds).argmax(1) == others
     frequency = np.bincount(labels) / len(labels)
     frequency = frequency[frequency > 0]
     entropy = float(-(frequency * np.log2(frequency)).sum())
@@ -117,26 +117,23 @@ def _probe(
         step,
         accuracy=Mean.of(right, resamples),
         majority=float(frequency.max()),
-        shuffled=float((shuffled.argmax(1) == labels).mean()),
+        shuffled=float(shuffled.mean()),
         entropy=entropy,
         bits=Mean(max(bits.value, 0.0), (max(low, 0.0), max(high, 0.0)), bits.n),
         classes=len(frequency),
     )
 
 
-def held_out_logprobs(
-    inputs: Tensor, labels: np.ndarray, folds: np.ndarray, fitted: np.ndarray | None = None
-) -> np.ndarray:
+def held_out_logprobs(inputs: Tensor, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Log-probabilities in nats (n, C) of each class, each row by a probe that was fitted without the row's fold.
 
     Args:
         inputs: (n, d).
         labels: (n,) classes.
         folds: (n,) fold of each row.
-        fitted: (n,) what the probe is fitted to in place of `labels`.
     """
     number = int(labels.max()) + 1
-    target = torch.from_numpy(labels if fitted is None else fitted)
+    target = torch.from_numpy(labels)
     result = torch.zeros(len(labels), number)
     for fold in np.unique(folds):
         test = torch.from_numpy(folds == fold)
