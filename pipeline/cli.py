@@ -114,9 +114,7 @@ def audit(
     overrides: Overrides = None,
     control: Annotated[Path | None, typer.Option(help="Checkpoint of a pause control, or a run with one.")] = None,
     problems: Annotated[int, typer.Option(min=2, help="Evaluation problems to answer.")] = 500,
-    guess: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Accuracy of a guess, where questions name candidates.")
-    ] = None,
+    guess: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Accuracy of a guess.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the audit as JSON.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
 ) -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from audit_models import SETTINGS, WORDS, Ignoring, copying, next_word, word_problems
+from audit_models import SETTINGS, WORDS, Ignoring, copying, next_word, word_problem, word_problems
 from reference import thought
 
-from neuralese.pipeline.evaluate.counterfactual import measure_counterfactual
+from neuralese.pipeline.evaluate.counterfactual import Counterfactual, Transplant, measure_counterfactual
 from neuralese.pipeline.evaluate.gates import Comparison, Gate, judge, verdict
 from neuralese.pipeline.evaluate.interventions import (
     Effect,
@@ -163,6 +163,35 @@ def test_questions_without_a_change_are_left_out():
 
     assert measure_counterfactual(reasoner, own, some, SETTINGS, 0).every.lead.n == 6
     assert measure_counterfactual(reasoner, own, lambda problem: None, SETTINGS, 0) is None
+
+
+def test_pairs_are_known_where_both_questions_are_answered_right():
+    reasoner = copying()
+    word = reasoner.tokenizer.convert_tokens_to_ids
+    with torch.no_grad():  # q4 is answered with a7
+        reasoner.model.lm_head.weight[word("a7"), word("q4")] = 2.0
+    own = answer(reasoner, [word_problem(number) for number in range(WORDS)], SETTINGS)
+    assert own.right.tolist() == [number != 4 for number in range(WORDS)]
+    found = measure_counterfactual(reasoner, own, next_word, SETTINGS, 0)
+    assert (found.every.lead.n, found.known.lead.n) == (WORDS, WORDS - 2)  # without q3 -> q4 and q4 -> q5
+    assert found.every.follow.value == pytest.approx(11 / 12) and found.every.neither == pytest.approx(1 / 12)
+    assert found.changed.value == found.original.value == pytest.approx(11 / 12) and found.known.follow.value == 1
+
+
+@pytest.mark.parametrize(
+    ("follow", "stay", "pairs", "passed"),
+    [(90, 10, 100, True), (52, 48, 100, False), (45, 5, 100, False), (51, 10, 100, True), (15, 0, 15, None)],
+)
+def test_most_answers_must_follow_and_more_than_stay(follow, stay, pairs, passed):
+    follows, stays = np.arange(pairs) < follow, np.arange(pairs) >= pairs - stay
+    values = (follows, stays, follows.astype(float) - stays)
+    transplant = Transplant(*(Mean.of(value, 500) for value in values))
+    found = Counterfactual(Mean.of(follows, 5), Mean.of(follows, 5), transplant, transplant)
+    gate = judge({}, found, None, 0.0)[2]
+    assert gate.passed is passed
+    assert passed is not None or gate.because == "15 pairs are answered right on both sides, 20 are needed"
+    nothing = Counterfactual(found.original, found.changed, transplant, None)
+    assert judge({}, nothing, None, 0.0)[2].passed is None
 
 
 def effect(own, under):

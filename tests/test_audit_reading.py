@@ -106,6 +106,16 @@ def test_lens_hits_count_the_first_token_of_the_step_that_a_latent_stands_for():
     assert reading.decoded is None and decoder_accuracy(reasoner, own, 50) is None
 
 
+def test_several_latents_stand_for_a_step():
+    reasoner = copying(num_latents=5, latents_per_step=2)
+    word = reasoner.tokenizer.convert_tokens_to_ids
+    with torch.no_grad():
+        reasoner.model.lm_head.weight[word("s1"), word("q1")] = 2.0
+        reasoner.model.lm_head.weight[word("t2"), word("q2")] = 2.0
+    hits = lens_hits(reasoner, answer(reasoner, [word_problem(1), word_problem(2)], SETTINGS))
+    assert hits == [[True, False], [True, False], [False, True], [False, True], []]  # the fifth stands for no step
+
+
 def test_sensitivity_is_the_derivative_through_all_later_latents(reasoner):
     problem = word_problem(0)
     own = answer(reasoner, [type(problem)(q, (), "5") for q in ("3 + 4 =", "6 - 5 * 2 =")], SETTINGS)
