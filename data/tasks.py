@@ -59,7 +59,9 @@ def generate_task(name: str, options: Mapping[str, Any], size: int, split: str, 
     return _GENERATORS[task](task(**options), size, split, seed)
 
 
-def change_one(name: str, options: Mapping[str, Any], problem: Problem, seed: int) -> Problem | None:
+def change_one(
+    name: str, options: Mapping[str, Any], problem: Problem, seed: int, within: int | None = None
+) -> Problem | None:
     """Return the problem with one operand or one edge of its question changed, such that no right answer stays right.
 
     One of the same split where it is found among the first few, so that a question of the evaluation split is not
@@ -68,10 +70,13 @@ def change_one(name: str, options: Mapping[str, Any], problem: Problem, seed: in
 
     Args:
         name: the task that the problem comes from, with its `options`, as for `generate_task`.
+        within: one of the first so many steps differs; None: any.
     """
     kind = TASKS[name]
     rng = random.Random(f"{seed} {problem.question}")  # noqa: S311 (reproducible, no secret)
-    found = list(islice(_CHANGES[kind](kind(**options), problem, rng), _MOST_CHANGES))
+    changed = _CHANGES[kind](kind(**options), problem, rng)
+    fitting = (other for other in changed if within is None or other.steps[:within] != problem.steps[:within])
+    found = list(islice(fitting, _MOST_CHANGES))
     split = split_of(problem.question)
     return next((one for one in found if split_of(one.question) == split), found[0] if found else None)
 

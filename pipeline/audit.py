@@ -12,6 +12,7 @@ from ..data.problem import Problem
 from ..data.tasks import change_one, guess_share
 from .evaluate.audit import PAUSE, AuditError, Question, Subject, audit, check_control, check_subject, write_audit
 from .evaluate.audit_table import print_audit
+from .latent.config import LatentConfig
 from .latent.latentize import has_supervision
 from .loading import load_reasoner
 from .measure import find_checkpoints, run_folder, writable
@@ -63,7 +64,7 @@ def audit_folder(
         raise AuditError("An audit needs at least 2 evaluation problems, of which latents can be swapped.")
     task = recipe.data.eval.task
     floor = guess_share(task, problems) if guess is None else guess
-    asked = Question(problems, evaluation[: PROBED * count], floor, _change(recipe))
+    asked = Question(problems, evaluation[: PROBED * count], floor, _change(recipe, subject.reasoner.config))
     found = audit(subject, compared, text, asked, recipe.evaluate, recipe.seed)
     if state.is_main_process:
         write_audit(target, found)
@@ -112,8 +113,10 @@ def _control_checkpoint(control: Path, recipe: Recipe) -> Path:
     return found
 
 
-def _change(recipe: Recipe) -> Callable[[Problem], Problem | None] | None:
+def _change(recipe: Recipe, section: LatentConfig) -> Callable[[Problem], Problem | None] | None:
+    """Changes that alter a step which the latents stand for: those of later steps alone are the text's to follow."""
     source = recipe.data.eval
     if source.task is None:
         return None
-    return partial(change_one, source.task, source.options, seed=recipe.seed)
+    steps = max(1, section.num_latents // section.latents_per_step)
+    return partial(change_one, source.task, source.options, seed=recipe.seed, within=steps)

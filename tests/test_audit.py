@@ -48,7 +48,7 @@ def test_a_run_is_audited_at_its_last_stage_with_latents(finished, whole):
         "put back", "swap", "swap 1 alone", "swap 2 alone", "zero", "mean", "noise", "shuffle", "keep 1",
     ]  # fmt: skip
     assert effects["put back"]["unchanged"]["value"] == 1.0
-    assert len(found["places"]) == 2 and found["decoder"] is None
+    assert len(found["places"]) == 2 and found["decoder"] is None and found["written"] >= 0
     task = {"modulus": 5, "num_operations": 2}
     problems = generate_task("chain", task, 20, "eval", 0)
     changed = [change_one("chain", task, problem, 0) for problem in problems]
@@ -121,6 +121,27 @@ def test_a_checkpoint_outside_a_run_needs_a_recipe(capsys, finished, tmp_path):
     assert_one_paragraph(one, "An audit needs at least 2 evaluation problems")
 
 
+def test_data_of_a_file_has_no_counterfactual(capsys, finished, tmp_path):
+    rows = [
+        {
+            "question": f"{a} + {b} * 2 =",
+            "steps": [str((a + b) % 5), str((a + b) * 2 % 5)],
+            "answer": str((a + b) * 2 % 5),
+        }
+        for a in range(5)
+        for b in range(1, 5)
+    ]
+    data, output = tmp_path / "eval.jsonl", tmp_path / "audit.json"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [f"data.eval={{path: '{data}'}}", "evaluate.bootstrap=20", "--output", output]
+    assert neuralese(capsys, "audit", finished[0], *options)[0] == 0
+    found = json.loads(output.read_text())
+    assert found["problems"] == 20 and found["counterfactual"] is None and found["gates"][2]["passed"] is None
+    assert "only generated tasks have them" in found["gates"][2]["because"]
+    effects = {effect["name"]: effect for effect in found["effects"]}
+    assert effects["swap"]["donor"] is not None  # what stands in for it
+
+
 def subjects():
     control = copying(thought_source="pause_multi")
     return Subject("mine", copying()), Subject("pause", control), Subject("text", copying())
@@ -131,6 +152,7 @@ def test_a_model_that_copies_its_latents_is_a_latent_reasoner(capsys, tmp_path):
     asked = Question(problems, word_problems(240), 1 / 12, next_word)
     found = audit(*subjects(), asked, SETTINGS, 0)
     assert found.verdict == "This is a latent reasoner on these problems: it passes every gate."
+    assert found.written == 2  # no marker before the answer: what is written counts as thought
     # Latent t stands for step t of one word, and says which of 12 questions it is.
     assert found.information == pytest.approx(2 * np.log2(12), abs=0.3)
     assert all(probe.bits.value <= np.log2(12) for probe in found.probes) and len(found.probes) == 4

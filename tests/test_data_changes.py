@@ -53,6 +53,14 @@ def test_every_number_of_a_chain_may_change():
     assert len(changed) == 6 + 8 + 7
 
 
+def test_changes_may_be_kept_to_the_first_steps():
+    for problem in generate_task("chain", {}, 40, "eval", 0):
+        other = change_one("chain", {}, problem, 0, within=1)
+        assert problem.question.split()[3:] == other.question.split()[3:] and other.steps[0] != problem.steps[0]
+    problem = Problem("1 + 4 * 5 =", ("0", "0"), "0")
+    assert change_one("chain", {"modulus": 5, "num_operations": 2}, problem, 0, within=1) is None
+
+
 def reaches(edges, start, goal):
     known = {start}
     for _ in edges:

@@ -20,7 +20,7 @@ from ..reasoner import Reasoner
 from ..sections import EvaluateSection
 from .counterfactual import Change, Counterfactual, measure_counterfactual
 from .gates import Comparison, Gate, judge, verdict
-from .information import TextThought, measure_text
+from .information import TextThought, measure_text, thought_length
 from .interventions import Answers, Effect, answer, interventions, measure_effect
 from .metrics import Mean
 from .probes import Probe, probe_steps
@@ -66,6 +66,8 @@ class Audit:
     Attributes:
         problems: How many problems were answered.
         accuracy: Greedy accuracy of the model on its own.
+        written: Mean tokens that it writes between its latents and the answer: 0 where latents are the whole thought,
+            more after a curriculum that was stopped.
         effects: Each intervention on all latents of a thought.
         information: Sum over the steps of the bits that the latent standing for a step says about it; None: no latent
             stands for a step that was probed.
@@ -78,6 +80,7 @@ class Audit:
     problems: int
     floor: float
     accuracy: Mean
+    written: float
     effects: list[Effect]
     counterfactual: Counterfactual | None
     comparison: Comparison | None
@@ -170,6 +173,7 @@ def audit(
         problems=len(problems),
         floor=question.floor,
         accuracy=Mean.of(own.right, settings.bootstrap, seed),
+        written=float(np.mean([thought_length(reasoner, row) for row in own.token_ids])),
         effects=list(effects.values()),
         counterfactual=changed,
         comparison=compared,

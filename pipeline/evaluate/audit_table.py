@@ -26,6 +26,8 @@ def print_audit(found: Audit) -> None:
         f"a guess is right for {found.floor:.3f}",
         highlight=False,
     )
+    if found.written:
+        console.print(f"Text         {found.written:.1f} tokens between latents and answer", highlight=False)
     console.print(_interventions(found))
     if found.counterfactual is not None:
         console.print(_counterfactual(found))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...data.problem import Problem
 from ..reasoner import Reasoner
 from ..score import is_right
@@ -73,16 +75,15 @@ def measure_counterfactual(
     theirs = answer(reasoner, others, settings)
     mixed = answer(reasoner, originals, settings, theirs.latents)
     follow = is_right(settings.scorer, others, [[text] for text in mixed.texts])[:, 0]
-    known = own.right[rows] & theirs.right
-
-    def transplant(chosen: slice | object) -> Transplant:
-        follows, stays = follow[chosen], mixed.right[chosen]  # type: ignore[index]
-        values = (follows, stays, follows.astype(float) - stays)
-        return Transplant(*(Mean.of(value, settings.bootstrap, seed) for value in values))
-
+    stay, known = mixed.right, own.right[rows] & theirs.right
     return Counterfactual(
         original=Mean.of(own.right[rows], settings.bootstrap, seed),
         changed=Mean.of(theirs.right, settings.bootstrap, seed),
-        every=transplant(slice(None)),
-        known=transplant(known) if known.any() else None,
+        every=_transplant(follow, stay, settings, seed),
+        known=_transplant(follow[known], stay[known], settings, seed) if known.any() else None,
     )
+
+
+def _transplant(follow: np.ndarray, stay: np.ndarray, settings: EvaluateSection, seed: int) -> Transplant:
+    values = (follow, stay, follow.astype(float) - stay)
+    return Transplant(*(Mean.of(value, settings.bootstrap, seed) for value in values))

@@ -64,7 +64,7 @@ def measure_text(
         batch_size=settings.batch_size,
     )
     texts, ids = [s.texts[0] for s in samples], [s.token_ids[0] for s in samples]
-    lengths = [_thought_length(reasoner, row) for row in ids]
+    lengths = [thought_length(reasoner, row) for row in ids]
     if not sum(lengths):
         return None
     thoughts = [row[:length] for row, length in zip(ids, lengths, strict=True)]
@@ -91,7 +91,7 @@ def compressed_bits(tokens: Sequence[int]) -> float:
     return 8 * min(len(compress(data)) for compress in (zlib.compress, bz2.compress, lzma.compress)) / len(tokens)
 
 
-def _thought_length(reasoner: Reasoner, ids: Sequence[int]) -> int:
+def thought_length(reasoner: Reasoner, ids: Sequence[int]) -> int:
     """Tokens before the marker of the answer; all of them where the answer never came."""
     text = ""
     for length, piece in enumerate(reasoner.tokenizer.batch_decode([[token] for token in ids])):
