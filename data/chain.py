@@ -4,7 +4,8 @@ The steps are the running values ("22", "4", "27" for that question modulo 31); 
 steps are words separated by single spaces, so that each word can be one token.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 
@@ -75,6 +76,20 @@ def generate(task: ChainTask, size: int, split: Split, seed: int) -> list[Proble
     return [_problem(task, start, pairs) for start, pairs in chains]
 
 
+def changes(task: ChainTask, problem: Problem, rng: random.Random) -> Iterator[Problem]:
+    """Yield the problem with its start or one operand changed, such that the answer differs, in random order."""
+    start, *rest = problem.question.removesuffix(" =").split(" ")
+    pairs = [f"{operator} {operand}" for operator, operand in zip(rest[::2], rest[1::2], strict=True)]
+    changed = [(other, pairs) for other in range(task.modulus) if other != int(start)]
+    for place, pair in enumerate(pairs):
+        others = [other for other in _pairs(task) if other[0] == pair[0] and other != pair]
+        changed += [(int(start), [*pairs[:place], other, *pairs[place + 1 :]]) for other in others]
+    for one in rng.sample(changed, len(changed)):
+        candidate = _problem(task, *one)
+        if candidate.answer != problem.answer:
+            yield candidate
+
+
 def _enumerate(task: ChainTask) -> Iterator[Chain]:
     return product(range(task.modulus), product(_pairs(task), repeat=task.num_operations))
 
@@ -88,7 +103,7 @@ def _question(start: int, pairs: Iterable[str]) -> str:
     return f"{start} {' '.join(pairs)} ="
 
 
-def _problem(task: ChainTask, start: int, pairs: tuple[str, ...]) -> Problem:
+def _problem(task: ChainTask, start: int, pairs: Sequence[str]) -> Problem:
     value, steps = start, []
     for pair in pairs:
         operator, operand = pair.split(" ")

@@ -9,11 +9,12 @@ most branches miss the goal. Going backward every branch ends at a source: at th
 """
 
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
 from .errors import DataError
-from .graphs import Edge, count_shortest_paths, distances, draw_shortest_path, neighbours
+from .graphs import Edge, bridges, count_shortest_paths, distances, draw_shortest_path, neighbours
 from .problem import Problem
 from .splits import Split, check_integer, draw_different, seeded
 
@@ -94,11 +95,37 @@ def _draw_problem(task: GraphPathTask, rng: random.Random) -> Problem:
         successors, predecessors = neighbours(edges, task.num_nodes)
         distance = distances(successors, start)
         if count_shortest_paths(predecessors, distance).get(goal, 0) >= task.min_paths:
-            path = draw_shortest_path(predecessors, distance, goal, rng)
-            return Problem(
-                question=f"{' '.join(f'{a}>{b}' for a, b in edges)} [S] {start} [G] {goal}",
-                steps=tuple(map(str, path[-2:0:-1])),
-                answer=" ".join(map(str, path)),
-                extra={"edges": [list(edge) for edge in edges], "start": start, "goal": goal},
-            )
+            return _problem(edges, draw_shortest_path(predecessors, distance, goal, rng))
     raise DataError(f"{task} gave no problem in {_MOST_GRAPHS} graphs. Raise num_edges, or lower min_paths.")
+
+
+def _problem(edges: Sequence[Edge], path: Sequence[int]) -> Problem:
+    start, goal = path[0], path[-1]
+    return Problem(
+        question=f"{' '.join(f'{a}>{b}' for a, b in edges)} [S] {start} [G] {goal}",
+        steps=tuple(map(str, path[-2:0:-1])),
+        answer=" ".join(map(str, path)),
+        extra={"edges": [list(edge) for edge in edges], "start": start, "goal": goal},
+    )
+
+
+def changes(task: GraphPathTask, problem: Problem, rng: random.Random) -> Iterator[Problem]:
+    """Yield the problem with one edge that begins elsewhere, such that no right answer stays right, in random order.
+
+    Every path of the problem goes through the edge that is changed, and every path of the changed one through the new
+    edge. It begins at a node as far from the start as before, so paths stay as long. Some problems have no such edge.
+    """
+    edges: list[Edge] = [(a, b) for a, b in problem.extra["edges"]]
+    start, goal = problem.extra["start"], problem.extra["goal"]
+    distance = distances(neighbours(edges, task.num_nodes)[0], start)
+    changed = [
+        [*edges[:index], (other, edges[index][1]), *edges[index + 1 :]]
+        for index in bridges(edges, task.num_nodes, start, goal)
+        for other, away in distance.items()
+        if away == distance[edges[index][0]] and (other, edges[index][1]) not in edges
+    ]
+    for candidate in rng.sample(changed, len(changed)):
+        successors, predecessors = neighbours(candidate, task.num_nodes)
+        away = distances(successors, start)
+        if goal in away:
+            yield _problem(candidate, draw_shortest_path(predecessors, away, goal, rng))

@@ -28,6 +28,16 @@ def distances(successors: Sequence[Sequence[int]], start: int) -> dict[int, int]
     return found
 
 
+def bridges(edges: Sequence[Edge], num_nodes: int, start: int, goal: int) -> list[int]:
+    """Return the indices of the edges without which no path leads from `start` to `goal`."""
+    found = []
+    for index in range(len(edges)):
+        successors, _ = neighbours([*edges[:index], *edges[index + 1 :]], num_nodes)
+        if goal not in distances(successors, start):
+            found.append(index)
+    return found
+
+
 def count_shortest_paths(predecessors: Sequence[Sequence[int]], distance: dict[int, int]) -> dict[int, int]:
     """Return the number of shortest paths to each node that can be reached.
 

@@ -11,14 +11,14 @@ follow edges, not how to read them.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from .errors import DataError, shown
-from .graphs import Edge, distances, draw_shortest_path, neighbours
+from .graphs import Edge, bridges, distances, draw_shortest_path, neighbours
 from .problem import Problem, parse_problem
 from .splits import Split, check_choice, check_integer, draw_different, seeded
 
@@ -174,23 +174,24 @@ def _choose(task: ProsQATask, leaves: Sequence[dict[int, int]], rng: random.Rand
     return root, rng.choice(ends[root]), rng.choice(others)
 
 
+def _sentence(names: Sequence[str], edge: Edge) -> str:
+    """An edge in words; persons have names of their own, concepts are what every one of them is."""
+    start, end = edge
+    return f"{names[start] if names[start] in PERSONS else f'Every {names[start]}'} is a {names[end]}."
+
+
 def _text(task: ProsQATask, graph: _Graph, rng: random.Random) -> Problem:
     parentless = set(range(graph.num_nodes)) - {node for _, node in graph.edges}
     persons = iter(rng.sample(PERSONS, len(parentless)))
     concepts = iter(rng.sample(CONCEPTS, graph.num_nodes - len(parentless)))
     names = [next(persons if node in parentless else concepts) for node in range(graph.num_nodes)]
-
-    def sentence(start: int, end: int) -> str:
-        subject = names[start] if start in parentless else f"Every {names[start]}"
-        return f"{subject} is a {names[end]}."
-
     root, target = graph.path[0], graph.path[-1]
-    facts = [sentence(*edge) for edge in rng.sample(graph.edges, len(graph.edges))]
+    facts = [_sentence(names, edge) for edge in rng.sample(graph.edges, len(graph.edges))]
     first, second = rng.sample([names[target], names[graph.negative]], 2)
     return Problem(
         question=f"{' '.join(facts)} Is {names[root]} a {first} or {second}?",
-        steps=tuple(sentence(*edge) for edge in pairwise(graph.path)),
-        answer=sentence(root, target),
+        steps=tuple(_sentence(names, edge) for edge in pairwise(graph.path)),
+        answer=_sentence(names, (root, target)),
         extra={**_columns(graph.edges, root, target, graph.negative), "idx_to_symbol": names},
     )
 
@@ -206,14 +207,56 @@ def _in_numbers(form: str, edges: Sequence[Edge], nodes: Sequence[int], negative
     """A problem whose nodes are numbers; `nodes` leads from the root to the answer."""
     root, *path = nodes
     first, second = rng.sample([path[-1], negative], 2)
-    written = [f"{start} {end}" if form == "symbolic" else f"{start}>{end}" for start, end in edges]
-    facts = (" | " if form == "symbolic" else " ").join(written)
     return Problem(
-        question=f"{facts} [Q] {first} {second} [R] {root}",
+        question=f"{_facts(form, edges)} [Q] {first} {second} [R] {root}",
         steps=tuple(map(str, path)),
         answer=str(path[-1]),
         extra=_columns(edges, root, path[-1], negative),
     )
+
+
+def _facts(form: str, edges: Sequence[Edge]) -> str:
+    written = [f"{start} {end}" if form == "symbolic" else f"{start}>{end}" for start, end in edges]
+    return (" | " if form == "symbolic" else " ").join(written)
+
+
+def changes(task: ProsQATask, problem: Problem, rng: random.Random) -> Iterator[Problem]:
+    """Yield the problem with one edge that leads elsewhere, such that the other candidate becomes the answer.
+
+    All ways to the answer went through the edge; now it leads to the other candidate or a node above it. Those whose
+    number of steps is nearest to the problem's come first, equal ones in random order. Some problems have no such edge.
+    """
+    edges: list[Edge] = [(a, b) for a, b in problem.extra["edges"]]
+    root, target, negative = (problem.extra[name] for name in ("root", "target", "neg_target"))
+    num_nodes = 1 + max(max(edge) for edge in edges)
+    predecessors = neighbours(edges, num_nodes)[1]
+    # A node without parents stays so: in the text form it is a person.
+    above = [node for node in distances(predecessors, negative) if predecessors[node]]
+    found = []
+    for index in bridges(edges, num_nodes, root, target):
+        for node in above:
+            changed = [*edges[:index], (edges[index][0], node), *edges[index + 1 :]]
+            successors, before = neighbours(changed, num_nodes)
+            away = distances(successors, root)
+            if negative in away and target not in away:
+                found.append((index, changed, draw_shortest_path(before, away, negative, rng)))
+    rng.shuffle(found)
+    for index, changed, path in sorted(found, key=lambda one: abs(len(one[2]) - 1 - len(problem.steps))):
+        yield _changed(task.form, problem, edges[index], changed, path)
+
+
+def _changed(form: str, problem: Problem, old: Edge, edges: Sequence[Edge], path: Sequence[int]) -> Problem:
+    """The problem with other edges, in one of which the edge `old` has changed; `path` leads to the new answer."""
+    root, target, negative = path[0], path[-1], problem.extra["target"]
+    extra = {**problem.extra, **_columns(edges, root, target, negative)}
+    if form == "text":
+        names = problem.extra["idx_to_symbol"]
+        new = next(edge for edge in edges if edge not in map(tuple, problem.extra["edges"]))
+        question = problem.question.replace(_sentence(names, old), _sentence(names, new), 1)
+        steps = tuple(_sentence(names, edge) for edge in pairwise(path))
+        return Problem(question, steps, _sentence(names, (root, target)), extra)
+    rest = problem.question[problem.question.index(" [Q] ") :]
+    return Problem(f"{_facts(form, edges)}{rest}", tuple(map(str, path[1:])), str(target), extra)
 
 
 def parse_symbolic(row: dict[str, Any], where: str) -> Problem:

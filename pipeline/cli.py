@@ -146,6 +146,25 @@ def reward_model(
 
 
 @app.command()
+def audit(
+    folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint with latents.")],
+    overrides: Overrides = None,
+    control: Annotated[Path | None, typer.Option(help="Checkpoint of a pause control, or a run with one.")] = None,
+    problems: Annotated[int, typer.Option(min=2, help="Evaluation problems to answer.")] = 500,
+    guess: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Accuracy of a guess.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write the audit as JSON.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
+) -> None:
+    """Ask whether a model's answers are made of its latents, and what its latents say."""
+    quiet()
+    from .audit import audit_folder
+    from .run import leave_processes
+
+    audit_folder(folder, overrides or [], control, problems, guess, output, recipe)
+    leave_processes()
+
+
+@app.command()
 def sample(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
     question: Annotated[str, typer.Argument(help="A question of the kind the model was trained for.")],

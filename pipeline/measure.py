@@ -36,7 +36,7 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
     """
     state = join_processes()
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
-    target = _writable(output or folder / "eval.json")
+    target = writable(output or folder / "eval.json")
     problems = load_evaluation(recipe)
     rows: list[Measurement] = []
     for name, checkpoint in checkpoints.items():
@@ -58,17 +58,14 @@ def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | Non
     """
     if not folder.is_dir():
         raise RunError(f"There is no folder {folder}. Name a run folder or a checkpoint.")
-    found = recipe_path or next(
-        (
-            parent / "recipe.yaml"
-            for parent in (folder, *folder.resolve().parents[:3])  # run/stage/final, or run/stage/part/final
-            if (parent / "recipe.yaml").is_file()
-        ),
-        None,
-    )
-    if found is None:
-        raise RunError(f"{folder} lies in no run folder. Give the recipe that says what to measure on with --recipe.")
-    recipe = load_recipe(found, overrides)
+    if recipe_path is None:
+        run = run_folder(folder)
+        if run is None:
+            raise RunError(
+                f"{folder} lies in no run folder. Give the recipe that says what to measure on with --recipe."
+            )
+        recipe_path = run / "recipe.yaml"
+    recipe = load_recipe(recipe_path, overrides)
     load_plugins(recipe.plugins)
     if (folder / "recipe.yaml").is_file():
         checkpoints = trained_stages(recipe, folder)
@@ -81,7 +78,18 @@ def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | Non
     return recipe, checkpoints
 
 
-def _writable(target: Path) -> Path:
+def run_folder(folder: Path) -> Path | None:
+    """The run that a folder is, or that it is a checkpoint of; None for any other folder."""
+    parents = (folder, *folder.resolve().parents[:3])  # run/stage/final, or run/stage/part/final
+    return next((parent for parent in parents if (parent / "recipe.yaml").is_file()), None)
+
+
+def writable(target: Path) -> Path:
+    """The file itself.
+
+    Raises:
+        RunError: Its folder does not exist.
+    """
     if not target.parent.is_dir():
         raise RunError(f"There is no folder {target.parent} to write the results to.")
     return target
@@ -141,7 +149,7 @@ def calibrate(
     for spec in specs:
         parse_noise(spec)
     name = next((stage for stage in ("curriculum", *checkpoints) if stage in checkpoints), "")
-    target = _writable(output or folder / "calibration.json")
+    target = writable(output or folder / "calibration.json")
     count = recipe.evaluate.num_samples
     sampling = [SamplingSection(noise=spec, temperature=temperature) for spec in specs]
     settings = recipe.evaluate.model_copy(update={"sampling": sampling, "k": sorted({1, count})})

@@ -16,7 +16,7 @@ LAYERS = [
     ["pipeline.train", "pipeline.evaluate"],
     ["pipeline.validate"],
     ["pipeline.run", "pipeline.preview"],
-    ["pipeline.check", "pipeline.measure"],
+    ["pipeline.audit", "pipeline.check", "pipeline.measure"],
     ["pipeline.cli"],
 ]  # fmt: skip
 

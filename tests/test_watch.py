@@ -9,8 +9,9 @@ from test_grpo import make_trainer
 from transformers import TrainerControl, TrainerState
 
 from neuralese.pipeline.latent.generate import Rollouts
+from neuralese.pipeline.latent.geometry import cosine_sums
 from neuralese.pipeline.train.alarms import PATIENCE, AlarmCallback, all_alarms
-from neuralese.pipeline.train.watch import cosine_sums, reward_metrics, thought_metrics
+from neuralese.pipeline.train.watch import reward_metrics, thought_metrics
 
 
 def drawn(latents, answers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import comb
 
 import numpy as np
@@ -85,3 +86,23 @@ def bootstrap_ci(values: np.ndarray, resamples: int, seed: int = 0) -> tuple[flo
     means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over problems.
+
+    Attributes:
+        ci95: Bootstrap interval over problems.
+        n: Problems.
+    """
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+    @classmethod
+    def of(cls, values: np.ndarray, resamples: int, seed: int = 0) -> Mean:
+        """Of values (P,), at least one; booleans give a share."""
+        values = np.asarray(values, dtype=np.float64)
+        return cls(float(values.mean()), bootstrap_ci(values, resamples, seed), len(values))

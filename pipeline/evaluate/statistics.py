@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
+from .metrics import bootstrap_ci
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -32,13 +34,11 @@ class Difference:
 def paired_difference(a: np.ndarray, b: np.ndarray, resamples: int, seed: int = 0) -> Difference:
     """Compares values (P,) of two models on the same problems."""
     change = b.astype(float) - a.astype(float)
-    rng = np.random.default_rng(seed)
-    means = change[rng.integers(len(change), size=(resamples, len(change)))].mean(1)
-    low, high = (float(bound) for bound in np.quantile(means, [0.025, 0.975]))
+    value, ci95 = float(change.mean()), bootstrap_ci(change, resamples, seed)
     if not np.isin(np.concatenate([a, b]), [0, 1]).all():
-        return Difference(float(change.mean()), (low, high))
+        return Difference(value, ci95)
     only_a, only_b = int((change < 0).sum()), int((change > 0).sum())
-    return Difference(float(change.mean()), (low, high), mcnemar(only_a, only_b), only_a, only_b)
+    return Difference(value, ci95, mcnemar(only_a, only_b), only_a, only_b)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

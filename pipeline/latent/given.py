@@ -20,7 +20,8 @@ class Replacement(Noise):
     """Other latents in place of those that the model makes: an intervention, in the form of a noise.
 
     Attributes:
-        latents: (R, L, d); seed r of a sample names the row that it gets.
+        latents: (R, L, d); seed r of a sample names the row that it gets. Where they are NaN the model's own stay,
+            made anew from what comes before them.
     """
 
     kind = "replacement"
@@ -32,7 +33,7 @@ class Replacement(Noise):
         return self.latents[seed, :num_latents].float().cpu()
 
     def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
-        return epsilon.to(thought.latent.dtype)
+        return torch.where(epsilon.isnan(), thought.latent, epsilon.to(thought.latent.dtype))
 
 
 @dataclass

@@ -74,6 +74,11 @@ def load_modules(model: PreTrainedModel, name: str) -> None:
         raise ModelError(f"The weights of {name!r} do not fit its latent section: {error}") from error
 
 
+def has_supervision(name: str) -> bool:
+    """Whether a checkpoint keeps weights of its supervision, as that of the curriculum does and that of RL does not."""
+    return any(True for _ in _saved(name, ("supervision.",)))
+
+
 def _saved(name: str, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
     """Tensors of a checkpoint folder or hub id whose names begin with one of the prefixes."""
     single = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)

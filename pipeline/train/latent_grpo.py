@@ -16,6 +16,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from ..latent.generate import Sampling, rollout
+from ..latent.geometry import cosine_sums
 from ..latent.latentize import latentize
 from ..latent.value_noise import share_bases
 from ..reasoner import Reasoner
@@ -23,7 +24,7 @@ from .common import inner_model
 from .estimators import Rollout, draw_seeds, max_at_k_advantages, thought_advantages
 from .groups import RESAMPLES, equal_groups, fill_unscored, mixed_share, replace_rows
 from .replay import answer_labels, answer_logps
-from .watch import LatentGradients, averaged, cosine_sums, ratio_metrics, replay_gap, reward_metrics, thought_metrics
+from .watch import LatentGradients, averaged, ratio_metrics, replay_gap, reward_metrics, thought_metrics
 
 
 class LatentGRPOTrainer(GRPOTrainer):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..latent.generate import Rollouts
+from ..latent.geometry import effective_ranks
 from .groups import equal_groups
 
 
@@ -27,27 +28,8 @@ def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float) -> dict
     return {
         "rollout/distinct": distinct,
         "latent/rms": latents.pow(2).mean().sqrt().item() / embedding_rms,
-        "latent/effective_rank": _effective_rank(latents) if latents.isfinite().all() else float("nan"),
+        "latent/effective_rank": effective_ranks(latents).mean().item() if latents.isfinite().all() else float("nan"),
     }
-
-
-def cosine_sums(latents: Tensor, rows: Tensor) -> Tensor:
-    """Sum of the cosines between latents (B, L, d) of two rollouts of a question (B,), and the number of pairs: (2,).
-
-    The cosines are averaged over the places of a latent.
-    """
-    units, rows = torch.nn.functional.normalize(latents.float(), dim=-1), rows.to(latents.device)
-    count = torch.zeros(int(rows.max()) + 1, device=rows.device).index_add(0, rows, torch.ones_like(rows).float())
-    total = units.new_zeros(len(count), *units.shape[1:]).index_add(0, rows, units)  # (questions, L, d)
-    cosines = (total.pow(2).sum(-1) - count[:, None]).sum(0).mean()
-    return torch.stack([cosines, (count * (count - 1)).sum()])
-
-
-def _effective_rank(latents: Tensor) -> float:
-    """exp(entropy of the normalised singular values) of the latents (B, d) at a place, averaged over the places."""
-    values = torch.linalg.svdvals(latents.transpose(0, 1) - latents.mean(0)[:, None])  # (L, min(B, d))
-    shares = values / values.sum(-1, keepdim=True).clamp_min(1e-12)
-    return (-(shares * shares.clamp_min(1e-12).log()).sum(-1)).exp().mean().item()
 
 
 def reward_metrics(rewards: Tensor, answers_per_thought: int) -> dict[str, float]:

@@ -1,0 +1,167 @@
+"""An audit on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .audit import Audit
+from .gates import Gate
+from .metrics import Mean
+
+VERDICTS = {True: "pass", False: "FAIL", None: "not measured"}
+
+
+def print_audit(found: Audit) -> None:
+    """Prints every table of an audit, the verdict last."""
+    console = Console()
+    # A file or a pipe has no width; there the tables must not be cut to that of a terminal.
+    console = console if console.is_terminal else Console(width=150)
+    console.print(f"Checkpoint   {found.checkpoint}", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"Problems     {found.problems}, {found.num_latents} latents each; accuracy {_interval(found.accuracy)}; "
+        f"a guess is right for {found.floor:.3f}",
+        highlight=False,
+    )
+    if found.written:
+        console.print(f"Text         {found.written:.1f} tokens between latents and answer", highlight=False)
+    console.print(_interventions(found))
+    if found.counterfactual is not None:
+        console.print(_counterfactual(found))
+    console.print(_places(found))
+    if found.probes:
+        console.print(_bits(found))
+    _print_information(console, found)
+    console.print(_thoughts(found))
+    console.print(_gates(found.gates))
+    console.print(found.verdict, style="bold", highlight=False)
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> Table:
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _interval(mean: Mean | None) -> str:
+    return "" if mean is None else f"{mean.value:.3f} ({mean.ci95[0]:.2f}-{mean.ci95[1]:.2f})"
+
+
+def _interventions(found: Audit) -> Table:
+    rows = [
+        [
+            e.name,
+            str(e.accuracy.n),
+            _interval(e.accuracy),
+            _interval(e.loss),
+            _interval(e.unchanged),
+            _interval(e.donor),
+        ]
+        for e in found.effects
+    ]
+    return _table(
+        "Other latents in place of the model's own",
+        ["latents", "n", "accuracy", "lost", "answers unchanged", "answers of the donor"],
+        rows,
+        "In brackets: bootstrap 95% intervals over problems. t alone: the model makes those after it anew. keep t: the "
+        "first t stay, the rest are the mean.",
+    )
+
+
+def _counterfactual(found: Audit) -> Table:
+    measured = found.counterfactual
+    assert measured is not None
+    rows = []
+    for name, transplant in (("all", measured.every), ("both answered right", measured.known)):
+        if transplant is not None:
+            shares = [_interval(transplant.follow), _interval(transplant.stay), f"{transplant.neither:.3f}"]
+            rows.append([name, str(transplant.lead.n), *shares])
+    return _table(
+        "The question with the latents of itself with one operand or edge changed",
+        ["pairs", "n", "answer follows", "answer stays", "neither"],
+        rows,
+        f"Accuracy on the questions {_interval(measured.original)}, on the changed ones {_interval(measured.changed)}.",
+    )
+
+
+def _places(found: Audit) -> Table:
+    rows = []
+    for place in found.places:
+        felt = f"{place.sensitivity:.3g}" if place.sensitivity is not None else ""
+        geometry = [f"{place.rms:.2f}", f"{place.cosine:.3f}", f"{place.effective_rank:.1f}"]
+        rows.append([str(place.latent), *geometry, felt, _interval(place.lens)])
+    return _table(
+        "Latents by place",
+        ["latent", "rms", "cosine", "effective rank", "sensitivity, nats", "logit lens reads its step"],
+        rows,
+    )
+
+
+def _bits(found: Audit) -> Table:
+    """Bits by latent and step; beside them what the best latent for each step reaches."""
+    steps = sorted({probe.step for probe in found.probes})
+    latents = sorted({probe.latent for probe in found.probes})
+    by_cell = {(probe.latent, probe.step): probe for probe in found.probes}
+    rows = [
+        [
+            f"latent {latent}",
+            *(f"{by_cell[latent, step].bits.value:.2f}" if (latent, step) in by_cell else "" for step in steps),
+        ]
+        for latent in latents
+    ]
+    best = [max((p for p in found.probes if p.step == step), key=lambda p: p.bits.value) for step in steps]
+
+    def line(name: str, cell: str) -> list[str]:
+        return [name, *(cell.format(p=probe) for probe in best)]
+
+    rows.append(line("entropy of the step", "{p.entropy:.2f}"))
+    rows.append(line("best latent: accuracy", "{p.accuracy.value:.3f}"))
+    rows.append(line("  most common result", "{p.majority:.3f}"))
+    rows.append(line("  shuffled results", "{p.shuffled:.3f}"))
+    return _table(
+        "Linear probes: bits that a latent says about a step, at least",
+        ["", *(f"step {step}" for step in steps)],
+        rows,
+        f"{best[0].accuracy.n} problems, each predicted by a probe fitted to others.",
+    )
+
+
+def _print_information(console: Console, found: Audit) -> None:
+    lines = []
+    if found.information is not None:
+        lines.append(f"Latents      say at least {found.information:.1f} bits about the steps they stand for, in sum")
+    if found.decoder is not None:
+        lines.append(f"Decoder      reads {_interval(found.decoder)} of the steps from their latents")
+    if found.text is not None:
+        text = found.text
+        lines.append(
+            f"Text CoT     {text.tokens:.1f} tokens; next-token entropy {text.entropy:.3f} bits a token given the "
+            f"question, compressed {text.compressed:.2f} bits a token; accuracy {_interval(text.accuracy)} at "
+            f"temperature 1 ({text.checkpoint})"
+        )
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _thoughts(found: Audit) -> Table:
+    rows = []
+    for reading in found.readings:
+        for place, tokens in enumerate(reading.lens):
+            first = place == 0
+            rows.append([reading.question if first else "", str(place + 1), "  ".join(tokens)])
+        steps = " | ".join(reading.steps)
+        rows.append([f"  steps: {steps}", "", f"answer: {' '.join(reading.answer.split())}"])
+        if reading.decoded is not None:
+            rows.append([f"  decoder: {' | '.join(reading.decoded)}", "", ""])
+    return _table("Thoughts under the logit lens", ["question", "latent", "most likely tokens"], rows)
+
+
+def _gates(gates: Sequence[Gate]) -> Table:
+    rows = [[gate.name, VERDICTS[gate.passed], gate.because] for gate in gates]
+    return _table("Verdict", ["gate", "", "because"], rows)
