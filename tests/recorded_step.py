@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from neuralese.pipeline.cli import quiet
+from neuralese.pipeline.terminal import quiet
 
 quiet()
 

@@ -17,6 +17,8 @@ LAYERS = [
     ["pipeline.validate"],
     ["pipeline.run", "pipeline.preview"],
     ["pipeline.audit", "pipeline.check", "pipeline.measure"],
+    ["pipeline.terminal"],
+    ["pipeline.cli_measure"],
     ["pipeline.cli"],
 ]  # fmt: skip
 
