@@ -116,7 +116,9 @@ def test_several_latents_stand_for_a_step():
     assert hits == [[True, False], [True, False], [False, True], [False, True], []]  # the fifth stands for no step
 
 
-def test_sensitivity_is_the_derivative_through_all_later_latents(reasoner):
+@pytest.mark.parametrize("backprop_steps", [None, 1], ids=["all", "trained through one"])
+def test_sensitivity_is_the_derivative_through_all_later_latents(make, backprop_steps):
+    reasoner = make(num_latents=3, backprop_steps=backprop_steps)
     problem = word_problem(0)
     own = answer(reasoner, [type(problem)(q, (), "5") for q in ("3 + 4 =", "6 - 5 * 2 =")], SETTINGS)
     expected = torch.zeros(3)
@@ -140,7 +142,7 @@ def test_sensitivity_is_the_derivative_through_all_later_latents(reasoner):
             expected[place] += leaf.norm() * gradient.norm() / 2
     assert torch.allclose(sensitivity(reasoner, own), expected, rtol=1e-3)
     assert all(parameter.grad is None for parameter in reasoner.model.parameters())
-    assert reasoner.model.latent_watch is None
+    assert reasoner.model.latent_watch is None and reasoner.config.backprop_steps == backprop_steps
 
 
 def test_sensitivity_is_not_measured_where_all_latents_are_made_at_once(make):

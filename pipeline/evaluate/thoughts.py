@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -126,28 +126,35 @@ def sensitivity(reasoner: Reasoner, own: Answers) -> Float[Tensor, " L"] | None:
     """
     if reasoner.config.jacobi_sweeps is not None:
         return None
-    model = reasoner.model
+    model, section = reasoner.model, reasoner.config
     total = torch.zeros(own.latents.size(1))
-    for rows in _batches(len(own.problems)):
-        ids, mask = _prompts(reasoner, own, rows, with_answers=True)
-        written = torch.zeros_like(ids, dtype=torch.bool)
-        for row, index in enumerate(rows):
-            written[row, ids.size(1) - len(own.token_ids[index]) :] = True
-        passes: list[tuple[Tensor, Tensor]] = []
-        model.latent_watch = lambda latent, turn, kept=passes: kept.append((latent, turn))
-        try:
-            with torch.enable_grad():
-                logits = model(input_ids=ids, attention_mask=mask, labels=torch.where(written, ids, IGNORE)).logits
-                logprob = logits.float().log_softmax(-1).gather(1, ids[written][:, None]).sum()
-        finally:
-            model.latent_watch = None
-        gradients = torch.autograd.grad(logprob, [latent for latent, _ in passes])
-        for (latent, turn), gradient in zip(passes, gradients, strict=True):
-            norms = (latent.detach().float().norm(dim=-1) * gradient.float().norm(dim=-1)).cpu()
-            made = (turn >= 0).cpu()
-            total.index_add_(0, turn.cpu()[made], norms[made])
+    model.latent_config = replace(section, backprop_steps=None)  # training may cut the derivative short
+    try:
+        for rows in _batches(len(own.problems)):
+            _add_sensitivities(reasoner, own, rows, total)
+    finally:
+        model.latent_watch, model.latent_config = None, section
     having = (own.counts[:, None] > torch.arange(len(total))).sum(0)
     return total / having.clamp_min(1)
+
+
+def _add_sensitivities(reasoner: Reasoner, own: Answers, rows: range, total: Tensor) -> None:
+    """Adds those of some problems to the sums by place (L,)."""
+    model = reasoner.model
+    ids, mask = _prompts(reasoner, own, rows, with_answers=True)
+    written = torch.zeros_like(ids, dtype=torch.bool)
+    for row, index in enumerate(rows):
+        written[row, ids.size(1) - len(own.token_ids[index]) :] = True
+    passes: list[tuple[Tensor, Tensor]] = []
+    model.latent_watch = lambda latent, turn: passes.append((latent, turn))
+    with torch.enable_grad():
+        logits = model(input_ids=ids, attention_mask=mask, labels=torch.where(written, ids, IGNORE)).logits
+        logprob = logits.float().log_softmax(-1).gather(1, ids[written][:, None]).sum()
+    gradients = torch.autograd.grad(logprob, [latent for latent, _ in passes])
+    for (latent, turn), gradient in zip(passes, gradients, strict=True):
+        norms = (latent.detach().float().norm(dim=-1) * gradient.float().norm(dim=-1)).cpu()
+        made = (turn >= 0).cpu()
+        total.index_add_(0, turn.cpu()[made], norms[made])
 
 
 def read(reasoner: Reasoner, own: Answers, how_many: int) -> list[Reading]:
