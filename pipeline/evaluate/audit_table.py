@@ -88,10 +88,11 @@ def _places(found: Audit) -> Table:
     for place in found.places:
         felt = f"{place.sensitivity:.3g}" if place.sensitivity is not None else ""
         geometry = [f"{place.rms:.2f}", f"{place.cosine:.3f}", f"{place.effective_rank:.1f}"]
-        rows.append([str(place.latent), *geometry, felt, _interval(place.lens)])
+        common = f"{place.common:.3f}" if place.common is not None else ""
+        rows.append([str(place.latent), *geometry, felt, _interval(place.lens), common])
     return _table(
         "Latents by place",
-        ["latent", "rms", "cosine", "effective rank", "sensitivity, nats", "logit lens reads its step"],
+        ["latent", "rms", "cosine", "effective rank", "sensitivity, nats", "logit lens reads its step", "most common"],
         rows,
     )
 

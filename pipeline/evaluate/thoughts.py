@@ -35,6 +35,7 @@ class Place:
             through all that follows; None: not measured.
         lens: Share of problems whose step's first token is the most likely one under the logit lens; None: the latent
             stands for no step.
+        common: Share of problems whose step begins with the most common first token: what `lens` is to be held against.
     """
 
     latent: int
@@ -43,6 +44,7 @@ class Place:
     effective_rank: float
     sensitivity: float | None
     lens: Mean | None
+    common: float | None
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,11 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
     """Measures every place of the thought over the problems that have a latent there."""
     config, latents = reasoner.config, own.latents
     found, sensitivities = [], sensitivity(reasoner, own)
-    read = lens_hits(reasoner, own)
+    pairs_by_place = lens_and_steps(reasoner, own)
     for place in range(int(own.counts.max())):
         here = latents[own.counts > place, place : place + 1]  # (n, 1, d)
         total, pairs = cosine_sums(here, torch.zeros(len(here), dtype=torch.long)).tolist()
-        hits = read[place]
+        read = np.array(pairs_by_place[place])  # (n, 2)
         found.append(
             Place(
                 place + 1,
@@ -77,7 +79,8 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
                 cosine=total / pairs if pairs else float("nan"),
                 effective_rank=effective_ranks(here).item(),
                 sensitivity=sensitivities[place].item() if sensitivities is not None else None,
-                lens=Mean.of(np.array(hits), resamples) if hits else None,
+                lens=Mean.of(read[:, 0] == read[:, 1], resamples) if len(read) else None,
+                common=float(np.unique(read[:, 1], return_counts=True)[1].max() / len(read)) if len(read) else None,
             )
         )
     return found
@@ -104,17 +107,17 @@ def lens(reasoner: Reasoner, own: Answers) -> Tensor:
     return found
 
 
-def lens_hits(reasoner: Reasoner, own: Answers) -> list[list[bool]]:
-    """For each place whether the lens reads the first token of the step it stands for, of the problems with both."""
-    tokens, encoded = lens(reasoner, own)[..., 0], encode(own.problems, reasoner.tokenizer)
+def lens_and_steps(reasoner: Reasoner, own: Answers) -> list[list[tuple[int, int]]]:
+    """For each place, of the problems with both, the token the lens reads and the first of the step it stands for."""
+    tokens, encoded = lens(reasoner, own)[..., 0].tolist(), encode(own.problems, reasoner.tokenizer)
     c = reasoner.config.latents_per_step
     return [
         [
-            tokens[row, place].item() == item.steps[place // c][0]
+            (tokens[row][place], item.steps[place // c][0])
             for row, item in enumerate(encoded)
             if place // c < len(item.steps) and own.counts[row] > place
         ]
-        for place in range(tokens.size(1))
+        for place in range(own.latents.size(1))
     ]
 
 
