@@ -26,7 +26,7 @@ def print_audit(found: Audit) -> None:
         f"a guess is right for {found.floor:.3f}",
         highlight=False,
     )
-    if found.written:
+    if found.written >= 0.05:  # less is printed as 0.0
         console.print(f"Text         {found.written:.1f} tokens between latents and answer", highlight=False)
     console.print(_interventions(found))
     if found.counterfactual is not None:
