@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -158,8 +159,10 @@ def test_a_model_that_copies_its_latents_is_a_latent_reasoner(capsys, tmp_path):
     assert all(probe.bits.value <= np.log2(12) for probe in found.probes) and len(found.probes) == 4
     write_audit(tmp_path / "audit.json", found)
     assert json.loads((tmp_path / "audit.json").read_text())["verdict"] == found.verdict
-    print_audit(found)
+    readings = [replace(found.readings[0], question="1>2 [Q] 1 [/R]", decoded=["one", "two"]), *found.readings[1:]]
+    print_audit(replace(found, readings=readings))
     printed = capsys.readouterr().out
+    assert "  1>2 [Q] 1 [/R]\n" in printed and "decoder    one | two\n" in printed
     assert "pass" in printed and "not measured" not in printed and "step 2" in printed and found.verdict in printed
 
 

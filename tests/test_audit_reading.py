@@ -12,7 +12,14 @@ from neuralese.pipeline.evaluate import probes as probes_module
 from neuralese.pipeline.evaluate.information import compressed_bits, measure_text
 from neuralese.pipeline.evaluate.interventions import answer
 from neuralese.pipeline.evaluate.probes import classes_of, fit, held_out_logprobs, probe_steps, result_of
-from neuralese.pipeline.evaluate.thoughts import decoder_accuracy, lens, lens_hits, measure_places, read, sensitivity
+from neuralese.pipeline.evaluate.thoughts import (
+    decoder_accuracy,
+    lens,
+    lens_and_steps,
+    measure_places,
+    read,
+    sensitivity,
+)
 from neuralese.pipeline.latent.geometry import effective_ranks
 from neuralese.pipeline.sections import EvaluateSection
 
@@ -90,6 +97,10 @@ def test_lens_reads_the_state_that_a_latent_is_made_from(reasoner):
             assert torch.equal(found[row, place], best)
 
 
+def hits(reasoner, own):
+    return [[token == step for token, step in place] for place in lens_and_steps(reasoner, own)]
+
+
 def test_lens_hits_count_the_first_token_of_the_step_that_a_latent_stands_for():
     reasoner = copying(num_latents=2)
     word = reasoner.tokenizer.convert_tokens_to_ids
@@ -97,10 +108,13 @@ def test_lens_hits_count_the_first_token_of_the_step_that_a_latent_stands_for():
         for number in range(4):
             reasoner.model.lm_head.weight[word(f"s{number}"), word(f"q{number}")] = 2.0
     own = answer(reasoner, [word_problem(i) for i in range(6)], SETTINGS)
-    first, second = lens_hits(reasoner, own)
+    first, second = hits(reasoner, own)
     assert first == [True] * 4 + [False] * 2 and second == [False] * 6
     places = measure_places(reasoner, own, 50)
     assert [place.lens.value for place in places] == [pytest.approx(4 / 6), 0.0]
+    assert [place.common for place in places] == [pytest.approx(1 / 6)] * 2
+    twice = answer(reasoner, [word_problem(i // 2) for i in range(6)], SETTINGS)
+    assert measure_places(reasoner, twice, 50)[0].common == pytest.approx(2 / 6)
     (reading,) = read(reasoner, own, 1)
     assert reading.question == "q0" and reading.lens[0][0] == "s0" and reading.steps == ("s0", "t0")
     assert reading.decoded is None and decoder_accuracy(reasoner, own, 50) is None
@@ -112,11 +126,19 @@ def test_several_latents_stand_for_a_step():
     with torch.no_grad():
         reasoner.model.lm_head.weight[word("s1"), word("q1")] = 2.0
         reasoner.model.lm_head.weight[word("t2"), word("q2")] = 2.0
-    hits = lens_hits(reasoner, answer(reasoner, [word_problem(1), word_problem(2)], SETTINGS))
-    assert hits == [[True, False], [True, False], [False, True], [False, True], []]  # the fifth stands for no step
+    own = answer(reasoner, [word_problem(1), word_problem(2)], SETTINGS)
+    assert hits(reasoner, own) == [
+        [True, False],
+        [True, False],
+        [False, True],
+        [False, True],
+        [],
+    ]  # the fifth stands for no step
 
 
-def test_sensitivity_is_the_derivative_through_all_later_latents(reasoner):
+@pytest.mark.parametrize("backprop_steps", [None, 1], ids=["all", "trained through one"])
+def test_sensitivity_is_the_derivative_through_all_later_latents(make, backprop_steps):
+    reasoner = make(num_latents=3, backprop_steps=backprop_steps)
     problem = word_problem(0)
     own = answer(reasoner, [type(problem)(q, (), "5") for q in ("3 + 4 =", "6 - 5 * 2 =")], SETTINGS)
     expected = torch.zeros(3)
@@ -140,7 +162,7 @@ def test_sensitivity_is_the_derivative_through_all_later_latents(reasoner):
             expected[place] += leaf.norm() * gradient.norm() / 2
     assert torch.allclose(sensitivity(reasoner, own), expected, rtol=1e-3)
     assert all(parameter.grad is None for parameter in reasoner.model.parameters())
-    assert reasoner.model.latent_watch is None
+    assert reasoner.model.latent_watch is None and reasoner.config.backprop_steps == backprop_steps
 
 
 def test_sensitivity_is_not_measured_where_all_latents_are_made_at_once(make):

@@ -26,7 +26,7 @@ def print_audit(found: Audit) -> None:
         f"a guess is right for {found.floor:.3f}",
         highlight=False,
     )
-    if found.written:
+    if found.written >= 0.05:  # less is printed as 0.0
         console.print(f"Text         {found.written:.1f} tokens between latents and answer", highlight=False)
     console.print(_interventions(found))
     if found.counterfactual is not None:
@@ -35,9 +35,9 @@ def print_audit(found: Audit) -> None:
     if found.probes:
         console.print(_bits(found))
     _print_information(console, found)
-    console.print(_thoughts(found))
+    _print_thoughts(console, found)
     console.print(_gates(found.gates))
-    console.print(found.verdict, style="bold", highlight=False)
+    console.print(found.verdict, style="bold", soft_wrap=True, highlight=False)
 
 
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> Table:
@@ -50,21 +50,14 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], c
 
 
 def _interval(mean: Mean | None) -> str:
-    return "" if mean is None else f"{mean.value:.3f} ({mean.ci95[0]:.2f}-{mean.ci95[1]:.2f})"
+    return "" if mean is None else f"{mean.value:.3f} ({mean.ci95[0]:.2f} to {mean.ci95[1]:.2f})"
 
 
 def _interventions(found: Audit) -> Table:
-    rows = [
-        [
-            e.name,
-            str(e.accuracy.n),
-            _interval(e.accuracy),
-            _interval(e.loss),
-            _interval(e.unchanged),
-            _interval(e.donor),
-        ]
-        for e in found.effects
-    ]
+    rows = []
+    for effect in found.effects:
+        shares = (effect.accuracy, effect.loss, effect.unchanged, effect.donor)
+        rows.append([effect.name, str(effect.accuracy.n), *map(_interval, shares)])
     return _table(
         "Other latents in place of the model's own",
         ["latents", "n", "accuracy", "lost", "answers unchanged", "answers of the donor"],
@@ -95,10 +88,11 @@ def _places(found: Audit) -> Table:
     for place in found.places:
         felt = f"{place.sensitivity:.3g}" if place.sensitivity is not None else ""
         geometry = [f"{place.rms:.2f}", f"{place.cosine:.3f}", f"{place.effective_rank:.1f}"]
-        rows.append([str(place.latent), *geometry, felt, _interval(place.lens)])
+        common = f"{place.common:.3f}" if place.common is not None else ""
+        rows.append([str(place.latent), *geometry, felt, _interval(place.lens), common])
     return _table(
         "Latents by place",
-        ["latent", "rms", "cosine", "effective rank", "sensitivity, nats", "logit lens reads its step"],
+        ["latent", "rms", "cosine", "effective rank", "sensitivity, nats", "logit lens reads its step", "most common"],
         rows,
     )
 
@@ -149,17 +143,17 @@ def _print_information(console: Console, found: Audit) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _thoughts(found: Audit) -> Table:
-    rows = []
+def _print_thoughts(console: Console, found: Audit) -> None:
+    """Questions can be long, and hold brackets: lines, not cells."""
+    lines = ["Thoughts: the most likely tokens at each latent, under the logit lens"]
     for reading in found.readings:
-        for place, tokens in enumerate(reading.lens):
-            first = place == 0
-            rows.append([reading.question if first else "", str(place + 1), "  ".join(tokens)])
-        steps = " | ".join(reading.steps)
-        rows.append([f"  steps: {steps}", "", f"answer: {' '.join(reading.answer.split())}"])
+        lines += ["", f"  {reading.question}", f"    steps      {' | '.join(reading.steps)}"]
+        lines += [f"    latent {place:<3} {'  '.join(tokens)}" for place, tokens in enumerate(reading.lens, 1)]
         if reading.decoded is not None:
-            rows.append([f"  decoder: {' | '.join(reading.decoded)}", "", ""])
-    return _table("Thoughts under the logit lens", ["question", "latent", "most likely tokens"], rows)
+            lines.append(f"    decoder    {' | '.join(reading.decoded)}")
+        lines.append(f"    written    {' '.join(reading.answer.split())}")
+    for line in [*lines, ""]:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _gates(gates: Sequence[Gate]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class Place:
             through all that follows; None: not measured.
         lens: Share of problems whose step's first token is the most likely one under the logit lens; None: the latent
             stands for no step.
+        common: Share of problems whose step begins with the most common first token: what `lens` is to be held against.
     """
 
     latent: int
@@ -43,6 +44,7 @@ class Place:
     effective_rank: float
     sensitivity: float | None
     lens: Mean | None
+    common: float | None
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,11 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
     """Measures every place of the thought over the problems that have a latent there."""
     config, latents = reasoner.config, own.latents
     found, sensitivities = [], sensitivity(reasoner, own)
-    read = lens_hits(reasoner, own)
+    pairs_by_place = lens_and_steps(reasoner, own)
     for place in range(int(own.counts.max())):
         here = latents[own.counts > place, place : place + 1]  # (n, 1, d)
         total, pairs = cosine_sums(here, torch.zeros(len(here), dtype=torch.long)).tolist()
-        hits = read[place]
+        read = np.array(pairs_by_place[place])  # (n, 2)
         found.append(
             Place(
                 place + 1,
@@ -77,7 +79,8 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
                 cosine=total / pairs if pairs else float("nan"),
                 effective_rank=effective_ranks(here).item(),
                 sensitivity=sensitivities[place].item() if sensitivities is not None else None,
-                lens=Mean.of(np.array(hits), resamples) if hits else None,
+                lens=Mean.of(read[:, 0] == read[:, 1], resamples) if len(read) else None,
+                common=float(np.unique(read[:, 1], return_counts=True)[1].max() / len(read)) if len(read) else None,
             )
         )
     return found
@@ -104,17 +107,17 @@ def lens(reasoner: Reasoner, own: Answers) -> Tensor:
     return found
 
 
-def lens_hits(reasoner: Reasoner, own: Answers) -> list[list[bool]]:
-    """For each place whether the lens reads the first token of the step it stands for, of the problems with both."""
-    tokens, encoded = lens(reasoner, own)[..., 0], encode(own.problems, reasoner.tokenizer)
+def lens_and_steps(reasoner: Reasoner, own: Answers) -> list[list[tuple[int, int]]]:
+    """For each place, of the problems with both, the token the lens reads and the first of the step it stands for."""
+    tokens, encoded = lens(reasoner, own)[..., 0].tolist(), encode(own.problems, reasoner.tokenizer)
     c = reasoner.config.latents_per_step
     return [
         [
-            tokens[row, place].item() == item.steps[place // c][0]
+            (tokens[row][place], item.steps[place // c][0])
             for row, item in enumerate(encoded)
             if place // c < len(item.steps) and own.counts[row] > place
         ]
-        for place in range(tokens.size(1))
+        for place in range(own.latents.size(1))
     ]
 
 
@@ -126,28 +129,35 @@ def sensitivity(reasoner: Reasoner, own: Answers) -> Float[Tensor, " L"] | None:
     """
     if reasoner.config.jacobi_sweeps is not None:
         return None
-    model = reasoner.model
+    model, section = reasoner.model, reasoner.config
     total = torch.zeros(own.latents.size(1))
-    for rows in _batches(len(own.problems)):
-        ids, mask = _prompts(reasoner, own, rows, with_answers=True)
-        written = torch.zeros_like(ids, dtype=torch.bool)
-        for row, index in enumerate(rows):
-            written[row, ids.size(1) - len(own.token_ids[index]) :] = True
-        passes: list[tuple[Tensor, Tensor]] = []
-        model.latent_watch = lambda latent, turn, kept=passes: kept.append((latent, turn))
-        try:
-            with torch.enable_grad():
-                logits = model(input_ids=ids, attention_mask=mask, labels=torch.where(written, ids, IGNORE)).logits
-                logprob = logits.float().log_softmax(-1).gather(1, ids[written][:, None]).sum()
-        finally:
-            model.latent_watch = None
-        gradients = torch.autograd.grad(logprob, [latent for latent, _ in passes])
-        for (latent, turn), gradient in zip(passes, gradients, strict=True):
-            norms = (latent.detach().float().norm(dim=-1) * gradient.float().norm(dim=-1)).cpu()
-            made = (turn >= 0).cpu()
-            total.index_add_(0, turn.cpu()[made], norms[made])
+    model.latent_config = replace(section, backprop_steps=None)  # training may cut the derivative short
+    try:
+        for rows in _batches(len(own.problems)):
+            _add_sensitivities(reasoner, own, rows, total)
+    finally:
+        model.latent_watch, model.latent_config = None, section
     having = (own.counts[:, None] > torch.arange(len(total))).sum(0)
     return total / having.clamp_min(1)
+
+
+def _add_sensitivities(reasoner: Reasoner, own: Answers, rows: range, total: Tensor) -> None:
+    """Adds those of some problems to the sums by place (L,)."""
+    model = reasoner.model
+    ids, mask = _prompts(reasoner, own, rows, with_answers=True)
+    written = torch.zeros_like(ids, dtype=torch.bool)
+    for row, index in enumerate(rows):
+        written[row, ids.size(1) - len(own.token_ids[index]) :] = True
+    passes: list[tuple[Tensor, Tensor]] = []
+    model.latent_watch = lambda latent, turn: passes.append((latent, turn))
+    with torch.enable_grad():
+        logits = model(input_ids=ids, attention_mask=mask, labels=torch.where(written, ids, IGNORE)).logits
+        logprob = logits.float().log_softmax(-1).gather(1, ids[written][:, None]).sum()
+    gradients = torch.autograd.grad(logprob, [latent for latent, _ in passes])
+    for (latent, turn), gradient in zip(passes, gradients, strict=True):
+        norms = (latent.detach().float().norm(dim=-1) * gradient.float().norm(dim=-1)).cpu()
+        made = (turn >= 0).cpu()
+        total.index_add_(0, turn.cpu()[made], norms[made])
 
 
 def read(reasoner: Reasoner, own: Answers, how_many: int) -> list[Reading]:
