@@ -33,6 +33,17 @@ def test_the_loss_by_hand():
     assert step_loss(scores, right).item() == pytest.approx(((first + second) / 2).item())
 
 
+def test_scores_are_sums_over_the_steps():
+    torch.manual_seed(0)
+    model = LatentRewardModel(LatentRewardConfig(state_size=8, num_latents=3))
+    torch.nn.init.normal_(model.place.weight)
+    states = torch.randn(5, 3, 8)
+    inner = model.first(model.norm(states)) + model.place.weight
+    steps = model.last(torch.nn.functional.gelu(inner)).squeeze(-1)
+    torch.testing.assert_close(model(states), torch.stack([steps[:, : t + 1].sum(1) for t in range(3)], 1))
+    torch.testing.assert_close(model(states[:, :2]), model(states)[:, :2])  # of thoughts that are not done
+
+
 def test_states_are_those_of_the_passes_that_made_the_latents(reasoner, problems):
     """Each latent of a norm-matched source is the state before it, rescaled: the next one tells this one's state."""
     questions = [problem.question for problem in problems[:3]]
@@ -70,6 +81,8 @@ def test_it_learns_what_can_be_told_and_nothing_else():
     shuffled = Thoughts(thoughts.states, thoughts.right[:, torch.randperm(6)])
     _, report = train_latent_reward(shuffled, 5, 3e-3, 0)
     assert report.chosen < 0.6
+    chosen = [train_latent_reward(shuffled, epochs, 3e-3, 0)[1].chosen for epochs in range(1, 6)]
+    assert chosen == sorted(chosen)  # the best epoch is kept, not the last
     again, report_again = train_latent_reward(shuffled, 5, 3e-3, 0)
     assert report_again == report and isinstance(again, LatentRewardModel)
 

@@ -30,7 +30,7 @@ def test_a_killed_run_resumes_to_the_same_weights(finished, tmp_path, monkeypatc
         if stage in args.output_dir and state.global_step == 3:
             raise KilledError
 
-    monkeypatch.setattr(common.ProgressCallback, "on_step_end", killer)
+    monkeypatch.setattr(common.ProgressCallback, "on_log", killer)  # step 3 is in metrics.jsonl already
     with pytest.raises(KilledError):
         run(recipe)
     monkeypatch.undo()

@@ -44,10 +44,18 @@ def test_answers_that_share_a_thought_have_its_seed():
 
 
 @pytest.mark.parametrize("seeds", [[5, 5, 9, 9, 9, 4], [5, 9, 5, 9, 5, 9], [1, 2, 3, 4, 5, 6]])
-def test_more_samples_than_a_batch_holds_are_the_same_ones(reasoner, few, seeds):
+def test_more_samples_than_a_batch_holds_are_the_same_ones(reasoner, few, seeds, monkeypatch):
+    original, sizes = type(reasoner)._sample, []
+
+    def measured(self, prompts, seeds, *others):
+        sizes.append(seeds.numel())
+        return original(self, prompts, seeds, *others)
+
+    monkeypatch.setattr(type(reasoner), "_sample", measured)
     options = {"noise": "gaussian:0.5", "temperature": 1.0, "max_new_tokens": 4, "seeds": [seeds]}
     (whole,) = reasoner.generate([few[0].question], batch_size=6, **options)
     (parts,) = reasoner.generate([few[0].question], batch_size=3, **options)
+    assert sizes == [6, 3, 3]
     assert (parts.texts, parts.token_ids, parts.seeds) == (whole.texts, whole.token_ids, seeds)
     assert parts.logprobs == pytest.approx(whole.logprobs, abs=1e-4)
     assert parts.latents.allclose(whole.latents, atol=1e-5) and len(set(whole.texts)) > 1

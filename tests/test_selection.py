@@ -51,8 +51,8 @@ def test_weighted_votes_by_hand():
     right = np.array([[answer == "b" for answer in row] for row in answers])
     weights = np.array([[1.0, 1.0, 3.0], [1.0, 1.0, 1.5], [2.0, 2.0, 0.0]])
     assert vote_at_k(answers, right, 3, weights) == pytest.approx([1.0, 0.0, 0.5])
-    # No vote counts anything: any answer that was given may be chosen.
-    assert vote_at_k(answers[2:], right[2:], 3, np.zeros((1, 3))) == pytest.approx([1 / 3])
+    # No vote counts anything: any answer that was given may be chosen, none that others gave.
+    assert vote_at_k(answers, right, 3, np.zeros((3, 3))) == pytest.approx([1 / 2, 1 / 2, 1 / 3])
 
 
 def test_each_selector_chooses_what_it_says():
@@ -62,6 +62,7 @@ def test_each_selector_chooses_what_it_says():
     assert select("likelihood", rows, None, 3) == pytest.approx([1, 0])
     assert select("reward", rows, rewards, 3) == pytest.approx([1, 1])
     assert select("weighted", rows, rewards, 3) == pytest.approx([1, 1])
+    assert select("weighted", rows, rewards + 5, 3) == pytest.approx([1, 1])  # a reward's zero means nothing
 
 
 def test_rewards_see_columns_and_what_has_none_comes_last(problems, tmp_path):

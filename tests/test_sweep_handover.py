@@ -7,8 +7,10 @@ import sys
 import pytest
 from sweep_cells import read_row
 from sweep_file import SweepError
-from sweep_handover import common_stages
-from sweep_repository import SWEEP, cells, make_repository, run_sweep, start_sweep, write_sweep
+from sweep_handover import common_stages, take_over
+from sweep_repository import SWEEP, cells, edit_recipe, make_repository, run_sweep, start_sweep, write_sweep
+
+from neuralese.pipeline.recipe import load_recipe
 
 TINY = {"recipe": "recipes/tiny.yaml"}
 
@@ -49,6 +51,25 @@ def test_an_arm_waits_for_the_one_it_comes_after(repository):
     assert begun[0] < begun[1]
     starts = json.loads((folder / "demo-rl-seed0.json").read_text())
     assert starts["taken_over"] == starts["commits"] == ["unknown"] and not read_row(cells()["rl-seed0"]).resumed
+
+
+def test_results_are_taken_over_where_both_are_measured_alike(repository):
+    others = {**TINY, "overrides": ["rl.noise=null", "evaluate.num_samples=9"], "after": "start"}
+    with_arms(repository, start=TINY, same={**TINY, "overrides": ["rl.noise=null"], "after": "start"}, other=others)
+    assert run_sweep(repository, only=["start"]) == 0
+    for arm, is_there in ("same", True), ("other", False):
+        cell = cells()[f"{arm}-seed0"]
+        assert take_over(cell) == ["unknown"]
+        assert (cell.recipe.folder / "results.json").is_file() == is_there
+        assert load_recipe(cell.recipe.folder / "recipe.yaml") == cell.recipe
+
+
+def test_nothing_is_taken_from_a_run_of_another_recipe(repository):
+    with_arms(repository, start=TINY, rl={**TINY, "overrides": ["rl.noise=null"], "after": "start"})
+    assert run_sweep(repository, only=["start"]) == 0
+    edit_recipe(repository, "sft:\n  trainer: {max_steps: 4,", "sft:\n  trainer: {max_steps: 3,")
+    cell = cells()["rl-seed0"]
+    assert take_over(cell) == [] and not cell.recipe.folder.exists()
 
 
 def test_an_arm_that_is_not_above_is_refused(repository):
