@@ -12,6 +12,7 @@ from .audit import Audit
 from .gates import Gate
 from .metrics import Mean
 
+SHOWN = 3  # problems whose thoughts are printed
 VERDICTS = {True: "pass", False: "FAIL", None: "not measured"}
 
 
@@ -151,7 +152,7 @@ def _print_information(console: Console, found: Audit) -> None:
 
 def _thoughts(found: Audit) -> Table:
     rows = []
-    for reading in found.readings:
+    for reading in found.readings[:SHOWN]:
         for place, tokens in enumerate(reading.lens):
             first = place == 0
             rows.append([reading.question if first else "", str(place + 1), "  ".join(tokens)])
