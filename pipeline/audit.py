@@ -12,6 +12,7 @@ from ..data.problem import Problem
 from ..data.tasks import change_one, guess_share
 from .evaluate.audit import PAUSE, AuditError, Question, Subject, audit, check_control, check_subject, write_audit
 from .evaluate.audit_table import print_audit
+from .evaluate.report import write_report
 from .latent.config import LatentConfig
 from .latent.latentize import has_supervision
 from .loading import load_reasoner
@@ -35,6 +36,8 @@ def audit_folder(
     recipe_path: Path | None,
 ) -> None:
     """Audits the last stage with latents of a run, or one checkpoint, and prints and writes what it finds.
+
+    A run's own audit.json goes into its report, which is written anew.
 
     Args:
         control: A pause control, or a run with one; None: that of the run, where it has one.
@@ -70,6 +73,8 @@ def audit_folder(
         write_audit(target, found)
         print_audit(found)
         print(f"Audit        {target}")
+        if run is not None and target.resolve() == (run / "audit.json").resolve():
+            print(f"Report       {write_report(run)}")
 
 
 def _load(recipe: Recipe, checkpoint: Path) -> Subject:
