@@ -17,14 +17,14 @@ from .audit_table import VERDICTS
 from .evaluate import Measurement, read_results
 from .report_data import Sampling, chosen_at, read_curves, read_samplings, selector_k
 from .report_figures import (
+    WIDTH,
     Plot,
     frontier,
     learning_curve,
     pass_curves,
+    save,
     selector_plot,
     thoughts_map,
-    to_svg,
-    write_png,
 )
 from .table import metric_name, results_columns, stage_name, table_rows
 
@@ -32,18 +32,23 @@ CURVES = {"loss": "loss (nats)", "accuracy": "held-out greedy accuracy", "reward
 PACKAGES = ("neuralese", "torch", "transformers", "trl", "accelerate", "peft")
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; }
+h1, p, li, figcaption { overflow-wrap: anywhere; }
 h2 { margin: 2.5rem 0 .5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .9rem .3rem 0; text-align: left; white-space: nowrap; }
+td:first-child, .prose td { white-space: normal; min-width: 6rem; }
+.prose td { vertical-align: top; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 figure { margin: 0; background: #fff; color: #333; border-radius: .5rem; padding: .5rem; max-width: 38rem; }
+figure.wide { grid-column: 1 / -1; max-width: none; }
 figure div { overflow-x: auto; }
 figcaption { font-size: .85rem; padding: .25rem .5rem; }
 svg { display: block; width: 100%; height: auto; }
 pre { overflow-x: auto; background: #8881; padding: 1rem; border-radius: .5rem; font-size: .85rem; }
 .note { opacity: .8; font-size: .9rem; }
+@media (prefers-color-scheme: dark) { figure { filter: invert(.93) hue-rotate(180deg); } }
 """
 
 
@@ -95,23 +100,20 @@ class _Page:
 </body></html>
 """
 
-    def plots(self, heading: str, note: str, plots: Iterable[Plot]) -> None:
+    def plots(self, heading: str, note: str, plots: Iterable[Plot], level: int = 2) -> None:
         """A section of plots; none without plots."""
-        shown = [self._figure(plot) for plot in plots]
+        shown = "".join(self._figure(plot) for plot in plots)
         if shown:
-            self.parts += [
-                f"<h2>{html.escape(heading)}</h2>",
-                _note(note),
-                f'<div class="plots">{"".join(shown)}</div>',
-            ]
+            title = f"<h{level}>{html.escape(heading)}</h{level}>"
+            self.parts += [title, _note(note), f'<div class="plots">{shown}</div>']
 
     def _figure(self, plot: Plot) -> str:
-        write_png(plot, self.images)
         caption = html.escape(plot.caption)
-        least = f"{plot.figure.get_figwidth() * 4:.0f}rem"  # a plot wider than a phone keeps its letters, and scrolls
-        wide = f' style="min-width:{least}"' if plot.figure.get_figwidth() > 6 else ""
+        inches = plot.figure.get_figwidth()
+        # A figure wider than a phone keeps the size of its letters, and scrolls.
+        style, least = (' class="wide"', f' style="min-width:{4 * inches:.0f}rem"') if inches > WIDTH else ("", "")
         return (
-            f'<figure><div><div role="img" aria-label="{caption}"{wide}>{to_svg(plot)}</div></div>'
+            f'<figure{style}><div><div role="img" aria-label="{caption}"{least}>{save(plot, self.images)}</div></div>'
             f"<figcaption>{caption}</figcaption></figure>"
         )
 
@@ -138,7 +140,10 @@ class _Page:
             return
         ours = [one for one in samplings if len(chosen_at(one, k)) > 1]
         metrics = list(dict.fromkeys(metric for one in ours for metric in chosen_at(one, k)))
-        note = f"Every selector chooses among the same {k} samples: the compute in a line of the table is equal."
+        note = (
+            f"Every selector chooses among the same {k} samples, so that a line of the table is equal compute: the tokens "
+            f"written and the latents fed back for the {k} samples of a problem. Pause tokens count as neither."
+        )
         self.plots("Selectors", note, [selector_plot(ours, k)])
         lines = []
         for one in ours:
@@ -166,24 +171,14 @@ class _Page:
         self.parts += [
             f"<p><strong>{html.escape(found['verdict'])}</strong></p>",
             _note(f"{found['checkpoint']}, {found['problems']} problems, accuracy {_share(found['accuracy'])}."),
-            _table(["gate", "", "because"], gates),
+            _table(["gate", "", "because"], gates, "prose"),
             "<h3>Other latents in place of the model's own</h3>",
             _table(["latents", "n", "accuracy", "lost", "answers unchanged", "answers of the donor"], effects),
         ]
         readings = found["readings"]
-        if readings and "hits" in readings[0]:
-            self.plots("Thoughts", "", [thoughts_map(readings)])
-            lines = [
-                [
-                    str(row + 1),
-                    one["question"],
-                    " | ".join(one["steps"]),
-                    one["answer"],
-                    " | ".join(one["decoded"] or []),
-                ]
-                for row, one in enumerate(readings)
-            ]
-            self.parts.append(_table(["", "question", "steps", "answer of the model", "decoder"], lines))
+        if readings and "hits" in readings[0]:  # audits of earlier versions lack them
+            self.plots("Thoughts in words", "", [thoughts_map(readings)], level=3)
+            self.parts.append(f"<ol>{''.join(_reading(one) for one in readings)}</ol>")
 
     def timings(self, seconds: dict[str, float], rows: Sequence[Measurement]) -> None:
         if seconds:
@@ -205,6 +200,14 @@ def _learning_curves(folder: Path) -> list[Plot]:
     return [learning_curve(metric, CURVES[metric], curves) for metric, curves in found.items() if curves]
 
 
+def _reading(reading: dict[str, Any]) -> str:
+    lines = [f"steps: {' | '.join(reading['steps'])}", f"answer of the model: {' '.join(reading['answer'].split())}"]
+    if reading["decoded"] is not None:
+        lines.append(f"decoder: {' | '.join(reading['decoded'])}")
+    rest = "".join(f"<br>{html.escape(line)}" for line in lines)
+    return f'<li>{html.escape(reading["question"])}<span class="note">{rest}</span></li>'
+
+
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -217,8 +220,9 @@ def _share(mean: dict[str, Any] | None) -> str:
     return "" if mean is None else f"{mean['value']:.3f} ({mean['ci95'][0]:.2f}-{mean['ci95'][1]:.2f})"
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], style: str = "") -> str:
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return f'<div class="wide"><table>{row(headings, "th")}{"".join(row(line, "td") for line in lines)}</table></div>'
+    rows = row(headings, "th") + "".join(row(line, "td") for line in lines)
+    return f'<div class="wide {style}"><table>{rows}</table></div>'

@@ -164,22 +164,16 @@ def thoughts_map(readings: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot("thoughts", caption, figure)
 
 
-def to_svg(plot: Plot) -> str:
-    """The figure as an SVG element, the same for the same figure."""
+def save(plot: Plot, folder: Path) -> str:
+    """Writes NAME.png, and returns the figure as an SVG element; both are the same for the same figure."""
     buffer = io.StringIO()
-    _save(plot, buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
-
-
-def write_png(plot: Plot, folder: Path) -> None:
-    """Writes NAME.png."""
-    _save(plot, folder / f"{plot.name}.png", format="png", dpi=150)
-
-
-def _save(plot: Plot, target: Any, **options: Any) -> None:
     with matplotlib.rc_context(LOOK), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # tokens may be of any script
-        plot.figure.savefig(target, **options)
+        plain = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        plot.figure.savefig(buffer, format="svg", metadata=plain)
+        plot.figure.set_layout_engine("none")  # it is laid out; once more would take as long as drawing
+        plot.figure.savefig(folder / f"{plot.name}.png", dpi=150)
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
 def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
