@@ -141,8 +141,8 @@ class _Page:
         ours = [one for one in samplings if len(chosen_at(one, k)) > 1]
         metrics = list(dict.fromkeys(metric for one in ours for metric in chosen_at(one, k)))
         note = (
-            f"Every selector chooses among the same {k} samples, so that a line of the table is equal compute: the tokens "
-            f"written and the latents fed back for the {k} samples of a problem. Pause tokens count as neither."
+            f"Every selector chooses among the same {k} samples, so that a line of the table is equal compute: the "
+            f"tokens written and the latents fed back for the {k} samples of a problem. Pause tokens count as neither."
         )
         self.plots("Selectors", note, [selector_plot(ours, k)])
         lines = []
