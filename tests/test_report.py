@@ -4,7 +4,7 @@ import html
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
 import pytest
@@ -15,6 +15,9 @@ from neuralese.pipeline.evaluate.evaluate import Measurement, write_results
 from neuralese.pipeline.evaluate.report import write_report
 from neuralese.pipeline.evaluate.report_data import read_samplings, selector_k
 from neuralese.pipeline.evaluate.report_figures import frontier, pass_curves, selector_plot, thoughts_map
+from neuralese.pipeline.evaluate.sample_files import SampleFile
+from neuralese.pipeline.evaluate.samples import Sampled
+from neuralese.pipeline.sections import EvaluateSection
 
 
 @pytest.fixture
@@ -41,6 +44,38 @@ def test_pass_curves_are_the_results_and_what_lies_between(finished, settings):
         if line.get_label() != "guessing"
     }
     assert drawn == {tuple(value for _, value, *_ in sampling.points) for sampling in samplings}
+
+
+def test_points_bars_and_costs_by_hand(tmp_path):
+    """Three problems of which 4, 1 and 0 of 4 samples are right, under noise 0; another setting without samples."""
+    settings = EvaluateSection(num_samples=4, k=[1, 4], bootstrap=50)
+    one = Sampled("q", ["### 1"] * 4, [], [0.0] * 4, [3, 3, 3, 5], [2, 2, 2, 2], [0] * 4)
+    scores = [[1.0] * 4, [0.0, None, 0.0, 1.0], [0.0] * 4]
+    file = SampleFile(tmp_path / "samples" / "rl" / "n4-gaussian-0.3-T0.jsonl", {})
+    file.finish({place: asdict(replace(one, scores=score)) for place, score in enumerate(scores)})
+
+    def row(metric, k, value, noise="gaussian:0.3", temperature=0.0):
+        guess = 0.1 * k if metric == "pass@k" else None
+        ends = (value - 0.1, value + 0.1)
+        return Measurement("rl", "latent", metric, k, noise, temperature, value, ends, 3, 0, guess)
+
+    rows = [row("pass@k", 1, 5 / 12), row("pass@k", 4, 2 / 3), row("maj@k", 4, 0.5)]
+    rows += [row("pass@k", 1, 0.2, None, 1.0), row("pass@k", 4, 0.3, None, 1.0), row("maj@k", 4, 0.25, None, 1.0)]
+    noisy, plain = read_samplings(tmp_path, [row("accuracy", 1, 0.9, None), *rows], settings)
+    assert (noisy.stage, noisy.model, noisy.setting) == ("rl", "latent after RL", "gaussian:0.3, T 0")
+    assert [k for k, *_ in noisy.points] == [1, 2, 4] and [k for k, *_ in plain.points] == [1, 4]
+    assert [value for _, value, *_ in noisy.points] == pytest.approx([5 / 12, 0.5, 2 / 3])
+    assert (noisy.tokens, noisy.latents, plain.tokens) == (3.5, 2.0, None)
+    assert noisy.guess == [(1, 0.1), (4, 0.4)] and plain.points[1] == (4, 0.3, *row("", 4, 0.3).ci95)
+    (plot,) = pass_curves([noisy, plain])
+    lines = {line.get_label(): line.get_xydata().tolist() for line in plot.figure.axes[0].lines}
+    assert lines["gaussian:0.3, T 0"] == [[k, value] for k, value, *_ in noisy.points]
+    assert lines["T 1"] == [[1, 0.2], [4, 0.3]] and lines["guessing"] == [[1, 0.1], [4, 0.4]]
+    assert centres(frontier([noisy, plain])) == [pytest.approx((5 / 12, 2 / 3)), (0.2, 0.3)]
+    assert selector_k([noisy, plain]) == 4
+    assert centres(selector_plot([noisy, plain], 4)) == [
+        pytest.approx(point) for point in ((5 / 12, 0), (0.5, 0), (2 / 3, 0), (0.2, 1), (0.25, 1), (0.3, 1))
+    ]
 
 
 def test_the_page_of_a_whole_run(finished):

@@ -77,7 +77,7 @@ def read_samplings(folder: Path, rows: Sequence[Measurement], settings: Evaluate
         samplings.append(
             Sampling(
                 stage,
-                stage_name(next(row for row in rows if row.stage == stage and row.mode == ours[0].mode)),
+                stage_name(ours[0]),
                 setting_name(ours[0]),
                 [(k, passed[k].value, *passed[k].ci95) for k in sorted(passed)]
                 if sampled is None
@@ -114,6 +114,6 @@ def selector_k(samplings: Sequence[Sampling]) -> int | None:
 
 
 def chosen_at(sampling: Sampling, k: int) -> dict[str, Measurement]:
-    """What each selector reaches with k samples, and last the oracle: pass@k, any of them is right."""
+    """What each selector reaches with k samples, and last the oracle: pass@k, that any of them is right."""
     rows = {row.metric: row for row in sampling.measured if row.k == k}
     return {metric: rows[metric] for metric in (*METRICS.values(), "pass@k") if metric in rows}

@@ -54,11 +54,11 @@ def learning_curve(metric: str, label: str, curves: Mapping[str, Sequence[tuple[
 
 def pass_curves(samplings: Sequence[Sampling]) -> list[Plot]:
     """pass@k against k: a plot for each model, a line for each sampling setting."""
-    settings, models = _order(samplings, "setting"), _order(samplings, "model")
+    settings = list(dict.fromkeys(sampling.setting for sampling in samplings))
     plots = []
-    for place, model in enumerate(models):
+    for stage, model in {sampling.stage: sampling.model for sampling in samplings}.items():
         figure, axes = _axes(3.6)
-        ours = [sampling for sampling in samplings if sampling.model == model]
+        ours = [sampling for sampling in samplings if sampling.stage == stage]
         for sampling in ours:
             ks, values, low, high = (np.array(column) for column in zip(*sampling.points, strict=True))
             at = settings.index(sampling.setting)
@@ -71,7 +71,7 @@ def pass_curves(samplings: Sequence[Sampling]) -> list[Plot]:
         axes.minorticks_off()
         axes.set(xlabel="k, samples of a problem", ylabel="pass@k", ylim=(0, 1.02), title=model)
         _legend(figure, axes.get_legend_handles_labels()[0])
-        plots.append(Plot(f"pass-at-k-{place + 1}", f"pass@k, {model}. Bands: 95% intervals over problems.", figure))
+        plots.append(Plot(f"pass-at-k-{stage}", f"pass@k, {model}. Bands: 95% intervals over problems.", figure))
     return plots
 
 
@@ -80,7 +80,7 @@ def frontier(samplings: Sequence[Sampling]) -> Plot | None:
     shown = [sampling for sampling in samplings if sampling.points[0][0] == 1 < sampling.points[-1][0]]
     if len(shown) < 2:
         return None
-    settings, n = _order(shown, "setting"), shown[0].points[-1][0]
+    settings, n = list(dict.fromkeys(sampling.setting for sampling in shown)), shown[0].points[-1][0]
     figure, axes = _axes(4.4)
     for sampling in shown:
         (_, x, *x_ends), (_, y, *y_ends) = sampling.points[0], sampling.points[-1]
@@ -200,7 +200,3 @@ def _colour(place: int) -> str:
 def _stage_colour(stage: str) -> str:
     """The same in every figure."""
     return _colour(list(STAGE_NAMES).index(stage) if stage in STAGE_NAMES else -1)
-
-
-def _order(samplings: Sequence[Sampling], attribute: str) -> list[str]:
-    return list(dict.fromkeys(getattr(sampling, attribute) for sampling in samplings))
