@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from runs import tiny
+from wandb_reader import read_run
 
 from neuralese.pipeline.audit import audit_folder
 from neuralese.pipeline.evaluate.evaluate import Measurement, write_results
@@ -141,7 +142,7 @@ def test_without_samples_the_measured_k_are_shown(finished, settings, tmp_path):
 
 def test_a_folder_with_nothing_in_it_has_a_page(tmp_path):
     page = write_report(tmp_path).read_text()
-    assert "Nothing was measured yet" in page and "neuralese audit" in page and "<svg" not in page
+    assert "Nothing was measured yet" in page and "Audit" not in page and "<svg" not in page
 
 
 def test_equal_runs_have_equal_pages_and_old_images_go(finished, tmp_path):
@@ -198,5 +199,9 @@ def test_an_audit_goes_into_the_report_of_its_run(finished, tmp_path):
     assert [html.escape(one["question"]) in page for one in found["readings"]] == [True] * 10
     assert all(html.escape(gate["because"]) in page for gate in found["gates"])
     assert (copy / "report" / "thoughts.png").is_file()
+    (logged,) = (read_run(path) for path in copy.glob("wandb/offline-run-*/*.wandb"))
+    keys = {key for row in logged["rows"] for key in row}
+    assert logged["job_type"] == "audit" and "report/thoughts._type" in keys
+    assert {"audit/gates.nrows", "audit/effects.nrows"} <= keys
     shown = thoughts_map(found["readings"]).figure.axes[0].images[0].get_array()
     assert shown.tolist() == [one["probabilities"] for one in found["readings"]]

@@ -68,7 +68,7 @@ def write_report(folder: Path) -> Path:
     page.plots("Learning curves", "", _learning_curves(folder))
     page.passes(samplings)
     page.selectors(samplings)
-    page.audit(_json(folder / "audit.json"))
+    page.audit(_json(folder / "audit.json"), rows)
     page.timings(seconds, rows)
     page.recipe(recipe)
     path = folder / "report.html"
@@ -118,6 +118,7 @@ class _Page:
         )
 
     def results(self, rows: Sequence[Measurement], seconds: dict[str, float]) -> None:
+        """The stage table."""
         if not rows:
             self.parts.append(_note("Nothing was measured yet."))
             return
@@ -129,12 +130,14 @@ class _Page:
         self.parts += [f"<p>{text}</p>", _table(headings, table_rows(rows, seconds))]
 
     def passes(self, samplings: Sequence[Sampling]) -> None:
+        """pass@k against k, and pass@1 against pass@n."""
         note = "" if all(one.tokens is not None for one in samplings) else "Without kept samples only the measured k."
         found = frontier(samplings)
         self.plots("pass@k", note, pass_curves(samplings))
         self.plots("pass@1 against pass@k", "", [found] if found is not None else [])
 
     def selectors(self, samplings: Sequence[Sampling]) -> None:
+        """What selectors make of the same samples, and what those cost."""
         k = selector_k(samplings)
         if k is None:
             return
@@ -154,11 +157,14 @@ class _Page:
         names = [metric_name(metric, k) for metric in metrics]
         self.parts.append(_table(["model", "samples", *names, "tokens a problem", "latents a problem"], lines))
 
-    def audit(self, found: dict[str, Any] | None) -> None:
-        self.parts.append("<h2>Audit</h2>")
+    def audit(self, found: dict[str, Any] | None, rows: Sequence[Measurement]) -> None:
+        """The audit, or how to make it where a model with latents was measured."""
         if found is None:
-            self.parts.append("<p>Not audited: <code>neuralese audit</code> and this folder.</p>")
+            if any(row.mode in ("latent", "hybrid") for row in rows):
+                hint = "<p>Not audited. <code>neuralese audit</code> with this folder adds it.</p>"
+                self.parts += ["<h2>Audit</h2>", hint]
             return
+        self.parts.append("<h2>Audit</h2>")
         gates = [[gate["name"], VERDICTS[gate["passed"]], gate["because"]] for gate in found["gates"]]
         effects = [
             [
