@@ -38,8 +38,8 @@ h2 { margin: 2.5rem 0 .5rem; border-top: 1px solid var(--line); padding-top: 1re
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .9rem .3rem 0; text-align: left; white-space: nowrap; }
-td:first-child, .prose td { white-space: normal; min-width: 6rem; }
-.prose td { vertical-align: top; }
+.prose td { white-space: normal; vertical-align: top; }
+@media (max-width: 40rem) { td:first-child { white-space: normal; min-width: 6rem; } }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 figure { margin: 0; background: #fff; color: #333; border-radius: .5rem; padding: .5rem; max-width: 38rem; }
 figure.wide { grid-column: 1 / -1; max-width: none; }
