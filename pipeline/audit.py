@@ -10,8 +10,19 @@ from accelerate import PartialState
 
 from ..data.problem import Problem
 from ..data.tasks import change_one, guess_share
-from .evaluate.audit import PAUSE, AuditError, Question, Subject, audit, check_control, check_subject, write_audit
+from .evaluate.audit import (
+    PAUSE,
+    Audit,
+    AuditError,
+    Question,
+    Subject,
+    audit,
+    check_control,
+    check_subject,
+    write_audit,
+)
 from .evaluate.audit_table import print_audit
+from .evaluate.report import report_images, write_report
 from .latent.config import LatentConfig
 from .latent.latentize import has_supervision
 from .loading import load_reasoner
@@ -20,6 +31,7 @@ from .problems import load_evaluation
 from .recipe import load_recipe
 from .run import RunError, join_processes, trained_stages
 from .sections import Recipe
+from .tracking import Tracker
 
 # Latents cost less than answers, and probes need more problems than shares do.
 PROBED = 4
@@ -35,6 +47,8 @@ def audit_folder(
     recipe_path: Path | None,
 ) -> None:
     """Audits the last stage with latents of a run, or one checkpoint, and prints and writes what it finds.
+
+    A run's own audit.json goes into its report, which is written anew, and to W&B.
 
     Args:
         control: A pause control, or a run with one; None: that of the run, where it has one.
@@ -70,6 +84,9 @@ def audit_folder(
         write_audit(target, found)
         print_audit(found)
         print(f"Audit        {target}")
+        if run is not None and target.resolve() == (run / "audit.json").resolve():
+            print(f"Report       {write_report(run)}")
+            _track(recipe, run, found)
 
 
 def _load(recipe: Recipe, checkpoint: Path) -> Subject:
@@ -82,6 +99,22 @@ def _load(recipe: Recipe, checkpoint: Path) -> Subject:
     )
     reasoner.model.to(PartialState().device).eval()
     return Subject(str(checkpoint), reasoner)
+
+
+def _track(recipe: Recipe, run: Path, found: Audit) -> None:
+    """Records the gates, the interventions and the map of thoughts in W&B, as a run of their own in the group."""
+    tracker = Tracker(recipe, run, is_main=True)
+    tracker.start("audit")
+    gates = [[gate.name, gate.passed, gate.because] for gate in found.gates]
+    tracker.log_table("audit/gates", ["gate", "passed", "because"], gates, 0)
+    effects = [
+        [one.name, one.accuracy.n, one.accuracy.value, *one.accuracy.ci95, one.loss.value, *one.loss.ci95]
+        for one in found.effects
+    ]
+    columns = ["latents", "n", "accuracy", "low", "high", "lost", "lost low", "lost high"]
+    tracker.log_table("audit/effects", columns, effects, 0)
+    tracker.log_images({"report/thoughts": report_images(run)["thoughts"]}, 0)
+    tracker.finish()
 
 
 def _pause_of(checkpoints: dict[str, Path]) -> Path | None:

@@ -21,7 +21,7 @@ from ..data.errors import UserError
 from ..data.problem import Problem
 from .build import build_model
 from .evaluate.evaluate import Measurement, measure, read_results, write_results
-from .evaluate.report import write_report
+from .evaluate.report import report_images, write_report
 from .evaluate.sample_files import digest
 from .evaluate.table import print_results
 from .files import write_whole
@@ -248,6 +248,8 @@ def _evaluate(
         _record_seconds(recipe, "evaluate", time.perf_counter() - started)
     if state.is_main_process:
         write_report(recipe.folder)
+        images = report_images(recipe.folder)
+        tracker.log_images({f"report/{name}": path for name, path in images.items()}, 0)
         print_results(rows, read_seconds(recipe.folder))
         print_places(recipe)
     state.wait_for_everyone()
@@ -280,8 +282,10 @@ def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:
         setting = "greedy" if row.metric == "accuracy" else f"noise={row.noise},temperature={row.temperature:g}"
         named[f"{row.stage}/{row.metric.replace('k', str(row.k), 1)}/{setting}"] = row.value
     tracker.log(named, 0)
-    columns = ["stage", "mode", "metric", "k", "noise", "temperature", "value", "low", "high", "n", "seed"]
-    table = [[r.stage, r.mode, r.metric, r.k, r.noise, r.temperature, r.value, *r.ci95, r.n, r.seed] for r in rows]
+    columns = ["stage", "mode", "metric", "k", "noise", "temperature", "value", "low", "high", "n", "seed", "guess"]
+    table = [
+        [r.stage, r.mode, r.metric, r.k, r.noise, r.temperature, r.value, *r.ci95, r.n, r.seed, r.guess] for r in rows
+    ]
     tracker.log_table("results", columns, table, 0)
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ class Tracker:
             import wandb
 
             self.wandb_run.log({name: wandb.Table(columns=columns, data=rows), "global_step": step})
+
+    def log_images(self, images: Mapping[str, Path], step: int) -> None:
+        """Records image files in W&B under their names, at an optimizer step of the current stage."""
+        if self.wandb_run is not None and images:
+            import wandb
+
+            shown = {name: wandb.Image(str(path)) for name, path in images.items()}
+            self.wandb_run.log({**shown, "global_step": step})
 
     def finish(self, exit_code: int = 0) -> None:
         """Ends the W&B run of the current stage, as failed where exit_code is not 0."""

@@ -88,13 +88,14 @@ def test_results_and_classes():
 def test_lens_reads_the_state_that_a_latent_is_made_from(reasoner):
     problems = word_problems(1)
     own = answer(reasoner, [type(problems[0])(q, ("3",), "5") for q in ("3 + 4 =", "6 - 5 * 2 =")], SETTINGS)
-    found = lens(reasoner, own)
+    found, probabilities = lens(reasoner, own)
     for row, problem in enumerate(own.problems):
         ids = reasoner.prompt_ids(problem.question)
         logits, _ = latent_forward(reasoner.model, ids)
         for place in range(3):
-            best = logits[len(ids) - 3 + place - 1].topk(3).indices
-            assert torch.equal(found[row, place], best)
+            best = logits[len(ids) - 3 + place - 1].softmax(-1).topk(3)
+            assert torch.equal(found[row, place], best.indices)
+            assert torch.allclose(probabilities[row, place], best.values, atol=1e-5)
 
 
 def hits(reasoner, own):
@@ -117,6 +118,7 @@ def test_lens_hits_count_the_first_token_of_the_step_that_a_latent_stands_for():
     assert measure_places(reasoner, twice, 50)[0].common == pytest.approx(2 / 6)
     (reading,) = read(reasoner, own, 1)
     assert reading.question == "q0" and reading.lens[0][0] == "s0" and reading.steps == ("s0", "t0")
+    assert reading.hits == [True, False] and len(reading.probabilities) == 2
     assert reading.decoded is None and decoder_accuracy(reasoner, own, 50) is None
 
 

@@ -67,13 +67,18 @@ def test_wandb_holds_the_same_numbers_as_the_metrics_file(finished):
     for stage, found in runs.items():
         assert found["group"] == "tiny" and found["id"].startswith(f"tiny-{stage}-")
         assert found["config"]["rl"]["noise"] == "gaussian:0.3"
-        theirs = [row for row in found["rows"] if not any(key.startswith("results.") for key in row)]
+        theirs = [row for row in found["rows"] if not any(key.startswith(("results.", "report/")) for key in row)]
         mine = [row for row in ours if row["stage"] == stage]
         assert len(mine) == len(theirs)
         for one, other in zip(mine, theirs, strict=True):
             assert one["step"] == other["global_step"]
             for key in ("loss", "reward", "accuracy", "token_loss", "entropy"):
                 assert one.get(key) == other.get(key)
+    (images,) = [row for row in runs["evaluate"]["rows"] if any(key.startswith("report/") for key in row)]
+    shown = {key.partition(".")[0] for key in images} - {"global_step"}
+    assert {key for key in shown if key.startswith("report/")} == {
+        f"report/{path.stem}" for path in (folder / "report").glob("*.png")
+    }
     curriculum = [row for row in ours if row["stage"] == "curriculum" and "loss" in row]
     assert [row["step"] for row in curriculum] == [1, 2, 3, 4, 5, 6, 7, 8]  # one axis through both stages
     assert [row["curriculum_stage"] for row in curriculum] == [1] * 4 + [2] * 4

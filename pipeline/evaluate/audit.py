@@ -26,7 +26,7 @@ from .metrics import Mean
 from .probes import Probe, probe_steps
 from .thoughts import Place, Reading, decoder_accuracy, measure_places, read
 
-SHOWN = 3  # problems whose thoughts are put into words
+READ = 10  # problems whose thoughts are put into words
 PAUSE = ("pause", "pause_multi")
 
 
@@ -182,7 +182,7 @@ def audit(
         information=_information(probes, reasoner.config.latents_per_step),
         decoder=decoder_accuracy(reasoner, own, settings.bootstrap),
         text=measure_text(text.reasoner, problems, settings, text.name, seed) if text is not None else None,
-        readings=read(reasoner, own, SHOWN),
+        readings=read(reasoner, own, READ),
         gates=gates,
         verdict=verdict(gates),
     )

@@ -12,6 +12,7 @@ from .audit import Audit
 from .gates import Gate
 from .metrics import Mean
 
+SHOWN = 3  # problems whose thoughts are printed
 VERDICTS = {True: "pass", False: "FAIL", None: "not measured"}
 
 
@@ -146,7 +147,7 @@ def _print_information(console: Console, found: Audit) -> None:
 def _print_thoughts(console: Console, found: Audit) -> None:
     """Questions can be long, and hold brackets: lines, not cells."""
     lines = ["Thoughts: the most likely tokens at each latent, under the logit lens"]
-    for reading in found.readings:
+    for reading in found.readings[:SHOWN]:
         lines += ["", f"  {reading.question}", f"    steps      {' | '.join(reading.steps)}"]
         lines += [f"    latent {place:<3} {'  '.join(tokens)}" for place, tokens in enumerate(reading.lens, 1)]
         if reading.decoded is not None:

@@ -1,87 +1,234 @@
-"""report.html: one self-contained page about a run, with its table and learning curves."""
+"""report.html: one self-contained page about a run, for phones and wide screens, light and dark."""
 
 from __future__ import annotations
 
 import html
-import io
 import json
 import platform
-from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
-from .evaluate import read_results
-from .table import metric_name, results_columns, table_rows
+from ..files import write_whole
+from ..recipe import load_recipe
+from ..sections import EvaluateSection
+from .audit_table import VERDICTS
+from .evaluate import Measurement, read_results
+from .report_data import Sampling, chosen_at, read_curves, read_samplings, selector_k
+from .report_figures import (
+    WIDTH,
+    Plot,
+    frontier,
+    learning_curve,
+    pass_curves,
+    save,
+    selector_plot,
+    thoughts_map,
+)
+from .table import metric_name, results_columns, stage_name, table_rows
 
 CURVES = {"loss": "loss (nats)", "accuracy": "held-out greedy accuracy", "reward": "mean reward"}
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")
+PACKAGES = ("neuralese", "torch", "transformers", "trl", "accelerate", "peft")
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; }
+h1, p, li, figcaption { overflow-wrap: anywhere; }
+h2 { margin: 2.5rem 0 .5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem .3rem 0; text-align: left; white-space: nowrap; }
-figure { margin: 1rem 0; background: #fff; border-radius: .5rem; padding: .5rem; }
-svg { width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .9rem .3rem 0; text-align: left; white-space: nowrap; }
+.prose td { white-space: normal; vertical-align: top; }
+@media (max-width: 40rem) { td:first-child { white-space: normal; min-width: 6rem; } }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
+figure { margin: 0; background: #fff; color: #333; border-radius: .5rem; padding: .5rem; max-width: 38rem; }
+figure.wide { grid-column: 1 / -1; max-width: none; }
+figure div { overflow-x: auto; }
+figcaption { font-size: .85rem; padding: .25rem .5rem; }
+svg { display: block; width: 100%; height: auto; }
 pre { overflow-x: auto; background: #8881; padding: 1rem; border-radius: .5rem; font-size: .85rem; }
+.note { opacity: .8; font-size: .9rem; }
+@media (prefers-color-scheme: dark) { figure { filter: invert(.93) hue-rotate(180deg); } }
 """
 
 
 def write_report(folder: Path) -> Path:
-    """Writes report.html from the run folder's recipe.yaml, results.json, seconds.json and metrics.jsonl."""
-    rows = read_results(folder / "results.json")
-    times = folder / "seconds.json"
-    seconds = json.loads(times.read_text()) if times.is_file() else {}
-    headings = ["model", "samples", *(metric_name(*c) for c in results_columns(rows)), "train s"]
-    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    name = html.escape(folder.name)
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}</title><style>{STYLE}</style></head><body>
-<h1>{name}</h1>
-<p>{rows[0].n} evaluation problems, seed {rows[0].seed}. Brackets: bootstrap 95% intervals over problems.
-One run: differences between seeds are not in the intervals.</p>
-<div class="wide">{_table(headings, table_rows(rows, seconds))}</div>
-<h2>Learning curves</h2>
-{"".join(f"<figure>{_curves(key, label, folder)}</figure>" for key, label in CURVES.items())}
-<h2>Recipe</h2><pre>{html.escape(recipe)}</pre>
-<p>{html.escape(versions)}, Python {platform.python_version()}.</p>
-</body></html>
-"""
+    """Writes report.html and report/*.png from what a run folder holds.
+
+    It reads recipe.yaml, results.json, metrics.jsonl, seconds.json, samples/ and audit.json; what is not there is left
+    out.
+    """
+    recipe, results = folder / "recipe.yaml", folder / "results.json"
+    rows = read_results(results) if results.is_file() else []
+    seconds = _json(folder / "seconds.json") or {}
+    settings = load_recipe(recipe).evaluate if recipe.is_file() else EvaluateSection()
+    samplings = read_samplings(folder, rows, settings)
+    page = _Page(folder)
+    page.results(rows, seconds)
+    page.plots("Learning curves", "", _learning_curves(folder))
+    page.passes(samplings)
+    page.selectors(samplings)
+    page.audit(_json(folder / "audit.json"), rows)
+    page.timings(seconds, rows)
+    page.recipe(recipe)
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page.text())
     return path
 
 
-def _table(headings: list[str], lines: list[list[str]]) -> str:
-    def row(cells: list[str], tag: str) -> str:
+def report_images(folder: Path) -> dict[str, Path]:
+    """The PNG files of a run's report by name."""
+    return {path.stem: path for path in sorted((folder / "report").glob("*.png"))}
+
+
+class _Page:
+    """Sections in the order they are added; their plots are written as PNG too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name, self.images, self.parts = folder.name, folder / "report", list[str]()
+        self.images.mkdir(exist_ok=True)
+        for old in report_images(folder).values():
+            old.unlink()
+
+    def text(self) -> str:
+        title = html.escape(self.name)
+        return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{STYLE}</style></head><body>
+<h1>{title}</h1>
+{chr(10).join(self.parts)}
+</body></html>
+"""
+
+    def plots(self, heading: str, note: str, plots: Iterable[Plot], level: int = 2) -> None:
+        """A section of plots; none without plots."""
+        shown = "".join(self._figure(plot) for plot in plots)
+        if shown:
+            title = f"<h{level}>{html.escape(heading)}</h{level}>"
+            self.parts += [title, _note(note), f'<div class="plots">{shown}</div>']
+
+    def _figure(self, plot: Plot) -> str:
+        caption = html.escape(plot.caption)
+        inches = plot.figure.get_figwidth()
+        # A figure wider than a phone keeps the size of its letters, and scrolls.
+        style, least = (' class="wide"', f' style="min-width:{4 * inches:.0f}rem"') if inches > WIDTH else ("", "")
+        return (
+            f'<figure{style}><div><div role="img" aria-label="{caption}"{least}>{save(plot, self.images)}</div></div>'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+
+    def results(self, rows: Sequence[Measurement], seconds: dict[str, float]) -> None:
+        """The stage table."""
+        if not rows:
+            self.parts.append(_note("Nothing was measured yet."))
+            return
+        headings = ["model", "samples", *(metric_name(*c) for c in results_columns(rows)), "train s"]
+        text = (
+            f"{rows[0].n} evaluation problems, seed {rows[0].seed}. Brackets: bootstrap 95% intervals over problems. "
+            "One run: differences between seeds are not in the intervals."
+        )
+        self.parts += [f"<p>{text}</p>", _table(headings, table_rows(rows, seconds))]
+
+    def passes(self, samplings: Sequence[Sampling]) -> None:
+        """pass@k against k, and pass@1 against pass@n."""
+        note = "" if all(one.tokens is not None for one in samplings) else "Without kept samples only the measured k."
+        found = frontier(samplings)
+        self.plots("pass@k", note, pass_curves(samplings))
+        self.plots("pass@1 against pass@k", "", [found] if found is not None else [])
+
+    def selectors(self, samplings: Sequence[Sampling]) -> None:
+        """What selectors make of the same samples, and what those cost."""
+        k = selector_k(samplings)
+        if k is None:
+            return
+        ours = [one for one in samplings if len(chosen_at(one, k)) > 1]
+        metrics = list(dict.fromkeys(metric for one in ours for metric in chosen_at(one, k)))
+        note = (
+            f"Every selector chooses among the same {k} samples, so that a line of the table is equal compute: the "
+            f"tokens written and the latents fed back for the {k} samples of a problem. Pause tokens count as neither."
+        )
+        self.plots("Selectors", note, [selector_plot(ours, k)])
+        lines = []
+        for one in ours:
+            found = chosen_at(one, k)
+            shares = [f"{found[metric].value:.3f}" if metric in found else "" for metric in metrics]
+            spent = ["" if mean is None else f"{k * mean:.1f}" for mean in (one.tokens, one.latents)]
+            lines.append([one.model, one.setting, *shares, *spent])
+        names = [metric_name(metric, k) for metric in metrics]
+        self.parts.append(_table(["model", "samples", *names, "tokens a problem", "latents a problem"], lines))
+
+    def audit(self, found: dict[str, Any] | None, rows: Sequence[Measurement]) -> None:
+        """The audit, or how to make it where a model with latents was measured."""
+        if found is None:
+            if any(row.mode in ("latent", "hybrid") for row in rows):
+                hint = "<p>Not audited. <code>neuralese audit</code> with this folder adds it.</p>"
+                self.parts += ["<h2>Audit</h2>", hint]
+            return
+        self.parts.append("<h2>Audit</h2>")
+        gates = [[gate["name"], VERDICTS[gate["passed"]], gate["because"]] for gate in found["gates"]]
+        effects = [
+            [
+                one["name"],
+                str(one["accuracy"]["n"]),
+                *(_share(one[key]) for key in ("accuracy", "loss", "unchanged", "donor")),
+            ]
+            for one in found["effects"]
+        ]
+        self.parts += [
+            f"<p><strong>{html.escape(found['verdict'])}</strong></p>",
+            _note(f"{found['checkpoint']}, {found['problems']} problems, accuracy {_share(found['accuracy'])}."),
+            _table(["gate", "", "because"], gates, "prose"),
+            "<h3>Other latents in place of the model's own</h3>",
+            _table(["latents", "n", "accuracy", "lost", "answers unchanged", "answers of the donor"], effects),
+        ]
+        readings = found["readings"]
+        if readings and "hits" in readings[0]:  # audits of earlier versions lack them
+            self.plots("Thoughts in words", "", [thoughts_map(readings)], level=3)
+            self.parts.append(f"<ol>{''.join(_reading(one) for one in readings)}</ol>")
+
+    def timings(self, seconds: dict[str, float], rows: Sequence[Measurement]) -> None:
+        if seconds:
+            names = {row.stage: stage_name(row) for row in rows}
+            lines = [[names.get(stage, stage), f"{spent:.1f}"] for stage, spent in seconds.items()]
+            lines.append(["in all", f"{sum(seconds.values()):.1f}"])
+            self.parts += ["<h2>Timings</h2>", _table(["", "seconds"], lines)]
+
+    def recipe(self, file: Path) -> None:
+        if file.is_file():
+            text = html.escape(file.read_text(encoding="utf-8"))
+            self.parts.append(f"<h2>Recipe</h2><details><summary>Resolved</summary><pre>{text}</pre></details>")
+        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+        self.parts.append(_note(f"Written with {versions}, Python {platform.python_version()}."))
+
+
+def _learning_curves(folder: Path) -> list[Plot]:
+    found = {metric: read_curves(folder, metric) for metric in CURVES}
+    return [learning_curve(metric, CURVES[metric], curves) for metric, curves in found.items() if curves]
+
+
+def _reading(reading: dict[str, Any]) -> str:
+    lines = [f"steps: {' | '.join(reading['steps'])}", f"answer of the model: {' '.join(reading['answer'].split())}"]
+    if reading["decoded"] is not None:
+        lines.append(f"decoder: {' | '.join(reading['decoded'])}")
+    rest = "".join(f"<br>{html.escape(line)}" for line in lines)
+    return f'<li>{html.escape(reading["question"])}<span class="note">{rest}</span></li>'
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
+
+
+def _share(mean: dict[str, Any] | None) -> str:
+    return "" if mean is None else f"{mean['value']:.3f} ({mean['ci95'][0]:.2f}-{mean['ci95'][1]:.2f})"
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], style: str = "") -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return f"<table>{row(headings, 'th')}{''.join(row(line, 'td') for line in lines)}</table>"
-
-
-def _curves(key: str, label: str, folder: Path) -> str:
-    """An SVG with one line for each stage that logged the metric."""
-    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    metrics = folder / "metrics.jsonl"
-    for text in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []:
-        row: dict[str, Any] = json.loads(text)
-        if isinstance(row.get(key), int | float):
-            lines[row["stage"]].append((row["step"], row[key]))
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    axes = figure.subplots()
-    for stage, points in lines.items():
-        axes.plot(*zip(*sorted(points), strict=True), label=stage, marker="." if len(points) < 40 else None)
-    axes.set(xlabel="optimizer step of the stage", ylabel=label)
-    axes.spines[["top", "right"]].set_visible(False)
-    if lines:
-        axes.legend(frameon=False)
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "neuralese"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    rows = row(headings, "th") + "".join(row(line, "td") for line in lines)
+    return f'<div class="wide {style}"><table>{rows}</table></div>'

@@ -53,6 +53,8 @@ class Reading:
 
     Attributes:
         lens: The most likely tokens at each latent, most likely first.
+        probabilities: Of the most likely token at each latent.
+        hits: Whether that token is the first one of the step that the latent stands for; None: it stands for no step.
         decoded: The steps that the auxiliary decoder reads; None: the checkpoint has none.
     """
 
@@ -60,6 +62,8 @@ class Reading:
     steps: tuple[str, ...]
     answer: str
     lens: list[list[str]]
+    probabilities: list[float]
+    hits: list[bool | None]
     decoded: list[str] | None
 
 
@@ -86,13 +90,15 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
     return found
 
 
-def lens(reasoner: Reasoner, own: Answers) -> Tensor:
-    """Logit lens (P, L, k): the tokens that the model's head finds most likely in the state each latent is made from.
+def lens(reasoner: Reasoner, own: Answers) -> tuple[Tensor, Tensor]:
+    """Logit lens: the tokens that the model's head finds most likely in the state each latent is made from.
 
-    Beyond a row's latents: no meaning.
+    Returns:
+        (P, L, k) tokens and their probabilities. Beyond a row's latents: no meaning.
     """
     model, most = reasoner.model, own.latents.size(1)
     found = torch.zeros(len(own.problems), most, LENS_TOKENS, dtype=torch.long)
+    probabilities = torch.zeros(found.shape)
     for rows in _batches(len(own.problems)):
         ids, mask = _prompts(reasoner, own, rows)
         is_latent = ids == reasoner.config.token_ids[1]
@@ -102,22 +108,32 @@ def lens(reasoner: Reasoner, own: Answers) -> Tensor:
             logits = model(input_ids=ids, attention_mask=mask, labels=labels).logits  # (N, V)
         row, column = is_latent.nonzero(as_tuple=True)
         turn = (is_latent.cumsum(1) - 1)[row, column]
-        top = logits.topk(min(LENS_TOKENS, logits.size(-1)), dim=-1).indices.cpu()
-        found[row.cpu() + rows.start, turn.cpu(), : top.size(1)] = top
-    return found
+        top, tokens = logits.float().softmax(-1).topk(min(LENS_TOKENS, logits.size(-1)), dim=-1)
+        found[row.cpu() + rows.start, turn.cpu(), : tokens.size(1)] = tokens.cpu()
+        probabilities[row.cpu() + rows.start, turn.cpu(), : tokens.size(1)] = top.cpu()
+    return found, probabilities
 
 
 def lens_and_steps(reasoner: Reasoner, own: Answers) -> list[list[tuple[int, int]]]:
     """For each place, of the problems with both, the token the lens reads and the first of the step it stands for."""
-    tokens, encoded = lens(reasoner, own)[..., 0].tolist(), encode(own.problems, reasoner.tokenizer)
-    c = reasoner.config.latents_per_step
+    rows = _beside_steps(reasoner, own, lens(reasoner, own)[0][..., 0])
+    return [[pair for row in rows if (pair := row[place]) is not None] for place in range(own.latents.size(1))]
+
+
+def _beside_steps(reasoner: Reasoner, own: Answers, tokens: Tensor) -> list[list[tuple[int, int] | None]]:
+    """For each problem and place a token (P, L) and the first one of the step that the latent stands for.
+
+    None: no latent there, or none that stands for a step.
+    """
+    c, encoded, read = reasoner.config.latents_per_step, encode(own.problems, reasoner.tokenizer), tokens.tolist()
     return [
         [
-            (tokens[row][place], item.steps[place // c][0])
-            for row, item in enumerate(encoded)
+            (read[row][place], item.steps[place // c][0])
             if place // c < len(item.steps) and own.counts[row] > place
+            else None
+            for place in range(tokens.size(1))
         ]
-        for place in range(own.latents.size(1))
+        for row, item in enumerate(encoded)
     ]
 
 
@@ -170,15 +186,20 @@ def read(reasoner: Reasoner, own: Answers, how_many: int) -> list[Reading]:
         own.counts[:how_many],
         own.right[:how_many],
     )
+    found, probabilities = lens(reasoner, chosen)
+    beside = _beside_steps(reasoner, chosen, found[..., 0])
+    hits = [[None if pair is None else pair[0] == pair[1] for pair in row] for row in beside]
     readings = []
-    for row, tokens in enumerate(lens(reasoner, chosen).tolist()):
+    for row, tokens in enumerate(found.tolist()):
         count, problem = int(own.counts[row]), own.problems[row]
         decoded = None
         if isinstance(reasoner.model.supervision, StepDecoder):
             latents = own.latents[row, :count].to(reasoner.model.device, reasoner.model.dtype)
             decoded = reasoner.read_thoughts(latents)
         words = [[reasoner.tokenizer.decode([token]).strip() for token in place] for place in tokens[:count]]
-        readings.append(Reading(problem.question, problem.steps, own.texts[row].strip(), words, decoded))
+        sure = probabilities[row, :count, 0].tolist()
+        text = own.texts[row].strip()
+        readings.append(Reading(problem.question, problem.steps, text, words, sure, hits[row][:count], decoded))
     return readings
 
 

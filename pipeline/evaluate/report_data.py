@@ -1,0 +1,119 @@
+"""What a report shows of a run besides its table: learning curves, pass@k, what selectors reach and what they cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..sections import EvaluateSection
+from .evaluate import Measurement
+from .metrics import bootstrap_ci, pass_at_k
+from .sample_files import read_samples
+from .samples import Sampled, Setting
+from .selection import METRICS
+from .table import setting_name, stage_name
+
+Point = tuple[int, float, float, float]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a checkpoint reaches with samples of one setting.
+
+    Attributes:
+        stage: The checkpoint's stage.
+        model: The same in words.
+        setting: How samples were drawn, in words.
+        points: (k, pass@k, low, high) of the 95% interval, by k.
+        guess: (k, pass@k of k guesses) where it was measured.
+        measured: Its rows of results.json.
+        tokens: Mean tokens of a sample; None: the run kept no samples.
+        latents: Mean latents of a sample; None as for `tokens`.
+    """
+
+    stage: str
+    model: str
+    setting: str
+    points: list[Point]
+    guess: list[tuple[int, float]]
+    measured: list[Measurement]
+    tokens: float | None = None
+    latents: float | None = None
+
+
+def read_curves(folder: Path, metric: str) -> dict[str, list[tuple[int, float]]]:
+    """(optimizer step, value) of a logged metric for each stage that has it, in the order they were trained in."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    file = folder / "metrics.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        row: dict[str, Any] = json.loads(line)
+        if isinstance(row.get(metric), int | float):
+            curves.setdefault(row["stage"], []).append((row["step"], row[metric]))
+    return {stage: sorted(points) for stage, points in curves.items()}
+
+
+def read_samplings(folder: Path, rows: Sequence[Measurement], settings: EvaluateSection) -> list[Sampling]:
+    """Every checkpoint under every sampling setting that results.json has, from its samples where they were kept.
+
+    Files that another evaluation left beside them are not read.
+
+    Args:
+        settings: What the rows were measured with.
+    """
+    found: dict[tuple[str, str | None, float], list[Measurement]] = {}
+    for row in rows:
+        if row.metric != "accuracy":
+            found.setdefault((row.stage, row.noise, row.temperature), []).append(row)
+    samplings = []
+    for (stage, noise, temperature), ours in found.items():
+        setting = Setting(settings.num_samples, noise, temperature)
+        sampled = _read_sampled(folder / "samples" / stage / f"{setting.name}.jsonl", ours[0].n)
+        passed = {row.k: row for row in ours if row.metric == "pass@k"}
+        samplings.append(
+            Sampling(
+                stage,
+                stage_name(ours[0]),
+                setting_name(ours[0]),
+                [(k, passed[k].value, *passed[k].ci95) for k in sorted(passed)]
+                if sampled is None
+                else _points(sampled, sorted(passed), settings.bootstrap, ours[0].seed),
+                [(k, guess) for k in sorted(passed) if (guess := passed[k].guess) is not None],
+                ours,
+                None if sampled is None else float(np.mean([row.tokens for row in sampled])),
+                None if sampled is None else float(np.mean([row.latents for row in sampled])),
+            )
+        )
+    return [sampling for sampling in samplings if sampling.points]
+
+
+def _read_sampled(path: Path, problems: int) -> list[Sampled] | None:
+    """The samples of all problems; None where the file does not hold them."""
+    rows = read_samples(path)[1] if path.is_file() else {}
+    return [Sampled(**rows[place]) for place in range(problems)] if len(rows) == problems else None
+
+
+def _points(sampled: Sequence[Sampled], measured: Sequence[int], resamples: int, seed: int) -> list[Point]:
+    """pass@k at every power of two, at all samples, and at each k that was measured."""
+    right = np.array([row.right for row in sampled])  # (P, n)
+    n = right.shape[1]
+    ks = sorted({2**i for i in range(n.bit_length())} | {n} | {k for k in measured if k <= n})
+    values = {k: pass_at_k(right, k) for k in ks}
+    return [(k, float(values[k].mean()), *bootstrap_ci(values[k], resamples, seed)) for k in ks]
+
+
+def selector_k(samplings: Sequence[Sampling]) -> int | None:
+    """The largest k at which every setting with selectors has all of them; None: nothing was chosen."""
+    ks = [{row.k for row in one.measured if row.metric in METRICS.values()} for one in samplings]
+    common = set.intersection(*[one for one in ks if one] or [set()])
+    return max(common, default=None)
+
+
+def chosen_at(sampling: Sampling, k: int) -> dict[str, Measurement]:
+    """What each selector reaches with k samples, and last the oracle: pass@k, that any of them is right."""
+    rows = {row.metric: row for row in sampling.measured if row.k == k}
+    return {metric: rows[metric] for metric in (*METRICS.values(), "pass@k") if metric in rows}

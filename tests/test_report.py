@@ -1,0 +1,207 @@
+"""The report: the figures hold the numbers of results.json, the page what the run left, and a browser shows it."""
+
+import html
+import json
+import re
+import shutil
+from dataclasses import asdict, replace
+from xml.etree import ElementTree
+
+import pytest
+from runs import tiny
+from wandb_reader import read_run
+
+from neuralese.pipeline.audit import audit_folder
+from neuralese.pipeline.evaluate.evaluate import Measurement, write_results
+from neuralese.pipeline.evaluate.report import write_report
+from neuralese.pipeline.evaluate.report_data import read_samplings, selector_k
+from neuralese.pipeline.evaluate.report_figures import frontier, pass_curves, selector_plot, thoughts_map
+from neuralese.pipeline.evaluate.sample_files import SampleFile
+from neuralese.pipeline.evaluate.samples import Sampled
+from neuralese.pipeline.sections import EvaluateSection
+
+
+@pytest.fixture
+def settings(finished):
+    return tiny(finished[0].parent).evaluate
+
+
+def test_pass_curves_are_the_results_and_what_lies_between(finished, settings):
+    folder, rows = finished
+    samplings = read_samplings(folder, rows, settings)
+    assert len(samplings) == 7  # noise is for the two models with latents alone
+    for sampling in samplings:
+        points = {k: rest for k, *rest in sampling.points}
+        assert list(points) == [1, 2, 4]
+        for row in sampling.measured:
+            if row.metric == "pass@k":
+                assert points[row.k] == [row.value, *row.ci95]
+    plots = pass_curves(samplings)
+    assert len(plots) == 5
+    drawn = {
+        tuple(line.get_ydata())
+        for plot in plots
+        for line in plot.figure.axes[0].lines
+        if line.get_label() != "guessing"
+    }
+    assert drawn == {tuple(value for _, value, *_ in sampling.points) for sampling in samplings}
+
+
+def test_points_bars_and_costs_by_hand(tmp_path):
+    """Three problems of which 4, 1 and 0 of 4 samples are right, under noise 0; another setting without samples."""
+    settings = EvaluateSection(num_samples=4, k=[1, 4], bootstrap=50)
+    one = Sampled("q", ["### 1"] * 4, [], [0.0] * 4, [3, 3, 3, 5], [2, 2, 2, 2], [0] * 4)
+    scores = [[1.0] * 4, [0.0, None, 0.0, 1.0], [0.0] * 4]
+    file = SampleFile(tmp_path / "samples" / "rl" / "n4-gaussian-0.3-T0.jsonl", {})
+    file.finish({place: asdict(replace(one, scores=score)) for place, score in enumerate(scores)})
+
+    def row(metric, k, value, noise="gaussian:0.3", temperature=0.0):
+        guess = 0.1 * k if metric == "pass@k" else None
+        ends = (value - 0.1, value + 0.1)
+        return Measurement("rl", "latent", metric, k, noise, temperature, value, ends, 3, 0, guess)
+
+    rows = [row("pass@k", 1, 5 / 12), row("pass@k", 4, 2 / 3), row("maj@k", 4, 0.5)]
+    rows += [row("pass@k", 1, 0.2, None, 1.0), row("pass@k", 4, 0.3, None, 1.0), row("maj@k", 4, 0.25, None, 1.0)]
+    noisy, plain = read_samplings(tmp_path, [row("accuracy", 1, 0.9, None), *rows], settings)
+    assert (noisy.stage, noisy.model, noisy.setting) == ("rl", "latent after RL", "gaussian:0.3, T 0")
+    assert [k for k, *_ in noisy.points] == [1, 2, 4] and [k for k, *_ in plain.points] == [1, 4]
+    assert [value for _, value, *_ in noisy.points] == pytest.approx([5 / 12, 0.5, 2 / 3])
+    assert (noisy.tokens, noisy.latents, plain.tokens) == (3.5, 2.0, None)
+    assert noisy.guess == [(1, 0.1), (4, 0.4)] and plain.points[1] == (4, 0.3, *row("", 4, 0.3).ci95)
+    (plot,) = pass_curves([noisy, plain])
+    lines = {line.get_label(): line.get_xydata().tolist() for line in plot.figure.axes[0].lines}
+    assert lines["gaussian:0.3, T 0"] == [[k, value] for k, value, *_ in noisy.points]
+    assert lines["T 1"] == [[1, 0.2], [4, 0.3]] and lines["guessing"] == [[1, 0.1], [4, 0.4]]
+    assert centres(frontier([noisy, plain])) == [pytest.approx((5 / 12, 2 / 3)), (0.2, 0.3)]
+    assert selector_k([noisy, plain]) == 4
+    assert centres(selector_plot([noisy, plain], 4)) == [
+        pytest.approx(point) for point in ((5 / 12, 0), (0.5, 0), (2 / 3, 0), (0.2, 1), (0.25, 1), (0.3, 1))
+    ]
+
+
+def test_the_page_of_a_whole_run(finished):
+    folder, rows = finished
+    page = (folder / "report.html").read_text()
+    for heading in ("Learning curves", "pass@k", "pass@1 against pass@k", "Selectors", "Audit", "Timings", "Recipe"):
+        assert f"<h2>{heading}</h2>" in page
+    images = list((folder / "report").glob("*.png"))
+    assert page.count("<svg") == len(images) == 3 + 5 + 1 + 1
+    for row in rows:
+        assert f"{row.value:.3f}" in page
+    # No address is asked for anything: those of namespaces are names.
+    assert not re.search(r"<script|<link|<img|@import|url\((?!#)|src=", page)
+    assert set(re.findall(r"https?://[^\"\s<]+", page)) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_frontier_and_selectors_are_the_results(finished, settings):
+    folder, rows = finished
+    samplings = read_samplings(folder, rows, settings)
+    value = {(row.stage, row.metric, row.k, row.noise, row.temperature): row.value for row in rows}
+    assert selector_k(samplings) == 4
+    ways = {(one.stage, one.measured[0].noise, one.measured[0].temperature): one for one in samplings}
+    points = centres(frontier(samplings))
+    assert points == [
+        (value[stage, "pass@k", 1, *way], value[stage, "pass@k", 4, *way]) for stage, *way in ways
+    ]  # fmt: skip
+    assert [x for x, _ in centres(selector_plot(samplings, 4))] == [
+        value[stage, *metric, *way]
+        for stage, *way in ways
+        for metric in (("pass@k", 1), ("maj@k", 4), ("pass@k", 4))
+    ]  # fmt: skip
+    assert all(one.latents == (2 if one.measured[0].mode == "latent" else 0) for one in samplings)
+    assert all(1 <= one.tokens <= 8 for one in samplings)
+    assert frontier(samplings[:1]) is None
+
+
+def centres(plot):
+    """The points of error bars, in the order they were drawn."""
+    return [(float(x[0]), float(y[0])) for one in plot.figure.axes[0].containers for x, y in [one[0].get_data()]]
+
+
+def test_without_samples_the_measured_k_are_shown(finished, settings, tmp_path):
+    folder, rows = finished
+    samplings = read_samplings(tmp_path, rows, settings)
+    assert all([k for k, *_ in one.points] == [1, 4] and one.tokens is None for one in samplings)
+    assert [one.points for one in samplings] == [
+        [point for point in one.points if point[0] != 2] for one in read_samplings(folder, rows, settings)
+    ]
+    # Samples of another evaluation beside the results are not theirs.
+    other = settings.model_copy(update={"num_samples": 8})
+    assert all(one.tokens is None for one in read_samplings(folder, rows, other))
+    fewer = [replace(row, n=10) for row in rows]
+    assert all(one.tokens is None for one in read_samplings(folder, fewer, settings))
+    for name in ("results.json", "recipe.yaml"):
+        shutil.copy(folder / name, tmp_path)
+    page = write_report(tmp_path).read_text()
+    assert "Without kept samples only the measured k" in page and page.count("<svg") == 5 + 1 + 1
+    assert "Without kept samples" not in (folder / "report.html").read_text()
+
+
+def test_a_folder_with_nothing_in_it_has_a_page(tmp_path):
+    page = write_report(tmp_path).read_text()
+    assert "Nothing was measured yet" in page and "Audit" not in page and "<svg" not in page
+
+
+def test_equal_runs_have_equal_pages_and_old_images_go(finished, tmp_path):
+    folder, _ = finished
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("wandb", "final"))
+    (copy / "report" / "gone.png").write_bytes(b"")
+    write_report(copy)
+    assert (copy / "report.html").read_text() == (folder / "report.html").read_text()
+    images = {path.name: path.read_bytes() for path in (copy / "report").iterdir()}
+    assert images == {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
+
+
+EVIL = '<b>&"$x_1$-->'
+
+
+def reading(**changed):
+    one = {"question": EVIL, "steps": [EVIL, "2"], "answer": EVIL, "lens": [[EVIL, "a"], ["思", "b"], ["", "c"]]}
+    return one | {"probabilities": [0.9, 0.2, 0.1], "hits": [True, False, None], "decoded": None} | changed
+
+
+def test_what_comes_from_data_is_escaped(tmp_path):
+    share = {"value": 0.5, "ci95": [0.4, 0.6], "n": 10}
+    effect = {"name": EVIL, "accuracy": share, "loss": share, "unchanged": share, "donor": None}
+    audit = {
+        "checkpoint": EVIL, "problems": 10, "accuracy": share, "verdict": EVIL, "effects": [effect],
+        "gates": [{"name": EVIL, "passed": None, "because": EVIL}],
+        "readings": [reading(), reading(decoded=[EVIL], lens=[[EVIL, "a"]], probabilities=[0.5], hits=[False])],
+    }  # fmt: skip
+    (tmp_path / "audit.json").write_text(json.dumps(audit))
+    row = Measurement(EVIL, "latent", "pass@k", 1, None, 1.0, 0.5, (0.4, 0.6), 10, 0)
+    rows = [row, replace(row, k=4), replace(row, metric="accuracy"), replace(row, metric="maj@k", k=4)]
+    write_results(tmp_path / "results.json", rows)
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"stage": EVIL, "step": 1, "loss": 2.0}) + "\n")
+    page = write_report(tmp_path).read_text()
+    assert "<b>" not in page and "&lt;b&gt;&amp;" in page
+    svgs = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(svgs) == 4
+    for svg in svgs:
+        ElementTree.fromstring(svg)
+    cells = [text.get_text() for text in thoughts_map(audit["readings"]).figure.axes[0].texts]
+    assert cells == [f"{EVIL[:8]}…", "思", "␣", f"{EVIL[:8]}…"]
+
+
+def test_an_audit_goes_into_the_report_of_its_run(finished, tmp_path):
+    folder, _ = finished
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("wandb"))
+    audit_folder(copy, ["evaluate.bootstrap=20"], None, 12, None, tmp_path / "elsewhere.json", None)
+    assert "Not audited" in (copy / "report.html").read_text()
+    audit_folder(copy, ["evaluate.bootstrap=20"], None, 12, None, None, None)
+    found, page = json.loads((copy / "audit.json").read_text()), (copy / "report.html").read_text()
+    assert f"<strong>{html.escape(found['verdict'])}</strong>" in page and "Not audited" not in page
+    assert [html.escape(one["question"]) in page for one in found["readings"]] == [True] * 10
+    assert all(html.escape(gate["because"]) in page for gate in found["gates"])
+    assert (copy / "report" / "thoughts.png").is_file()
+    (logged,) = (read_run(path) for path in copy.glob("wandb/offline-run-*/*.wandb"))
+    keys = {key for row in logged["rows"] for key in row}
+    assert logged["job_type"] == "audit" and "report/thoughts._type" in keys
+    assert {"audit/gates.nrows", "audit/effects.nrows"} <= keys
+    shown = thoughts_map(found["readings"]).figure.axes[0].images[0].get_array()
+    assert shown.tolist() == [one["probabilities"] for one in found["readings"]]
