@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 from wandb.proto import wandb_internal_pb2 as pb
 
@@ -25,11 +26,20 @@ def records(data):
             yield record
 
 
+def whole(path, seconds=30):
+    """The records of a finished run; the process that writes them may be behind."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = [(record.WhichOneof("record_type"), record) for record in records(path.read_bytes())]
+        if any(kind == "exit" for kind, _ in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
 def read_run(path):
     """Group, job type, id, config and logged rows of an offline run file."""
     run, rows, config = None, [], {}
-    for record in records(path.read_bytes()):
-        kind = record.WhichOneof("record_type")
+    for kind, record in whole(path):
         if kind == "run":
             run = record.run
             config = {item.key: json.loads(item.value_json) for item in run.config.update}
