@@ -266,11 +266,12 @@ def evaluate_checkpoint(
     """
     reasoner = load_reasoner(checkpoint, trust_remote_code=recipe.model.trust_remote_code, dtype=recipe.model.dtype)
     reasoner.model.to(PartialState().device)
+    folder = source = None
+    if samples is not None:
+        folder = samples / stage
+        source = {"checkpoint": digest(checkpoint), "task": recipe.data.eval.model_dump(mode="json")}
     with torch.no_grad():
-        rows = measure(
-            reasoner, problems, recipe.evaluate, stage, recipe.seed, samples / stage if samples is not None else None,
-            {"checkpoint": digest(checkpoint), "task": recipe.data.eval.model_dump(mode="json")},
-        )  # fmt: skip
+        rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed, folder, source)
     if stopped_summary(checkpoint.parent) is not None:
         rows = [replace(row, mode="hybrid") for row in rows]  # latents, then the steps that stayed text
     return rows

@@ -11,6 +11,7 @@ from rich.table import Table
 from .audit import Audit
 from .gates import Gate
 from .metrics import Mean
+from .table import wide_console
 
 SHOWN = 3  # problems whose thoughts are printed
 VERDICTS = {True: "pass", False: "FAIL", None: "not measured"}
@@ -18,9 +19,7 @@ VERDICTS = {True: "pass", False: "FAIL", None: "not measured"}
 
 def print_audit(found: Audit) -> None:
     """Prints every table of an audit, the verdict last."""
-    console = Console()
-    # A file or a pipe has no width; there the tables must not be cut to that of a terminal.
-    console = console if console.is_terminal else Console(width=150)
+    console = wide_console()
     console.print(f"Checkpoint   {found.checkpoint}", soft_wrap=True, highlight=False, markup=False)
     console.print(
         f"Problems     {found.problems}, {found.num_latents} latents each; accuracy {_interval(found.accuracy)}; "

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from ...data.errors import UserError
@@ -17,6 +16,7 @@ from .metrics import pass_at_k
 from .sample_files import read_samples
 from .samples import Sampled
 from .statistics import Difference, paired_difference
+from .table import wide_console
 
 LAST_FIRST = ("rl", "curriculum", "sft")
 RESAMPLES = 10_000
@@ -148,5 +148,4 @@ def _print(rows: Sequence[Comparison], a: dict[str, Path], b: dict[str, Path]) -
         metric = "greedy" if row.metric == "accuracy" else f"pass@{row.k}"
         interval = f"{change.value:+.3f} [{low:+.3f}, {high:+.3f}]"
         table.add_row(row.setting, metric, f"{row.a:.3f}", f"{row.b:.3f}", interval, *tested)
-    console = Console()
-    (console if console.is_terminal else Console(width=150)).print(table)
+    wide_console().print(table)

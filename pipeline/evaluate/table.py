@@ -77,9 +77,15 @@ def _cell(row: Measurement | None) -> str:
     return "" if row is None else f"{row.value:.3f} ({row.ci95[0]:.2f}-{row.ci95[1]:.2f})"
 
 
+def wide_console() -> Console:
+    """The terminal. A file or a pipe has no width, and there a table must not be cut to that of a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=150)
+
+
 def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> None:
     """Prints the results; a checkpoint's name, greedy accuracy and seconds stand in its first line."""
-    console = Console()
+    console = wide_console()
     table = Table(
         title="Accuracy",
         caption=f"{rows[0].n} problems, seed {rows[0].seed}. In brackets: bootstrap 95% intervals. T: temperature.",
@@ -94,7 +100,6 @@ def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> 
         first = line[0] != previous
         previous = line[0]
         table.add_row(*(line if first else ["", line[1], "", *line[3:-1], ""]))
-    # A file or a pipe has no width; there the table must not be cut to that of a terminal.
-    (console if console.is_terminal else Console(width=150)).print(table)
+    console.print(table)
     if "evaluate" in seconds:
         console.print(f"Evaluation took {seconds['evaluate']:.0f} s.")
