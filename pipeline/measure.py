@@ -15,6 +15,7 @@ from .evaluate.evaluate import Measurement, write_results
 from .evaluate.latent_reward_training import HELD_OUT, draw_thoughts, train_latent_reward
 from .evaluate.samples import Setting
 from .evaluate.table import print_results
+from .evaluate_sections import SamplingSection
 from .files import write_whole
 from .latent.noise import parse_noise
 from .loading import load_reasoner
@@ -22,7 +23,7 @@ from .plugins import load_plugins
 from .problems import load_all, load_evaluation
 from .recipe import load_recipe
 from .run import RunError, evaluate_checkpoint, join_processes, read_seconds, trained_stages
-from .sections import Recipe, SamplingSection
+from .sections import Recipe
 
 SCALES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 KEPT = 0.9  # share of the greedy accuracy that a sample under noise must keep

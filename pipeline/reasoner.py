@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .curriculum import check_room, encode_prompts
 from .latent.config import LatentConfig, ModelError, context_window
-from .latent.generate import Sampling, rollout
+from .latent.generate import Rollouts, Sampling, rollout
 from .latent.noise import Noise, parse_noise
 from .latent.supervision import StepDecoder
 from .latent.thoughts import THOUGHT_SOURCES
@@ -167,10 +167,14 @@ class Reasoner:
         count, n = seeds.shape
         rows = torch.arange(count).repeat_interleave(n)
         drawn = rollout(self.model, prompts, rows, seeds.flatten(), sampling, noise, self.eos_token_ids)
+        return self.samples_of(drawn, n)
+
+    def samples_of(self, drawn: Rollouts, n: int) -> list[Samples]:
+        """Rollouts of which n in a row are of one prompt, with their texts."""
         texts = self.tokenizer.batch_decode(drawn.token_ids, skip_special_tokens=True)
         totals, counts, replay = drawn.logprobs.sum(1).tolist(), drawn.num_latents.tolist(), drawn.seeds.tolist()
         samples = []
-        for begin in range(0, count * n, n):
+        for begin in range(0, len(texts), n):
             part = slice(begin, begin + n)
             samples.append(
                 Samples(

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from .rl_sections import Reward, RLSection
+from .evaluate_sections import EvaluateSection
+from .rl_sections import RLSection
 from .section import Section
 
 
@@ -136,49 +137,6 @@ class CurriculumSection(Section):
     def _measured(self) -> CurriculumSection:
         if self.step_back_at is not None and self.promote_at is None:
             raise ValueError("step_back_at needs promote_at, the threshold that is measured")
-        return self
-
-
-class SamplingSection(Section):
-    noise: str | None = None
-    temperature: float = Field(0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _diverse(self) -> SamplingSection:
-        if self.noise is None and self.temperature == 0:
-            raise ValueError("without noise and with temperature 0 all samples are equal; set one of them")
-        return self
-
-
-class EvaluateSection(Section):
-    problems: int | None = Field(1000, gt=0, description="evaluation problems; None: all")
-    num_samples: int = Field(16, gt=0)
-    k: list[int] = Field(default_factory=lambda: [1, 4, 16])
-    sampling: list[SamplingSection] = Field(default_factory=lambda: [SamplingSection(temperature=1.0)])
-    selectors: tuple[Literal["majority", "likelihood", "reward", "weighted", "latent_reward"], ...] = Field(
-        ("majority",), description="ways to choose one of k samples, see docs/algorithm.md"
-    )
-    selection_reward: Reward | None = Field(None, description="by which reward and weighted choose")
-    latent_reward: str | None = Field(None, description="folder of the latent reward model that chooses by thoughts")
-    scorer: str = Field("exact_match", description="reward function; a score above 0.5 counts as right")
-    max_new_tokens: int = Field(64, gt=0)
-    batch_size: int = Field(256, gt=0, description="answers drawn at once")
-    bootstrap: int = Field(1000, gt=0, description="resamples behind the 95% intervals")
-
-    @model_validator(mode="after")
-    def _k_fits(self) -> EvaluateSection:
-        if max(self.k, default=0) > self.num_samples or min(self.k, default=1) < 1:
-            raise ValueError(f"k={self.k} must lie between 1 and num_samples={self.num_samples}")
-        needy = [name for name in self.selectors if name in ("reward", "weighted")]
-        if needy and self.selection_reward is None:
-            raise ValueError(
-                f"selectors {', '.join(needy)} choose by a reward; give selection_reward (a function or a model), "
-                "or leave them out"
-            )
-        if self.selection_reward is not None and not needy:
-            raise ValueError("selection_reward is used by the selectors reward and weighted; add one of them")
-        if (self.latent_reward is None) == ("latent_reward" in self.selectors):
-            raise ValueError("the selector latent_reward and the key latent_reward, its model's folder, go together")
         return self
 
 

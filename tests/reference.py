@@ -57,6 +57,30 @@ def latent_inputs(model, ids, epsilon=None, apply_noise=None, backprop_steps=Non
     return torch.stack(inputs)
 
 
+def search(model, ids, draws, children, keep, apply_noise, judge):
+    """The thoughts that a search ends with, as (score, latents (L, d)); every thought anew from the first token.
+
+    draws: (most, L, d); thought j at latent t moves by draws[j, t] where it has siblings.
+    """
+    first = ids.index(model.latent_config.token_ids[1])
+
+    def grown(path):
+        inputs = latent_inputs(model, ids[: first + len(path)], torch.stack(path), apply_noise)
+        states = model.base_model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[:, first:]
+        score = judge(states)[0, -1].item() if judge is not None else 0.0
+        return score, inputs[first:]
+
+    paths = [[]]
+    for turn, count in enumerate(children):
+        paths = [path for path in paths for _ in range(count)]
+        paths = [
+            [*path, draws[j, turn] if count > 1 else torch.zeros_like(draws[j, turn])] for j, path in enumerate(paths)
+        ]
+        if keep is not None:
+            paths = sorted(paths, key=lambda path: -grown(path)[0])[:keep]
+    return [grown(path) for path in paths]
+
+
 def jacobi_forward(model, ids, num_sweeps):
     """Logits (T, V) of one unpadded row whose latents are made in sweeps."""
     return model(inputs_embeds=jacobi_inputs(model, ids, num_sweeps)[None], use_cache=False).logits[0]

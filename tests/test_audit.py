@@ -19,8 +19,8 @@ from neuralese.pipeline.evaluate.audit import AuditError, Question, Subject, aud
 from neuralese.pipeline.evaluate.audit_table import print_audit
 from neuralese.pipeline.evaluate.interventions import answer
 from neuralese.pipeline.evaluate.metrics import Mean
+from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.latent import latentize
-from neuralese.pipeline.sections import EvaluateSection
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from neuralese.pipeline.evaluate.thoughts import (
     read,
     sensitivity,
 )
+from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.latent.geometry import effective_ranks
-from neuralese.pipeline.sections import EvaluateSection
 
 
 def channel(error, count=1200, number=4):

@@ -10,7 +10,7 @@ LAYERS = [
     ["rewards"],
     ["pipeline.latent"],
     ["pipeline.files", "pipeline.plugins", "pipeline.presets", "pipeline.section", "pipeline.rl_sections",
-     "pipeline.sections"],
+     "pipeline.evaluate_sections", "pipeline.sections"],
     ["pipeline.recipe", "pipeline.problems", "pipeline.schedule", "pipeline.curriculum", "pipeline.collate",
      "pipeline.reasoner", "pipeline.loading", "pipeline.tracking", "pipeline.build", "pipeline.score"],
     ["pipeline.train", "pipeline.evaluate"],

@@ -18,8 +18,8 @@ from neuralese.pipeline.evaluate.latent_reward import (
 )
 from neuralese.pipeline.evaluate.latent_reward_training import Thoughts, draw_thoughts, train_latent_reward
 from neuralese.pipeline.evaluate.samples import Setting
+from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.run import run
-from neuralese.pipeline.sections import EvaluateSection
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=8)
 
@@ -153,7 +153,7 @@ def test_the_command_trains_one_and_eval_chooses_by_it(capsys, finished, tmp_pat
     rows = json.loads(output.read_text())
     chosen = {row["stage"] for row in rows if row["metric"] == "latent_reward@k"}
     assert code == 0 and chosen == {"curriculum", "rl"} and "latent_reward@4" in out
-    assert_one_paragraph(neuralese(capsys, "eval", folder, keys[0]), "go together")
+    assert_one_paragraph(neuralese(capsys, "eval", folder, keys[0]), "add one of them")
 
 
 def test_a_folder_without_a_model_is_named_before_training(tmp_path):

@@ -18,7 +18,7 @@ from neuralese.pipeline.evaluate.report_data import read_samplings, selector_k
 from neuralese.pipeline.evaluate.report_figures import frontier, pass_curves, selector_plot, thoughts_map
 from neuralese.pipeline.evaluate.sample_files import SampleFile
 from neuralese.pipeline.evaluate.samples import Sampled
-from neuralese.pipeline.sections import EvaluateSection
+from neuralese.pipeline.evaluate_sections import EvaluateSection
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from neuralese.pipeline.evaluate.sample_files import SampleFile, digest, read_samples
 from neuralese.pipeline.evaluate.samples import Setting, draw_samples, seeds_of
-from neuralese.pipeline.sections import EvaluateSection
+from neuralese.pipeline.evaluate_sections import EvaluateSection
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=6)
 NOISY = Setting(3, "gaussian:0.5", 1.0)

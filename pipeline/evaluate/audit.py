@@ -14,10 +14,10 @@ import torch
 
 from ...data.errors import UserError
 from ...data.problem import Problem
+from ..evaluate_sections import EvaluateSection
 from ..files import write_whole
 from ..latent.thoughts import THOUGHT_SOURCES
 from ..reasoner import Reasoner
-from ..sections import EvaluateSection
 from .counterfactual import Change, Counterfactual, measure_counterfactual
 from .gates import Comparison, Gate, judge, verdict
 from .information import TextThought, measure_text, thought_length

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...data.problem import Problem
+from ..evaluate_sections import EvaluateSection
 from ..reasoner import Reasoner
 from ..score import is_right
-from ..sections import EvaluateSection
 from .interventions import Answers, answer
 from .metrics import Mean
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,16 @@ import numpy as np
 
 from ...data.problem import Problem
 from ...rewards.answers import normalise_answer
+from ..evaluate_sections import EvaluateSection
 from ..files import write_whole
 from ..reasoner import Reasoner
-from ..sections import EvaluateSection
 from ..train.reward_model import recipe_reward
-from .latent_reward import judge_thoughts, load_latent_reward
-from .metrics import bootstrap_ci, pass_at_k
+from .latent_reward import load_latent_reward
+from .metrics import agreement, auroc, auroc_ci, bootstrap_ci, pass_at_k
 from .sample_files import SampleFile, digest
 from .samples import Sampled, Setting, draw_samples
-from .selection import METRICS, select, selection_rewards
+from .selection import AGREEMENT, METRICS, fewest, select, selection_rewards
+from .settings import settings_of
 from .statistics import guess_floor
 
 
@@ -32,10 +33,16 @@ class Measurement:
     Attributes:
         stage: Training stage of the checkpoint: sft, curriculum, rl, or a control.
         mode: text, latent, pause, no_cot, or hybrid (latents, then steps in text: a curriculum that was stopped).
-        metric: accuracy (greedy), pass@k, or that of a selector (`METRICS` in selection.py).
+        metric: accuracy (greedy), pass@k, that of a selector (`METRICS` in selection.py), or agreement@k.
         ci95: Bootstrap interval over problems.
         n: Problems measured.
         guess: Of accuracy and pass@k, what as many guesses reach (`guess_floor`).
+        setting: How its samples were drawn, as a name: that of their file.
+        answers_per_thought: Answers that share a thought.
+        search: How thoughts were found, as `Search.name`; None: each drawn apart from the others.
+        tokens: Written for the k samples of a problem.
+        latents: Made for them, those that a search gave up included.
+        seconds: Of all samples of a problem, their scores included; None: some were drawn before, and kept.
     """
 
     stage: str
@@ -49,6 +56,12 @@ class Measurement:
     n: int
     seed: int
     guess: float | None = None
+    setting: str | None = None
+    answers_per_thought: int = 1
+    search: str | None = None
+    tokens: float | None = None
+    latents: float | None = None
+    seconds: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
@@ -81,31 +94,46 @@ def measure(
 
     Raises:
         RewardError: A scorer or a reward to choose by that cannot be used.
+        SearchError: A search that does not fit the checkpoint's latents.
     """
     mode = mode_of(reasoner, stage)
-    ways = [Setting()] + [
-        Setting(settings.num_samples, sampling.noise, sampling.temperature)
-        for sampling in settings.sampling
-        if sampling.noise is None or mode == "latent"  # else there is no latent for the noise to fall on
-    ]
+    ways = settings_of(reasoner, settings, problems, mode)
+    if ways[0].num_latents is not None:
+        mode = "text" if ways[0].num_latents == 0 else "hybrid"
     reward = recipe_reward(settings.selection_reward) if settings.selection_reward is not None else None
     judge = None
     if settings.latent_reward is not None and mode == "latent":
-        judge = partial(judge_thoughts, load_latent_reward(settings.latent_reward, reasoner))
+        judge = load_latent_reward(settings.latent_reward, reasoner)
         source = {**(source or {}), "latent_reward": digest(Path(settings.latent_reward))}
     what = {**(source or {}), "scorer": settings.scorer, "max_new_tokens": settings.max_new_tokens}
     answers = [normalise_answer(problem.answer) for problem in problems]
     rows = []
     for way in ways:
+        started = time.perf_counter()
         file = None if folder is None else SampleFile(folder / f"{way.name}.jsonl", {**what, "setting": asdict(way)})
         sampled = draw_samples(reasoner, problems, way, settings, seed, file, judge)
-        rewards = selection_rewards(reward, problems, sampled) if reward is not None and way != Setting() else None
+        spent = None if file is not None and file.kept else (time.perf_counter() - started) / len(problems)
+        rewards = selection_rewards(reward, problems, sampled) if reward is not None and not way.is_greedy else None
         for metric, k, value, ci95 in _summaries(sampled, rewards, way, settings, seed):
-            guess = guess_floor(answers, k) if metric in ("accuracy", "pass@k") else None
             rows.append(
-                Measurement(stage, mode, metric, k, way.noise, way.temperature, value, ci95, len(problems), seed, guess)
-            )
+                Measurement(
+                    stage, mode, metric, k, way.noise, way.temperature, value, ci95, len(problems), seed,
+                    guess=guess_floor(answers, k) if metric in ("accuracy", "pass@k") else None,
+                    setting=way.name,
+                    answers_per_thought=way.answers_per_thought,
+                    search=way.search.name if way.search is not None else None,
+                    tokens=k * float(np.mean([row.tokens for row in sampled])),
+                    latents=_latents(sampled, way, k),
+                    seconds=spent,
+                )
+            )  # fmt: skip
     return rows
+
+
+def _latents(sampled: Sequence[Sampled], way: Setting, k: int) -> float:
+    """Mean latents made for k samples of a problem. Without noise there is one thought, however many the answers."""
+    made = float(np.mean([row.latents_made for row in sampled]))
+    return made if way.noise is None else made * k / way.n
 
 
 def _summaries(
@@ -113,17 +141,23 @@ def _summaries(
 ) -> Iterator[tuple[str, int, float, tuple[float, float]]]:
     """Metric, k, value and interval of what one setting gave."""
     right = np.array([row.right for row in sampled])
-    found: list[tuple[str, int, np.ndarray]] = []
-    if way == Setting():
-        found.append(("accuracy", 1, pass_at_k(right, 1)))
-    else:
-        found += [("pass@k", k, pass_at_k(right, k)) for k in settings.k]
-        # Of one sample nothing can be chosen, and a majority of two is one of them.
-        names = [name for name in settings.selectors if name != "latent_reward" or sampled[0].latent_rewards]
-        chosen = [(name, k) for name in names for k in settings.k if k >= (3 if name == "majority" else 2)]
-        found += [(METRICS[name], k, select(name, sampled, rewards, k)) for name, k in chosen]
+    if way.is_greedy:
+        values = pass_at_k(right, 1)
+        yield "accuracy", 1, float(values.mean()), bootstrap_ci(values, settings.bootstrap, seed)
+        return
+    # What a search finds is meant to be taken together.
+    ks = settings.k if way.search is None else [way.n]
+    found = [("pass@k", k, pass_at_k(right, k)) for k in ks]
+    judged = sampled[0].latent_rewards is not None
+    names = [name for name in settings.selectors if name in METRICS and (judged or not name.startswith("latent_"))]
+    found += [(METRICS[name], k, select(name, sampled, rewards, k)) for name in names for k in ks if k >= fewest(name)]
     for metric, k, values in found:
         yield metric, k, float(values.mean()), bootstrap_ci(values, settings.bootstrap, seed)
+    if "agreement" in settings.selectors and way.n >= fewest("agreement"):
+        sure, voted = agreement([row.answers for row in sampled]), select("majority", sampled, None, way.n)
+        told = auroc(sure, voted)
+        if not np.isnan(told):
+            yield AGREEMENT, way.n, told, auroc_ci(sure, voted, settings.bootstrap, seed)
 
 
 def write_results(path: Path, rows: Sequence[Measurement]) -> None:

@@ -16,12 +16,12 @@ from torch import Tensor
 from ...data.problem import Problem
 from ...rewards.answers import MARKER
 from ..curriculum import encode_prompts
+from ..evaluate_sections import EvaluateSection
 from ..latent.generate import pad_left
 from ..latent.supervision import IGNORE
 from ..latent.thoughts import suppress
 from ..reasoner import Reasoner
 from ..score import is_right
-from ..sections import EvaluateSection
 from .metrics import Mean
 from .thoughts import BATCH
 

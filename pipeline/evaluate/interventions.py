@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ...data.problem import Problem
 from ...rewards.answers import extract_answer
+from ..evaluate_sections import EvaluateSection
 from ..latent.given import Replacement
 from ..reasoner import Reasoner
 from ..score import is_right
-from ..sections import EvaluateSection
 from .metrics import Mean
 
 

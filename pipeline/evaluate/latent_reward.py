@@ -55,8 +55,12 @@ class LatentRewardModel(PreTrainedModel):
 
     def forward(self, states: Tensor) -> Tensor:
         """Scores (N, L) in nats after each latent, from the states (N, L, d) after it."""
-        inner = self.first(self.norm(states.float())) + self.place.weight[: states.size(1)]
-        return self.last(nn.functional.gelu(inner)).squeeze(-1).cumsum(1)
+        return self.rewards(states, 0).cumsum(1)
+
+    def rewards(self, states: Tensor, first: int) -> Tensor:
+        """r (N, L) of the states (N, L, d) after the latents from number `first` on, counted from 0."""
+        inner = self.first(self.norm(states.float())) + self.place.weight[first : first + states.size(1)]
+        return self.last(nn.functional.gelu(inner)).squeeze(-1)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):

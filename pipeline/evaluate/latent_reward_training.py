@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...data.problem import Problem
+from ..evaluate_sections import EvaluateSection
 from ..reasoner import Reasoner
 from ..score import is_right
-from ..sections import EvaluateSection
 from .latent_reward import LatentRewardConfig, LatentRewardError, LatentRewardModel, step_loss, thought_states
 from .metrics import best_at_k
 from .samples import Setting, seeds_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
@@ -80,11 +81,47 @@ def best_at_k(values: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
     return np.array(found)
 
 
+def agreement(answers: Sequence[Sequence[str]]) -> np.ndarray:
+    """Share of each problem's samples (P, n) that give its most common answer (P,): how sure a majority is of itself
+    (self-consistency, arXiv 2203.11171, section 3.5)."""
+    return np.array([max(Counter(row).values()) / len(row) for row in answers])
+
+
+def auroc(values: np.ndarray, right: np.ndarray) -> float:
+    """Chance that a right one of P problems has a higher value than a wrong one; ties count half.
+
+    Args:
+        values: (P,)
+        right: (P,) chance that each is right, between 0 and 1.
+
+    Returns:
+        NaN where all are right or all are wrong.
+    """
+    _, level = np.unique(values, return_inverse=True)
+    hits, misses = np.bincount(level, weights=right), np.bincount(level, weights=1 - right)
+    pairs = hits.sum() * misses.sum()
+    below = misses.cumsum() - misses / 2
+    return float((hits * below).sum() / pairs) if pairs > 0 else float("nan")
+
+
 def bootstrap_ci(values: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, float]:
     """95% percentile bootstrap interval of the mean over problems (P,)."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    return _percentiles(values[_resampled(len(values), resamples, seed)].mean(1))
+
+
+def auroc_ci(values: np.ndarray, right: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, float]:
+    """The same of `auroc`; resamples without a right or a wrong problem are left out."""
+    found = np.array([auroc(values[rows], right[rows]) for rows in _resampled(len(values), resamples, seed)])
+    return _percentiles(found[~np.isnan(found)])
+
+
+def _resampled(count: int, resamples: int, seed: int) -> np.ndarray:
+    """(resamples, P) problems drawn with replacement."""
+    return np.random.default_rng(seed).integers(count, size=(resamples, count))
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..evaluate_sections import EvaluateSection
 from ..files import write_whole
 from ..recipe import load_recipe
-from ..sections import EvaluateSection
 from .audit_table import VERDICTS
 from .evaluate import Measurement, read_results
 from .report_data import Sampling, chosen_at, read_curves, read_samplings, selector_k

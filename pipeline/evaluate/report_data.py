@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..sections import EvaluateSection
+from ..evaluate_sections import EvaluateSection
 from .evaluate import Measurement
 from .metrics import bootstrap_ci, pass_at_k
 from .sample_files import read_samples

@@ -24,11 +24,15 @@ class SampleFile:
 
     Args:
         what: What the samples depend on besides their question and seeds.
+
+    Attributes:
+        kept: Rows that the latest `read` found.
     """
 
     def __init__(self, path: Path, what: Mapping[str, Any]) -> None:
         self.path, self.what = path, json.loads(json.dumps(what))
         self.part = path.with_name(f"{path.stem}.part{PartialState().process_index}.jsonl")
+        self.kept = 0
         self._is_begun = False
 
     def read(self) -> dict[int, dict[str, Any]]:
@@ -41,6 +45,7 @@ class SampleFile:
                     found |= rows
                 elif PartialState().is_main_process:
                     logger.warning("%s was sampled from another model or in another way; it is replaced.", file)
+        self.kept = len(found)
         return found
 
     def add(self, rows: Mapping[int, Mapping[str, Any]]) -> None:

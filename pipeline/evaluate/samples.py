@@ -10,14 +10,17 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from ...data.problem import Problem
 from ...rewards.answers import extract_answer
+from ..evaluate_sections import EvaluateSection
+from ..latent.generate import Sampling
+from ..latent.noise import parse_noise
 from ..reasoner import Reasoner, Samples
 from ..score import is_high, scores_of
-from ..sections import EvaluateSection
+from .latent_reward import LatentRewardModel, judge_thoughts
 from .sample_files import SampleFile
+from .search import Search, search_thoughts
 
 
 @dataclass(frozen=True)
@@ -29,21 +32,32 @@ class Setting:
         noise: On the latents, as kind:scale.
         temperature: Of the answer tokens; 0 takes the most likely one.
         answers_per_thought: Answers in a row that share a thought.
+        num_latents: Of each thought; None: those of the checkpoint, 0: reason in text.
+        search: How the thoughts of a question are found, where they are not drawn apart from each other.
     """
 
     n: int = 1
     noise: str | None = None
     temperature: float = 0.0
     answers_per_thought: int = 1
+    num_latents: int | None = None
+    search: Search | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        """One answer without noise, the most likely tokens."""
+        return (self.n, self.noise, self.temperature, self.search) == (1, None, 0.0, None)
 
     @property
     def name(self) -> str:
         """A file name: greedy, or such as n16-gaussian-0.3-T1."""
-        if self == Setting():
-            return "greedy"
+        latents = [f"L{self.num_latents}"] if self.num_latents is not None else []
+        if self.is_greedy:
+            return "-".join(["greedy", *latents])
         noise = [self.noise.replace(":", "-")] if self.noise is not None else []
         shared = [f"m{self.answers_per_thought}"] if self.answers_per_thought > 1 else []
-        return "-".join([f"n{self.n}", *shared, *noise, f"T{self.temperature:g}"])
+        found = [self.search.name] if self.search is not None else []
+        return "-".join([f"n{self.n}", *shared, *latents, *found, *noise, f"T{self.temperature:g}"])
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,8 @@ class Sampled:
         logprobs: In nats, each summed over its answer's tokens.
         tokens: Tokens of each answer.
         latents: Latents of each thought.
-        seeds: `Reasoner.generate(..., seeds=...)` makes the same samples again.
+        latents_made: For all of them: answers may share a thought, and a search makes latents that it gives up.
+        seeds: `Reasoner.generate(..., seeds=...)` makes the same samples again; of a search: the one it began from.
         latent_rewards: Of the thoughts, where a latent reward model was at hand.
     """
 
@@ -66,6 +81,7 @@ class Sampled:
     logprobs: list[float]
     tokens: list[int]
     latents: list[int]
+    latents_made: int
     seeds: list[int]
     latent_rewards: list[float] | None = None
 
@@ -87,7 +103,7 @@ def draw_samples(
     options: EvaluateSection,
     seed: int,
     file: SampleFile | None = None,
-    judge_thoughts: Callable[[Reasoner, Sequence[str], Sequence[Tensor]], list[list[float]]] | None = None,
+    judge: LatentRewardModel | None = None,
 ) -> list[Sampled]:
     """The samples of each problem; every process gets all of them.
 
@@ -96,7 +112,7 @@ def draw_samples(
     Args:
         options: Scorer, longest answer and batch size.
         file: Where to keep them; what it holds already is not drawn again.
-        judge_thoughts: Scores of the latents (n, L, d) of each question.
+        judge: Scores the thoughts, and keeps a beam narrow.
     """
     state = PartialState()
     seeds = seeds_of(len(problems), setting, seed)
@@ -107,13 +123,13 @@ def draw_samples(
     drawn: dict[int, Sampled] = {}
     waiting: list[tuple[int, Samples]] = []
 
-    def judge() -> None:
+    def score() -> None:
         if not waiting:
             return
-        rows = _judged([(problems[mine[at]], samples) for at, samples in waiting], options.scorer)
-        if judge_thoughts is not None:
+        rows = _scored([(problems[mine[at]], samples) for at, samples in waiting], options.scorer, setting)
+        if judge is not None:
             questions, latents = [row.question for row in rows], [samples.latents for _, samples in waiting]
-            scores = judge_thoughts(reasoner, questions, latents)
+            scores = judge_thoughts(judge, reasoner, questions, latents)
             rows = [replace(row, latent_rewards=score) for row, score in zip(rows, scores, strict=True)]
         new = {mine[at]: row for (at, _), row in zip(waiting, rows, strict=True)}
         drawn.update(new)
@@ -128,27 +144,50 @@ def draw_samples(
         def keep(at: int, samples: Samples) -> None:
             waiting.append((at, samples))
             if len(waiting) * setting.n >= options.batch_size:
-                judge()
+                score()
             advance()
 
-        reasoner.generate(
-            [problems[i].question for i in mine],
-            noise=setting.noise,
-            temperature=setting.temperature,
-            max_new_tokens=options.max_new_tokens,
-            seeds=[seeds[i] for i in mine],
-            batch_size=options.batch_size,
-            on_samples=keep,
-        )
-        judge()
+        _draw(reasoner, [problems[i].question for i in mine], setting, options, [seeds[i] for i in mine], judge, keep)
+        score()
     found |= dict(gather_object(list(drawn.items())))
     if file is not None:
         file.finish({i: asdict(found[i]) for i in range(len(problems))})
     return [found[i] for i in range(len(problems))]
 
 
+def _draw(
+    reasoner: Reasoner,
+    questions: Sequence[str],
+    setting: Setting,
+    options: EvaluateSection,
+    seeds: Sequence[Sequence[int]],
+    judge: LatentRewardModel | None,
+    on_samples: Callable[[int, Samples], None],
+) -> None:
+    """Samples or searches, question by question."""
+    if setting.search is None:
+        reasoner.generate(
+            questions,
+            noise=setting.noise,
+            temperature=setting.temperature,
+            max_new_tokens=options.max_new_tokens,
+            num_latents=setting.num_latents,
+            seeds=seeds,
+            batch_size=options.batch_size,
+            on_samples=on_samples,
+        )
+        return
+    noise = parse_noise(setting.noise)
+    assert noise is not None
+    sampling = Sampling(setting.temperature, options.max_new_tokens)
+    first = [row[0] for row in seeds]
+    search_thoughts(reasoner, questions, setting.search, noise, sampling, first, judge, options.batch_size, on_samples)
+
+
 def seeds_of(problems: int, setting: Setting, seed: int) -> list[list[int]]:
-    """n seeds for each problem; those of answers that share a thought are equal."""
+    """n seeds for each problem, those of answers that share a thought equal; a search has one."""
+    if setting.search is not None:
+        return np.random.default_rng(seed).integers(2**62, size=(problems, 1)).tolist()
     thoughts = setting.n // setting.answers_per_thought
     drawn = np.random.default_rng(seed).integers(2**62, size=(problems, thoughts))
     return drawn.repeat(setting.answers_per_thought, 1).tolist()
@@ -164,7 +203,7 @@ def _held(file: SampleFile, problems: Sequence[Problem], seeds: list[list[int]])
     }
 
 
-def _judged(drawn: Sequence[tuple[Problem, Samples]], scorer: str) -> list[Sampled]:
+def _scored(drawn: Sequence[tuple[Problem, Samples]], scorer: str, setting: Setting) -> list[Sampled]:
     scores = scores_of(scorer, [problem for problem, _ in drawn], [samples.texts for _, samples in drawn])
     return [
         Sampled(
@@ -174,10 +213,19 @@ def _judged(drawn: Sequence[tuple[Problem, Samples]], scorer: str) -> list[Sampl
             logprobs=[round(value, 5) for value in samples.logprobs],
             tokens=[len(ids) for ids in samples.token_ids],
             latents=samples.num_latents,
+            latents_made=_latents_made(samples, setting),
             seeds=samples.seeds,
         )
         for (problem, samples), score in zip(drawn, scores, strict=True)
     ]
+
+
+def _latents_made(samples: Samples, setting: Setting) -> int:
+    if setting.search is not None:
+        return sum(setting.search.widths)
+    if setting.noise is None:
+        return samples.num_latents[0]  # there is one thought
+    return sum(dict(zip(samples.seeds, samples.num_latents, strict=True)).values())
 
 
 @contextmanager

@@ -19,7 +19,15 @@ METRICS = {
     "reward": "reward@k",
     "weighted": "weighted@k",
     "latent_reward": "latent_reward@k",
+    "latent_weighted": "latent_weighted@k",
 }
+# No selector: how well the agreement of samples tells problems with a right majority from others (`auroc`).
+AGREEMENT = "agreement@k"
+
+
+def fewest(selector: str) -> int:
+    """The fewest samples that a selector makes sense of: of one nothing can be chosen, a majority of two is any."""
+    return 3 if selector in ("majority", "agreement") else 2
 
 
 def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None, k: int) -> np.ndarray:
@@ -28,6 +36,7 @@ def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None
     majority: the answer that most samples give. weighted: the same, each vote counting as much as its reward lies above
     the lowest of the problem. likelihood: the answer with the highest log-prob, given its thought. reward: the sample
     with the highest reward. latent_reward: the sample whose thought the latent reward model scores highest.
+    latent_weighted: a vote in which each counts exp(S), the latent reward model's odds that the thought is right.
 
     Args:
         rewards: (P, n) of the samples; needed by reward and weighted.
@@ -39,6 +48,10 @@ def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None
         return best_at_k(np.array([row.latent_rewards for row in sampled]), right, k)
     if selector == "majority":
         return vote_at_k([row.answers for row in sampled], right, k)
+    if selector == "latent_weighted":
+        scores = np.array([row.latent_rewards for row in sampled])
+        odds = np.exp(scores - scores.max(1, keepdims=True))
+        return vote_at_k([row.answers for row in sampled], right, k, odds)
     assert rewards is not None
     if selector == "reward":
         return best_at_k(rewards, right, k)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .evaluate import Measurement
-from .selection import METRICS
+from .selection import AGREEMENT, METRICS
 
 STAGE_NAMES = {
     "sft": "text CoT",
@@ -35,13 +35,14 @@ def setting_name(row: Measurement) -> str:
     """How the samples of a row were drawn, in words."""
     if row.metric == "accuracy":
         return "greedy"
-    parts = [f"{row.noise}"] if row.noise else []
-    return ", ".join([*parts, f"T {row.temperature:g}"])
+    parts = [part for part in (row.search, row.noise) if part]
+    shared = [f"{row.answers_per_thought} answers a thought"] if row.answers_per_thought > 1 else []
+    return ", ".join([*parts, f"T {row.temperature:g}", *shared])
 
 
 def results_columns(rows: Sequence[Measurement]) -> list[tuple[str, int]]:
     """The (metric, k) pairs that occur, accuracy first."""
-    order = ["accuracy", "pass@k", *METRICS.values()]
+    order = ["accuracy", "pass@k", *METRICS.values(), AGREEMENT]
     return sorted({(row.metric, row.k) for row in rows}, key=lambda column: (order.index(column[0]), column[1]))
 
 

@@ -112,17 +112,36 @@ def rollout(
         seeds: (N,) one seed per answer.
     """
     device = model.device
-    pad_id = eos_token_ids[0]
-    ids, mask = pad_left(prompt_ids, pad_id, device)
+    ids, mask = pad_left(prompt_ids, eos_token_ids[0], device)
     thoughts, thought, number = _share_thoughts(rows, seeds, noise)
     prefill, state = _prefill(
         model, ids, mask, rows[thoughts].to(device), seeds[thoughts], noise, sampling.max_new_tokens
     )
     if len(thoughts) < len(rows):
         prefill, state = prefill.select(thought.to(device)), state[thought.to(device)]
-    stop = torch.tensor(list(eos_token_ids), device=device)
-    draws = _uniform(seeds, number, sampling.max_new_tokens).to(device) if sampling.temperature > 0 else None
-    tokens, logprobs = _decode(model, prefill, state, draws, sampling, stop, pad_id)
+    return write_answers(model, prefill, state, seeds, number, sampling, eos_token_ids)
+
+
+@torch.no_grad()
+def write_answers(
+    model: PreTrainedModel,
+    prefill: PassResult,
+    state: Tensor,
+    seeds: Tensor,
+    number: Tensor,
+    sampling: Sampling,
+    eos_token_ids: Sequence[int],
+) -> Rollouts:
+    """Answers after the thoughts of N rows, one each.
+
+    Args:
+        state: (N, d) after each prompt's last token.
+        seeds: (N,) the draws come from these.
+        number: (N,) tells answers of equal seeds apart.
+    """
+    stop = torch.tensor(list(eos_token_ids), device=state.device)
+    draws = _uniform(seeds, number, sampling.max_new_tokens).to(state.device) if sampling.temperature > 0 else None
+    tokens, logprobs = _decode(model, prefill, state, draws, sampling, stop, eos_token_ids[0])
     is_stop = torch.isin(tokens, stop)
     lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
     token_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
@@ -170,10 +189,7 @@ def _prefill(
     result, _ = model.run_latents(
         ids, mask, positions, noise, seeds, num_latents, rows, spare=max_new_tokens, may_stop=True
     )
-    # Packed order keeps that of the tokens, but a row's last token need not be in the last column.
-    columns = torch.arange(result.is_token.size(1), device=rows.device)
-    last = (result.is_token * columns).amax(1)
-    return result, result.hidden[torch.arange(len(rows), device=rows.device), last]
+    return result, result.last_state()
 
 
 def _decode(

@@ -15,6 +15,7 @@ from .layout import Layout
 from .value_noise import ValueShift
 
 Think = Callable[[Tensor, Tensor | None], Tensor]
+Branch = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 @dataclass
@@ -34,6 +35,9 @@ class Packed:
         keep_layers: Keep the hidden states of all layers in the last pass.
         shift: Moves the value states of latents, by epsilon.
         watch: Called with the latents (N, d) of each pass and which latent of its row each is, (N,), below 0: none.
+        branch: Says which rows go on. Called before each latent with the states (N, d) after the latest one, at first
+            after the question, and once more after the last latent. Returns rows (M,), which may repeat, and epsilon
+            (M, W) of their next latent or None. Only for rows with one block of equally many latents.
     """
 
     layout: Layout
@@ -46,6 +50,7 @@ class Packed:
     keep_layers: bool = False
     shift: ValueShift | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
+    branch: Branch | None = None
 
     def shifted(self, epsilon: Tensor | None, is_latent: Tensor) -> ValueShift | None:
         """The shift of a pass over columns (B, Q), with epsilon (B, Q or 1, W) at its latents."""
@@ -78,6 +83,12 @@ class PassResult:
     decoder: CachedDecoder
     next_position: Tensor
 
+    def last_state(self) -> Tensor:
+        """(B, d) after each row's last token. Packed order keeps that of the tokens, but padding may follow it."""
+        columns = torch.arange(self.is_token.size(1), device=self.hidden.device)
+        last = (self.is_token * columns).amax(1)
+        return self.hidden[torch.arange(len(last), device=last.device), last]
+
     def select(self, rows: Tensor) -> PassResult:
         """The same for rows (N,) of the batch, which may repeat. The decoder goes with the result."""
         self.decoder.select(rows)
@@ -102,56 +113,85 @@ def run_passes(trunk: Any, think: Think, packed: Packed, backprop_steps: int | N
     layout = packed.layout
     widths = [end - start for start, end in layout.bounds]
     decoder = CachedDecoder(trunk, len(packed.embeds), widths, packed.spare, packed.keep_layers)
-    is_token, is_latent, counts, embeds, position_ids = packed.repeat()
-    hidden = [_first_pass(decoder, packed, pieces=1)]
-    last = hidden[0][:, -1]
-    latents: list[Tensor] = []
+    rows = _Rows(decoder, *packed.repeat(), [_first_pass(decoder, packed, pieces=1)], [])
+    last = after = rows.hidden[0][:, -1]
     skipping = None
     if packed.stop is not None:
-        skipping = _Skipping(packed.stop, is_token, is_latent, position_ids)
-        is_token, position_ids = skipping.is_token, skipping.position_ids
+        skipping = _Skipping(packed.stop, rows)
     for index in range(1, len(layout.bounds)):
         part = slice(*layout.bounds[index])
-        turn = index - len(layout.bounds) + counts  # (B,) which latent of its row this is; below 0: none
+        epsilon = packed.epsilon
+        if packed.branch is not None:
+            chosen, epsilon = packed.branch(after)
+            rows.select(chosen)
+            last = last[chosen]
+        turn = index - len(layout.bounds) + rows.counts  # (B,) which latent of its row this is; below 0: none
         if skipping is not None:
             skipping.skip(last, turn, part)
-        epsilon = packed.epsilon
-        if epsilon is not None:
-            epsilon = epsilon[torch.arange(len(turn), device=turn.device), turn.clamp_min(0)]
+        if packed.epsilon is not None:
+            epsilon = packed.epsilon[torch.arange(len(turn), device=turn.device), turn.clamp_min(0)]
         z = think(last, epsilon)
         if backprop_steps is not None:
-            z = torch.where((turn >= counts - backprop_steps)[:, None], z, z.detach())
+            z = torch.where((turn >= rows.counts - backprop_steps)[:, None], z, z.detach())
         if packed.watch is not None:
             packed.watch(z, turn)
-        latents.append(z)
-        x = torch.where(is_latent[:, part, None], z[:, None].to(embeds.dtype), embeds[:, part])
-        shift = packed.shifted(epsilon[:, None] if epsilon is not None else None, is_latent[:, part])
-        states = decoder(x, is_token[:, part], position_ids[:, part], shift=shift)
-        hidden.append(states)
+        rows.latents.append(z)
+        is_latent = rows.is_latent[:, part]
+        x = torch.where(is_latent[..., None], z[:, None].to(rows.embeds.dtype), rows.embeds[:, part])
+        shift = packed.shifted(epsilon[:, None] if epsilon is not None else None, is_latent)
+        states = decoder(x, rows.is_token[:, part], rows.position_ids[:, part], shift=shift)
+        rows.hidden.append(states)
         # A row without a token in this pass keeps the state its next latent is made from.
         keep = states[:, -1]
         all_have = layout.has_tokens[index] and skipping is None
-        last = keep if all_have else torch.where(is_token[:, part.stop - 1, None], keep, last)
-    made = counts if skipping is None else counts - skipping.count
-    return PassResult(
-        hidden=torch.cat(hidden, 1),
-        latents=_in_row_order(latents, counts, made, embeds),
-        num_latents=made,
-        is_token=is_token,
-        decoder=decoder,
-        next_position=(position_ids * is_token).amax(1) + 1,
-    )
+        last = keep if all_have else torch.where(rows.is_token[:, part.stop - 1, None], keep, last)
+        after = states[is_latent] if packed.branch is not None else after
+    if packed.branch is not None:
+        rows.select(packed.branch(after)[0])
+    return rows.result(rows.counts if skipping is None else rows.counts - skipping.count)
+
+
+@dataclass
+class _Rows:
+    """The rows of a batch between two passes: the parts of `Packed.repeat`, and by pass hidden states and latents."""
+
+    decoder: CachedDecoder
+    is_token: Tensor
+    is_latent: Tensor
+    counts: Tensor
+    embeds: Tensor
+    position_ids: Tensor
+    hidden: list[Tensor]
+    latents: list[Tensor]
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with rows (M,), which may repeat."""
+        self.decoder.select(rows)
+        self.is_token, self.is_latent, self.counts = self.is_token[rows], self.is_latent[rows], self.counts[rows]
+        self.embeds, self.position_ids = self.embeds[rows], self.position_ids[rows]
+        self.hidden = [states[rows] for states in self.hidden]
+        self.latents = [latent[rows] for latent in self.latents]
+
+    def result(self, made: Tensor) -> PassResult:
+        """What the passes leave behind, with the latents made of each row (B,)."""
+        return PassResult(
+            hidden=torch.cat(self.hidden, 1),
+            latents=_in_row_order(self.latents, self.counts, made, self.embeds),
+            num_latents=made,
+            is_token=self.is_token,
+            decoder=self.decoder,
+            next_position=(self.position_ids * self.is_token).amax(1) + 1,
+        )
 
 
 class _Skipping:
     """Leaves latents out of rows whose thought is complete, and numbers the tokens after them accordingly."""
 
-    def __init__(
-        self, stop: Callable[[Tensor], Tensor], is_token: Tensor, is_latent: Tensor, position_ids: Tensor
-    ) -> None:
+    def __init__(self, stop: Callable[[Tensor], Tensor], rows: _Rows) -> None:
         self.stop = stop
-        self.is_token, self.is_latent, self.position_ids = is_token.clone(), is_latent, position_ids.clone()
-        self.count = torch.zeros_like(is_token[:, 0], dtype=torch.long)  # (B,) latents left out so far
+        rows.is_token, rows.position_ids = rows.is_token.clone(), rows.position_ids.clone()
+        self.is_token, self.is_latent, self.position_ids = rows.is_token, rows.is_latent, rows.position_ids
+        self.count = torch.zeros_like(rows.counts)  # (B,) latents left out so far
 
     def skip(self, last: Tensor, turn: Tensor, part: slice) -> None:
         """Leaves out a pass's latents in the rows that are complete. They stay so: their last state does not change.

@@ -22,7 +22,7 @@ from .given import given_latents
 from .layout import Layout, plan_passes, plan_sweeps, positions_of
 from .noise import Noise
 from .output import LatentOutput
-from .passes import Packed, PassResult, run_passes, run_sweeps
+from .passes import Branch, Packed, PassResult, run_passes, run_sweeps
 from .precision import precise
 from .supervision import IGNORE, States, Supervision
 from .thoughts import THOUGHT_SOURCES, ThoughtSource
@@ -141,6 +141,7 @@ class LatentMixin:
         spare: int = 0,
         may_stop: bool = False,
         keep_layers: bool = False,
+        branch: Branch | None = None,
     ) -> tuple[PassResult, Layout]:
         """All passes over a batch, without the head.
 
@@ -150,6 +151,7 @@ class LatentMixin:
             spare: Columns to keep free for tokens that follow.
             may_stop: Let the stop head, where there is one, end a thought before its last placeholder.
             keep_layers: Keep the hidden states of all layers in the last pass.
+            branch: Says which rows go on before each latent, and draws for `noise`; see `Packed`.
         """
         config = self.latent_config
         is_latent = (input_ids == config.token_ids[1]) & attention_mask.bool()
@@ -162,7 +164,7 @@ class LatentMixin:
             layout = plan_passes(is_latent, attention_mask, num_latents)
         embeds = self.get_input_embeddings()(input_ids.gather(1, layout.source))  # type: ignore[attr-defined]
         epsilon = None
-        if noise is not None and num_latents:
+        if noise is not None and num_latents and branch is None:
             assert seeds is not None
             counts = layout.counts if rows is None else layout.counts[rows]
             epsilon = noise.sample_batch(seeds, counts, noise.width(self)).to(input_ids.device)
@@ -170,8 +172,10 @@ class LatentMixin:
                 epsilon = epsilon.new_zeros(len(epsilon), num_latents, epsilon.size(2))
         stop = self._is_complete if may_stop and self.stop_head is not None else None
         positions = position_ids.gather(1, layout.source)
-        shift = noise.value_shift(self) if noise is not None and epsilon is not None else None
-        packed = Packed(layout, embeds, positions, epsilon, rows, spare, stop, keep_layers, shift, self.latent_watch)
+        shift = noise.value_shift(self) if noise is not None and num_latents else None
+        packed = Packed(
+            layout, embeds, positions, epsilon, rows, spare, stop, keep_layers, shift, self.latent_watch, branch
+        )
 
         def think(hidden: Tensor, epsilon: Tensor | None) -> Tensor:
             thought = self.thought_source(hidden, self)

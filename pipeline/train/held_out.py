@@ -12,13 +12,13 @@ from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
 from ...data.problem import Problem
+from ..evaluate_sections import EvaluateSection
 from ..latent.given import Replacement
 from ..latent.noise import Noise
 from ..latent.thoughts import THOUGHT_SOURCES
 from ..latent.value_noise import keeping_bases
 from ..reasoner import Reasoner
 from ..score import is_right
-from ..sections import EvaluateSection
 from .common import inner_model
 
 

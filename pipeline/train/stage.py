@@ -15,10 +15,10 @@ from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
 from ...data.problem import Problem
+from ..evaluate_sections import EvaluateSection
 from ..latent.noise import Noise
 from ..reasoner import Reasoner
 from ..score import is_right
-from ..sections import EvaluateSection
 from .common import inner_model
 
 PARTS = ("token_loss", "latent_loss", "stop_loss")

@@ -1,0 +1,182 @@
+"""Search among thoughts: trees that branch at chosen latents, and beams that a latent reward model keeps narrow.
+
+All thoughts of a question grow together, one pass a latent, from one prefill. A thought with more than one child goes
+on with noise on the next latent, a draw for each child; a thought with one child goes on with the model's own latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...data.errors import UserError
+from ..curriculum import check_room, encode_prompts
+from ..latent.generate import Sampling, pad_left, write_answers
+from ..latent.layout import positions_of
+from ..latent.noise import Noise
+from ..latent.thoughts import THOUGHT_SOURCES
+from ..reasoner import Reasoner, Samples
+from .latent_reward import LatentRewardModel
+
+
+class SearchError(UserError):
+    """A search that cannot be made among the thoughts of a model."""
+
+
+class Search(NamedTuple):
+    """How the thoughts of a question grow.
+
+    Attributes:
+        children: Of each thought at each latent (L,).
+        keep: Thoughts that go on after each latent, those that the latent reward model scores highest; None: all.
+    """
+
+    children: tuple[int, ...]
+    keep: int | None = None
+
+    @classmethod
+    def beam(cls, width: int, children: int, num_latents: int) -> Search:
+        """`width` thoughts are kept of width · children at every latent."""
+        return cls((width * children, *[children] * (num_latents - 1)), width)
+
+    @classmethod
+    def tree(cls, children: int, at: int | None, num_latents: int) -> Search:
+        """Branches at latent `at`, from 1; None: at each one.
+
+        Raises:
+            SearchError: There is no such latent.
+        """
+        if at is not None and not 1 <= at <= num_latents:
+            raise SearchError(f"A tree cannot branch at latent {at} of {num_latents}. Choose one from 1.")
+        return cls(tuple(children if at in (None, latent) else 1 for latent in range(1, num_latents + 1)))
+
+    @property
+    def widths(self) -> list[int]:
+        """Thoughts of a question at each latent: as many latents are made there."""
+        widths, width = [], 1
+        for children in self.children:
+            widths.append(width * children)
+            width = widths[-1] if self.keep is None else min(widths[-1], self.keep)
+        return widths
+
+    @property
+    def thoughts(self) -> int:
+        """Thoughts of a question at the end, each with an answer."""
+        return self.widths[-1] if self.keep is None else min(self.widths[-1], self.keep)
+
+    @property
+    def name(self) -> str:
+        """Such as beam4x4, tree-16at2 or tree-2each."""
+        if self.keep is not None:
+            return f"beam{self.keep}x{self.children[0] // self.keep}"
+        at = [latent for latent, children in enumerate(self.children, 1) if children > 1]
+        return f"tree-{max(self.children)}at{at[0]}" if len(at) == 1 else f"tree-{max(self.children)}each"
+
+
+class Growth:
+    """The thoughts of B questions while they grow: says, as the engine's `branch`, which go on.
+
+    Attributes:
+        scores: (B, W) S_t of the thoughts that go on, of the latent reward model.
+    """
+
+    def __init__(self, search: Search, epsilon: Tensor, judge: LatentRewardModel | None) -> None:
+        """
+        Args:
+            epsilon: (B, most, L, w) draws; thought j at latent t of question b moves by [b, j, t].
+            judge: Needed where not all thoughts are kept.
+        """
+        self.search, self.epsilon, self.judge = search, epsilon, judge
+        self.turn = 0
+        self.scores = torch.zeros(len(epsilon), 1, device=epsilon.device)
+
+    def __call__(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rows (M,) of the states (N, d) that go on, those of a question in a row, and epsilon (M, w) or None."""
+        count, width = self.scores.shape
+        rows = torch.arange(count * width, device=states.device).view(count, width)
+        if self.turn > 0 and self.judge is not None:
+            self.scores = self.scores + self.judge.rewards(states[:, None], self.turn - 1).view(count, width)
+            if self.search.keep is not None and width > self.search.keep:
+                kept = self.scores.topk(self.search.keep).indices
+                self.scores, rows = self.scores.gather(1, kept), rows.gather(1, kept)
+        if self.turn == len(self.search.children):
+            return rows.flatten(), None
+        children = self.search.children[self.turn]
+        rows, self.scores = rows.repeat_interleave(children, 1), self.scores.repeat_interleave(children, 1)
+        epsilon = self.epsilon[:, : rows.size(1), self.turn].flatten(0, 1) if children > 1 else None
+        self.turn += 1
+        return rows.flatten(), epsilon
+
+
+def check_search(reasoner: Reasoner, noise: Noise) -> None:
+    """Makes sure that thoughts of a model can be searched.
+
+    Raises:
+        SearchError: They cannot.
+    """
+    section, key = reasoner.config, "evaluate.search"
+    if section.num_latents == 0 or not THOUGHT_SOURCES[section.thought_source].is_recurrent:
+        raise SearchError(f"{key} has no latents to search among. Name a checkpoint with latents.")
+    if section.stop_head or section.jacobi_sweeps is not None:
+        raise SearchError(f"{key} needs latents made one after the other, and as many for all questions. Remove it.")
+    if noise.first_only:
+        raise SearchError(f"{key} says itself where noise falls. Remove @first from noise={noise}, and give at: 1.")
+
+
+@torch.no_grad()
+def search_thoughts(
+    reasoner: Reasoner,
+    questions: Sequence[str],
+    search: Search,
+    noise: Noise,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    judge: LatentRewardModel | None,
+    batch_size: int,
+    on_samples: Callable[[int, Samples], None],
+) -> None:
+    """Grows thoughts for each question and answers after each of them.
+
+    What is found for a question depends on its seed and on nothing else in its batch.
+
+    Args:
+        batch_size: Thoughts grown at once, at least those of one question.
+        on_samples: Called with a question's place and its samples, best thought first under a beam.
+
+    Raises:
+        ModelError: A question that leaves no room in the context window.
+        SearchError: Thoughts of this model cannot be searched.
+    """
+    check_search(reasoner, noise)
+    model, count = reasoner.model.eval(), reasoner.config.num_latents
+    prompts = encode_prompts(questions, count, reasoner.tokenizer, reasoner.config)
+    check_room(questions, prompts, sampling.max_new_tokens, reasoner.context_window)
+    noise.prepare(model)
+    most = max(search.widths)
+    per_batch = max(1, batch_size // most)
+    for begin in range(0, len(prompts), per_batch):
+        part = slice(begin, begin + per_batch)
+        ids, mask = pad_left(prompts[part], reasoner.eos_token_ids[0], model.device)
+        own = torch.tensor(seeds[part])
+        growth = Growth(search, _draws(noise, own, most, count, noise.width(model)).to(model.device), judge)
+        grown, _ = model.run_latents(
+            ids, mask, positions_of(mask), noise, None, count, spare=sampling.max_new_tokens, branch=growth
+        )
+        rows = own.repeat_interleave(search.thoughts)
+        number = torch.arange(search.thoughts).repeat(len(own))
+        drawn = write_answers(model, grown, grown.last_state(), rows, number, sampling, reasoner.eos_token_ids)
+        for at, samples in enumerate(reasoner.samples_of(drawn, search.thoughts), begin):
+            on_samples(at, samples)
+
+
+def _draws(noise: Noise, seeds: Tensor, most: int, num_latents: int, width: int) -> Tensor:
+    """Draws (B, most, L, width) from a seed for each question."""
+    generator = torch.Generator()
+    each = torch.stack(
+        [torch.randint(2**62, (most,), generator=generator.manual_seed(seed)) for seed in seeds.tolist()]
+    )
+    counts = torch.full((each.numel(),), num_latents)
+    return noise.sample_batch(each.flatten(), counts, width).unflatten(0, each.shape)
