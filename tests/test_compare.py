@@ -17,7 +17,7 @@ def write(folder, setting, right, scorer="exact_match", questions=None):
             Sampled(
                 question=questions[i] if questions else f"{i} + 1 =",
                 texts=[f"### {ok}" for ok in row], scores=[float(ok) for ok in row], logprobs=[0.0] * len(row),
-                tokens=[2] * len(row), latents=[1] * len(row), seeds=[1] * len(row),
+                tokens=[2] * len(row), latents=[1] * len(row), latents_made=len(row), seeds=[1] * len(row),
             )
         )
         for i, row in enumerate(right)

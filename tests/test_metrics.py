@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference import pass_at_k as enumerated
 
-from neuralese.pipeline.evaluate.metrics import bootstrap_ci, pass_at_k, vote_at_k
+from neuralese.pipeline.evaluate.metrics import agreement, auroc, auroc_ci, bootstrap_ci, pass_at_k, vote_at_k
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
@@ -46,3 +46,20 @@ def test_bootstrap_interval_covers_the_normal_one():
     half = 1.96 * (0.3 * 0.7 / 1000) ** 0.5
     assert (low, high) == (pytest.approx(0.3 - half, abs=0.004), pytest.approx(0.3 + half, abs=0.004))
     assert bootstrap_ci(np.ones(10), 100) == (1.0, 1.0)
+
+
+def test_agreement_is_the_share_of_the_commonest_answer():
+    assert agreement([["1", "1", "2", "1"], ["1", "2", "3", "4"], ["a", "a", "b", "b"]]).tolist() == [0.75, 0.25, 0.5]
+
+
+def test_auroc_equals_counting_pairs():
+    values = np.array([0.9, 0.5, 0.5, 0.7, 0.1])
+    right = np.array([1.0, 1.0, 0.0, 0.0, 0.0])
+    half = np.array([1.0, 0.5, 0.0, 0.0, 0.0])  # a tie is half right and half wrong, and counts as both
+    for chances in (right, half):
+        pairs, hits = chances[:, None] * (1 - chances)[None], np.sign(values[:, None] - values[None]) / 2 + 0.5
+        assert auroc(values, chances) == pytest.approx((pairs * hits).sum() / pairs.sum())
+    assert auroc(values, right) == pytest.approx(4.5 / 6)
+    assert np.isnan(auroc(values, np.ones(5)))
+    low, high = auroc_ci(values, right, 200)
+    assert 0 <= low < 0.75 < high <= 1

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
 import pytest
-from runs import tiny
 from wandb_reader import read_run
 
 from neuralese.pipeline.audit import audit_folder
@@ -18,17 +17,11 @@ from neuralese.pipeline.evaluate.report_data import read_samplings, selector_k
 from neuralese.pipeline.evaluate.report_figures import frontier, pass_curves, selector_plot, thoughts_map
 from neuralese.pipeline.evaluate.sample_files import SampleFile
 from neuralese.pipeline.evaluate.samples import Sampled
-from neuralese.pipeline.evaluate_sections import EvaluateSection
 
 
-@pytest.fixture
-def settings(finished):
-    return tiny(finished[0].parent).evaluate
-
-
-def test_pass_curves_are_the_results_and_what_lies_between(finished, settings):
+def test_pass_curves_are_the_results_and_what_lies_between(finished):
     folder, rows = finished
-    samplings = read_samplings(folder, rows, settings)
+    samplings = read_samplings(folder, rows, 50)
     assert len(samplings) == 7  # noise is for the two models with latents alone
     for sampling in samplings:
         points = {k: rest for k, *rest in sampling.points}
@@ -49,8 +42,7 @@ def test_pass_curves_are_the_results_and_what_lies_between(finished, settings):
 
 def test_points_bars_and_costs_by_hand(tmp_path):
     """Three problems of which 4, 1 and 0 of 4 samples are right, under noise 0; another setting without samples."""
-    settings = EvaluateSection(num_samples=4, k=[1, 4], bootstrap=50)
-    one = Sampled("q", ["### 1"] * 4, [], [0.0] * 4, [3, 3, 3, 5], [2, 2, 2, 2], [0] * 4)
+    one = Sampled("q", ["### 1"] * 4, [], [0.0] * 4, [3, 3, 3, 5], [2, 2, 2, 2], 8, [0] * 4)
     scores = [[1.0] * 4, [0.0, None, 0.0, 1.0], [0.0] * 4]
     file = SampleFile(tmp_path / "samples" / "rl" / "n4-gaussian-0.3-T0.jsonl", {})
     file.finish({place: asdict(replace(one, scores=score)) for place, score in enumerate(scores)})
@@ -58,22 +50,27 @@ def test_points_bars_and_costs_by_hand(tmp_path):
     def row(metric, k, value, noise="gaussian:0.3", temperature=0.0):
         guess = 0.1 * k if metric == "pass@k" else None
         ends = (value - 0.1, value + 0.1)
-        return Measurement("rl", "latent", metric, k, noise, temperature, value, ends, 3, 0, guess)
+        name = "n4-gaussian-0.3-T0" if noise else "n4-T1"
+        return Measurement("rl", "latent", metric, k, noise, temperature, value, ends, 3, 0, guess, name)
 
     rows = [row("pass@k", 1, 5 / 12), row("pass@k", 4, 2 / 3), row("maj@k", 4, 0.5)]
     rows += [row("pass@k", 1, 0.2, None, 1.0), row("pass@k", 4, 0.3, None, 1.0), row("maj@k", 4, 0.25, None, 1.0)]
-    noisy, plain = read_samplings(tmp_path, [row("accuracy", 1, 0.9, None), *rows], settings)
+    beam = replace(row("maj@k", 3, 0.6), search="beam3x2", setting="n3-beam3x2-gaussian-0.3-T0", tokens=9, latents=12)
+    rows += [replace(beam, metric="pass@k", value=0.7), beam]
+    noisy, plain, found = read_samplings(tmp_path, [row("accuracy", 1, 0.9, None), *rows], 50)
     assert (noisy.stage, noisy.model, noisy.setting) == ("rl", "latent after RL", "gaussian:0.3, T 0")
     assert [k for k, *_ in noisy.points] == [1, 2, 4] and [k for k, *_ in plain.points] == [1, 4]
     assert [value for _, value, *_ in noisy.points] == pytest.approx([5 / 12, 0.5, 2 / 3])
-    assert (noisy.tokens, noisy.latents, plain.tokens) == (3.5, 2.0, None)
+    assert (noisy.is_kept, plain.is_kept, found.is_kept) == (True, False, False)
+    assert (found.setting, found.is_search) == ("beam3x2, gaussian:0.3, T 0", True)
     assert noisy.guess == [(1, 0.1), (4, 0.4)] and plain.points[1] == (4, 0.3, *row("", 4, 0.3).ci95)
     (plot,) = pass_curves([noisy, plain])
     lines = {line.get_label(): line.get_xydata().tolist() for line in plot.figure.axes[0].lines}
     assert lines["gaussian:0.3, T 0"] == [[k, value] for k, value, *_ in noisy.points]
     assert lines["T 1"] == [[1, 0.2], [4, 0.3]] and lines["guessing"] == [[1, 0.1], [4, 0.4]]
     assert centres(frontier([noisy, plain])) == [pytest.approx((5 / 12, 2 / 3)), (0.2, 0.3)]
-    assert selector_k([noisy, plain]) == 4
+    assert selector_k([noisy, plain, found]) == 4
+    assert centres(selector_plot([found], 4)) == [(0.6, 0), (0.7, 0)]
     assert centres(selector_plot([noisy, plain], 4)) == [
         pytest.approx(point) for point in ((5 / 12, 0), (0.5, 0), (2 / 3, 0), (0.2, 1), (0.25, 1), (0.3, 1))
     ]
@@ -96,9 +93,9 @@ def test_the_page_of_a_whole_run(finished):
     }
 
 
-def test_frontier_and_selectors_are_the_results(finished, settings):
+def test_frontier_and_selectors_are_the_results(finished):
     folder, rows = finished
-    samplings = read_samplings(folder, rows, settings)
+    samplings = read_samplings(folder, rows, 50)
     value = {(row.stage, row.metric, row.k, row.noise, row.temperature): row.value for row in rows}
     assert selector_k(samplings) == 4
     ways = {(one.stage, one.measured[0].noise, one.measured[0].temperature): one for one in samplings}
@@ -111,8 +108,11 @@ def test_frontier_and_selectors_are_the_results(finished, settings):
         for stage, *way in ways
         for metric in (("pass@k", 1), ("maj@k", 4), ("pass@k", 4))
     ]  # fmt: skip
-    assert all(one.latents == (2 if one.measured[0].mode == "latent" else 0) for one in samplings)
-    assert all(1 <= one.tokens <= 8 for one in samplings)
+    for one in samplings:
+        row = one.measured[0]
+        # Without noise the samples of a problem share one thought.
+        assert row.latents == (0 if row.mode != "latent" else 2 * row.k if row.noise else 2)
+        assert row.k <= row.tokens <= 8 * row.k
     assert frontier(samplings[:1]) is None
 
 
@@ -121,18 +121,18 @@ def centres(plot):
     return [(float(x[0]), float(y[0])) for one in plot.figure.axes[0].containers for x, y in [one[0].get_data()]]
 
 
-def test_without_samples_the_measured_k_are_shown(finished, settings, tmp_path):
+def test_without_samples_the_measured_k_are_shown(finished, tmp_path):
     folder, rows = finished
-    samplings = read_samplings(tmp_path, rows, settings)
-    assert all([k for k, *_ in one.points] == [1, 4] and one.tokens is None for one in samplings)
+    samplings = read_samplings(tmp_path, rows, 50)
+    assert all([k for k, *_ in one.points] == [1, 4] and not one.is_kept for one in samplings)
     assert [one.points for one in samplings] == [
-        [point for point in one.points if point[0] != 2] for one in read_samplings(folder, rows, settings)
+        [point for point in one.points if point[0] != 2] for one in read_samplings(folder, rows, 50)
     ]
     # Samples of another evaluation beside the results are not theirs.
-    other = settings.model_copy(update={"num_samples": 8})
-    assert all(one.tokens is None for one in read_samplings(folder, rows, other))
+    other = [replace(row, setting=row.setting.replace("n4", "n8")) for row in rows]
+    assert not any(one.is_kept for one in read_samplings(folder, other, 50))
     fewer = [replace(row, n=10) for row in rows]
-    assert all(one.tokens is None for one in read_samplings(folder, fewer, settings))
+    assert not any(one.is_kept for one in read_samplings(folder, fewer, 50))
     for name in ("results.json", "recipe.yaml"):
         shutil.copy(folder / name, tmp_path)
     page = write_report(tmp_path).read_text()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from neuralese.pipeline.run import run
 from neuralese.pipeline.train.reward_model import recipe_reward
 
 
-def sampled(answers, right, logprobs=None):
+def sampled(answers, right, logprobs=None, latent_rewards=None):
     n = len(answers)
     return Sampled(
         question="?", texts=[f"### {answer}" for answer in answers], scores=[float(ok) for ok in right],
-        logprobs=logprobs or [0.0] * n, tokens=[2] * n, latents=[1] * n, seeds=list(range(n)),
+        logprobs=logprobs or [0.0] * n, tokens=[2] * n, latents=[1] * n, latents_made=n, seeds=list(range(n)),
+        latent_rewards=latent_rewards,
     )  # fmt: skip
 
 
@@ -108,3 +110,13 @@ def test_a_recipe_chooses_selectors(finished, tmp_path):
 def test_selectors_that_cannot_choose_are_refused(override, message):
     with pytest.raises(RecipeError, match=message):
         tiny("outputs", override)
+
+
+def test_votes_weighed_by_the_odds_of_their_thoughts():
+    # exp: 1, 1, 4, 2 -> answer 1 has 2, answer 2 has 4, answer 3 has 2; scores may be of any size.
+    scores = [math.log(x) + 900 for x in (1.0, 1.0, 4.0, 2.0)]
+    one = sampled(["1", "1", "2", "3"], [0, 0, 1, 0], latent_rewards=scores)
+    assert select("latent_weighted", [one], None, 4).tolist() == [1.0]
+    assert select("majority", [one], None, 4).tolist() == [0.0]
+    flat = sampled(["1", "1", "2", "3"], [0, 0, 1, 0], latent_rewards=[7.0] * 4)
+    assert select("latent_weighted", [flat], None, 4).tolist() == [0.0]

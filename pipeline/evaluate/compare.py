@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -113,7 +114,13 @@ def compare_files(a: Path, b: Path, ks: Sequence[int]) -> Iterator[Comparison]:
         )
     right_a, right_b = (np.array([row.right for row in rows]) for rows in (rows_a, rows_b))
     most = min(right_a.shape[1], right_b.shape[1])
-    fitting = [k for k in ks if k <= most] if most > 1 else [1]
+    searched = sorted({rows.shape[1] for head, rows in ((head_a, right_a), (head_b, right_b)) if _is_search(head)})
+    if searched and searched != [most]:
+        raise CompareError(
+            f"What a search found is compared whole, and {a} has {right_a.shape[1]} samples of a problem, {b} "
+            f"{right_b.shape[1]}. Compare it with as many."
+        )
+    fitting = [k for k in searched or ks if k <= most] if most > 1 else [1]
     if not fitting:
         raise CompareError(f"k={min(ks)} is larger than the {most} samples of {a} or {b}. Choose a smaller one.")
     setting = a.stem if a.stem == b.stem else f"{a.stem} against {b.stem}"
@@ -124,7 +131,11 @@ def compare_files(a: Path, b: Path, ks: Sequence[int]) -> Iterator[Comparison]:
         yield Comparison(setting, metric, k, float(of_a.mean()), float(of_b.mean()), len(rows_a), difference)
 
 
-def _read(path: Path) -> tuple[dict[str, object], list[Sampled]]:
+def _is_search(head: dict[str, Any]) -> bool:
+    return head.get("setting", {}).get("search") is not None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Sampled]]:
     head, rows = read_samples(path)
     if not rows:
         raise CompareError(f"{path} holds no samples.")

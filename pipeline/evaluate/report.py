@@ -23,6 +23,7 @@ from .report_figures import (
     learning_curve,
     pass_curves,
     save,
+    selector_name,
     selector_plot,
     thoughts_map,
 )
@@ -62,7 +63,7 @@ def write_report(folder: Path) -> Path:
     rows = read_results(results) if results.is_file() else []
     seconds = _json(folder / "seconds.json") or {}
     settings = load_recipe(recipe).evaluate if recipe.is_file() else EvaluateSection()
-    samplings = read_samplings(folder, rows, settings)
+    samplings = read_samplings(folder, rows, settings.bootstrap)
     page = _Page(folder)
     page.results(rows, seconds)
     page.plots("Learning curves", "", _learning_curves(folder))
@@ -131,9 +132,10 @@ class _Page:
 
     def passes(self, samplings: Sequence[Sampling]) -> None:
         """pass@k against k, and pass@1 against pass@n."""
-        note = "" if all(one.tokens is not None for one in samplings) else "Without kept samples only the measured k."
-        found = frontier(samplings)
-        self.plots("pass@k", note, pass_curves(samplings))
+        drawn = [one for one in samplings if not one.is_search]
+        note = "" if all(one.is_kept for one in drawn) else "Without kept samples only the measured k."
+        found = frontier(drawn)
+        self.plots("pass@k", note, pass_curves(drawn))
         self.plots("pass@1 against pass@k", "", [found] if found is not None else [])
 
     def selectors(self, samplings: Sequence[Sampling]) -> None:
@@ -144,18 +146,20 @@ class _Page:
         ours = [one for one in samplings if len(chosen_at(one, k)) > 1]
         metrics = list(dict.fromkeys(metric for one in ours for metric in chosen_at(one, k)))
         note = (
-            f"Every selector chooses among the same {k} samples, so that a line of the table is equal compute: the "
-            f"tokens written and the latents fed back for the {k} samples of a problem. Pause tokens count as neither."
+            "Every selector of a line chooses among the same samples, so that a line is equal compute: the tokens "
+            "written and the latents fed back for a problem, those included that a search gave up. Pause tokens count "
+            "as neither. Oracle: one of the samples is right."
         )
         self.plots("Selectors", note, [selector_plot(ours, k)])
         lines = []
         for one in ours:
             found = chosen_at(one, k)
             shares = [f"{found[metric].value:.3f}" if metric in found else "" for metric in metrics]
-            spent = ["" if mean is None else f"{k * mean:.1f}" for mean in (one.tokens, one.latents)]
-            lines.append([one.model, one.setting, *shares, *spent])
-        names = [metric_name(metric, k) for metric in metrics]
-        self.parts.append(_table(["model", "samples", *names, "tokens a problem", "latents a problem"], lines))
+            row = next(iter(found.values()))
+            spent = ["" if value is None else f"{value:.1f}" for value in (row.tokens, row.latents)]
+            lines.append([one.model, one.setting, str(row.k), *shares, *spent])
+        names = [selector_name(metric) for metric in metrics]
+        self.parts.append(_table(["model", "samples", "k", *names, "tokens", "latents"], lines))
 
     def audit(self, found: dict[str, Any] | None, rows: Sequence[Measurement]) -> None:
         """The audit, or how to make it where a model with latents was measured."""

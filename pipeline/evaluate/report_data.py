@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluate_sections import EvaluateSection
 from .evaluate import Measurement
 from .metrics import bootstrap_ci, pass_at_k
 from .sample_files import read_samples
-from .samples import Sampled, Setting
+from .samples import Sampled
 from .selection import METRICS
 from .table import setting_name, stage_name
 
@@ -29,11 +28,10 @@ class Sampling:
         stage: The checkpoint's stage.
         model: The same in words.
         setting: How samples were drawn, in words.
-        points: (k, pass@k, low, high) of the 95% interval, by k.
+        points: (k, pass@k, low, high) of the 95% interval, by k; of a search at one k alone.
         guess: (k, pass@k of k guesses) where it was measured.
         measured: Its rows of results.json.
-        tokens: Mean tokens of a sample; None: the run kept no samples.
-        latents: Mean latents of a sample; None as for `tokens`.
+        is_kept: Its samples are on disk.
     """
 
     stage: str
@@ -42,8 +40,12 @@ class Sampling:
     points: list[Point]
     guess: list[tuple[int, float]]
     measured: list[Measurement]
-    tokens: float | None = None
-    latents: float | None = None
+    is_kept: bool = False
+
+    @property
+    def is_search(self) -> bool:
+        """Its samples were found together, and are not drawn apart from each other."""
+        return self.measured[0].search is not None
 
 
 def read_curves(folder: Path, metric: str) -> dict[str, list[tuple[int, float]]]:
@@ -57,22 +59,23 @@ def read_curves(folder: Path, metric: str) -> dict[str, list[tuple[int, float]]]
     return {stage: sorted(points) for stage, points in curves.items()}
 
 
-def read_samplings(folder: Path, rows: Sequence[Measurement], settings: EvaluateSection) -> list[Sampling]:
+def read_samplings(folder: Path, rows: Sequence[Measurement], resamples: int) -> list[Sampling]:
     """Every checkpoint under every sampling setting that results.json has, from its samples where they were kept.
 
     Files that another evaluation left beside them are not read.
 
     Args:
-        settings: What the rows were measured with.
+        resamples: Behind the 95% intervals.
     """
-    found: dict[tuple[str, str | None, float], list[Measurement]] = {}
+    found: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows:
         if row.metric != "accuracy":
-            found.setdefault((row.stage, row.noise, row.temperature), []).append(row)
+            found.setdefault((row.stage, row.setting or setting_name(row)), []).append(row)
     samplings = []
-    for (stage, noise, temperature), ours in found.items():
-        setting = Setting(settings.num_samples, noise, temperature)
-        sampled = _read_sampled(folder / "samples" / stage / f"{setting.name}.jsonl", ours[0].n)
+    for (stage, name), ours in found.items():
+        sampled = None
+        if ours[0].search is None:
+            sampled = _read_sampled(folder / "samples" / stage / f"{name}.jsonl", ours[0].n)
         passed = {row.k: row for row in ours if row.metric == "pass@k"}
         samplings.append(
             Sampling(
@@ -81,11 +84,10 @@ def read_samplings(folder: Path, rows: Sequence[Measurement], settings: Evaluate
                 setting_name(ours[0]),
                 [(k, passed[k].value, *passed[k].ci95) for k in sorted(passed)]
                 if sampled is None
-                else _points(sampled, sorted(passed), settings.bootstrap, ours[0].seed),
+                else _points(sampled, sorted(passed), resamples, ours[0].seed),
                 [(k, guess) for k in sorted(passed) if (guess := passed[k].guess) is not None],
                 ours,
-                None if sampled is None else float(np.mean([row.tokens for row in sampled])),
-                None if sampled is None else float(np.mean([row.latents for row in sampled])),
+                sampled is not None,
             )
         )
     return [sampling for sampling in samplings if sampling.points]
@@ -108,12 +110,16 @@ def _points(sampled: Sequence[Sampled], measured: Sequence[int], resamples: int,
 
 def selector_k(samplings: Sequence[Sampling]) -> int | None:
     """The largest k at which every setting with selectors has all of them; None: nothing was chosen."""
-    ks = [{row.k for row in one.measured if row.metric in METRICS.values()} for one in samplings]
+    drawn = [one for one in samplings if not one.is_search]
+    ks = [{row.k for row in one.measured if row.metric in METRICS.values()} for one in drawn]
     common = set.intersection(*[one for one in ks if one] or [set()])
     return max(common, default=None)
 
 
 def chosen_at(sampling: Sampling, k: int) -> dict[str, Measurement]:
-    """What each selector reaches with k samples, and last the oracle: pass@k, that any of them is right."""
-    rows = {row.metric: row for row in sampling.measured if row.k == k}
+    """What each selector reaches with k samples, and last the oracle: pass@k, that any of them is right.
+
+    Of a search: with all that it found.
+    """
+    rows = {row.metric: row for row in sampling.measured if row.k == k or sampling.is_search}
     return {metric: rows[metric] for metric in (*METRICS.values(), "pass@k") if metric in rows}

@@ -102,7 +102,7 @@ def frontier(samplings: Sequence[Sampling]) -> Plot | None:
 
 
 def selector_plot(samplings: Sequence[Sampling], k: int) -> Plot:
-    """What each selector reaches with the same k samples, between one sample and the oracle."""
+    """What each selector reaches with the same k samples, or those a search found, between any one and the oracle."""
     figure, axes = _axes(1.6 + 0.5 * len(samplings))
     metrics = ["pass@1", *METRICS.values(), "pass@k"]
     seen: dict[str, Line2D] = {}
@@ -112,20 +112,26 @@ def selector_plot(samplings: Sequence[Sampling], k: int) -> Plot:
         values |= {metric: (found.value, found.ci95) for metric, found in chosen_at(sampling, k).items()}
         for metric, (value, ends) in values.items():
             at = metrics.index(metric)
-            name = {"pass@1": "one sample", "pass@k": f"pass@{k} (oracle)"}.get(metric, metric.replace("@k", f"@{k}"))
             axes.errorbar(
                 value, row, xerr=_arms(value, ends), color=_colour(at), marker=MARKERS[at % len(MARKERS)],
                 markersize=6, elinewidth=0.8,
             )  # fmt: skip
-            seen.setdefault(
-                metric, Line2D([], [], color=_colour(at), marker=MARKERS[at % len(MARKERS)], linestyle="", label=name)
-            )
+            marker, name = MARKERS[at % len(MARKERS)], selector_name(metric)
+            seen.setdefault(metric, Line2D([], [], color=_colour(at), marker=marker, linestyle="", label=name))
     axes.set_yticks(range(len(samplings)), [f"{one.model}\n{one.setting}" for one in samplings], fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="share of problems")
     axes.grid(axis="x", alpha=0.25)
     _legend(figure, [seen[metric] for metric in metrics if metric in seen])
-    return Plot("selectors", f"What selectors choose of the same {k} samples.", figure)
+    caption = f"What selectors choose of the same {k} samples, or of those that a search found."
+    return Plot("selectors", caption, figure)
+
+
+def selector_name(metric: str) -> str:
+    """What chooses, in words, from a metric of results.json."""
+    return {"pass@1": "any sample", "pass@k": "oracle", "maj@k": "majority"}.get(
+        metric, metric.removesuffix("@k").replace("_", " ")
+    )
 
 
 def thoughts_map(readings: Sequence[Mapping[str, Any]]) -> Plot:

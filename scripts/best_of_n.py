@@ -1,0 +1,235 @@
+"""Measures Best-of-N: python scripts/best_of_n.py docs/results/best_of_n.yaml [--task NAME] [--seed N], or --render
+
+For each task, seed and stage of the file a latent reward model is trained on thoughts of training problems, and the
+checkpoint is measured with samples, selectors, beams and trees. The searches are as large as the file's budget allows
+for the checkpoint. Rows stand beside the file, in a folder of its name; what is there is not measured again.
+`--render` prints them as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+from sweep_table import interval
+
+from neuralese.pipeline.evaluate.evaluate import Measurement, read_results, write_results
+from neuralese.pipeline.evaluate.interventions import answer
+from neuralese.pipeline.evaluate.latent_reward_training import draw_thoughts, train_latent_reward
+from neuralese.pipeline.evaluate.report_figures import selector_name
+from neuralese.pipeline.evaluate.samples import Setting
+from neuralese.pipeline.evaluate.settings import SENSITIVE_PROBLEMS, most_sensitive
+from neuralese.pipeline.evaluate.table import setting_name
+from neuralese.pipeline.evaluate_sections import EvaluateSection
+from neuralese.pipeline.loading import load_reasoner
+from neuralese.pipeline.problems import load_all
+from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.run import evaluate_checkpoint
+
+EPOCHS, LEARNING_RATE = 30, 1e-3  # the defaults of `neuralese reward-model`
+SELECTORS = ("majority", "likelihood", "latent_weighted", "latent_reward", "agreement")
+CHOSEN = ("maj@k", "likelihood@k", "latent_weighted@k", "latent_reward@k", "pass@k")
+
+
+class Plan(BaseModel):
+    """The file: see docs/results/best_of_n.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    title: str
+    seeds: list[int]
+    budget: int
+    noises: list[str]
+    num_samples: int
+    k: list[int]
+    problems: int
+    reward_problems: int
+    reward_thoughts: int
+    tasks: dict[str, str]
+    stages: dict[str, str]
+
+
+def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
+    """Trains the reward model of one checkpoint, and writes what it reaches to `output`."""
+    recipe, checkpoint = load_recipe(run / "recipe.yaml", []), run / stage / "final"
+    data = load_all(recipe, plan.reward_problems)
+    reasoner = load_reasoner(checkpoint)
+    base = recipe.evaluate.model_copy(update={"problems": plan.problems, "num_samples": plan.num_samples, "k": plan.k})
+    judged = run / f"latent_reward-{stage}"
+    thoughts = draw_thoughts(
+        reasoner, data.train[: plan.reward_problems], Setting(plan.reward_thoughts, plan.noises[0]), base, recipe.seed
+    )
+    head, report = train_latent_reward(thoughts, EPOCHS, LEARNING_RATE, recipe.seed)
+    head.save_pretrained(judged)
+    problems = data.evaluation[: plan.problems]
+    sure = answer(reasoner, problems[:SENSITIVE_PROBLEMS], base)
+    tokens = mean(len(ids) for ids in sure.token_ids)
+    place = most_sensitive(reasoner, base, problems)
+    section = EvaluateSection.model_validate(
+        {
+            **base.model_dump(),
+            "sampling": [
+                *({"noise": noise} for noise in plan.noises),
+                {"temperature": 1.0},
+                {"noise": plan.noises[0], "temperature": 1.0},
+            ],
+            "search": list(searches(plan, reasoner.config.num_latents, tokens, place)),
+            "selectors": SELECTORS,
+            "latent_reward": str(judged),
+        }
+    )
+    measured = recipe.model_copy(update={"evaluate": section})
+    rows = evaluate_checkpoint(measured, checkpoint, stage, problems)
+    output.with_suffix(".reward.json").write_text(json.dumps({"sensitive": place, **asdict(report)}))
+    write_results(output, rows)
+
+
+def searches(plan: Plan, num_latents: int, tokens: float, place: int) -> Iterator[dict[str, Any]]:
+    """Beams and trees that spend no more latents and tokens than the budget, as far as there are such.
+
+    Args:
+        tokens: Of an answer.
+        place: The latent that answers hang on most.
+    """
+    budget = plan.budget * (num_latents + tokens)
+    for noise in plan.noises:
+        for width in (4, 8):
+            children = int((budget - width * tokens) / (width * num_latents))
+            yield {"kind": "beam", "noise": noise, "width": width, "children": max(2, children)}
+        for at in sorted({1, place}):
+            children = int((budget - (at - 1)) / (num_latents - at + 1 + tokens))
+            yield {"kind": "tree", "noise": noise, "at": at, "children": max(2, children)}
+        yield {"kind": "tree", "noise": noise, "at": "each", "children": 2}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measured checkpoint.
+
+    Attributes:
+        named: Its rows by how their samples were drawn, in words; a row may have two names.
+    """
+
+    named: dict[str, list[Measurement]]
+
+    @classmethod
+    def read(cls, file: Path) -> Run:
+        place = json.loads(file.with_suffix(".reward.json").read_text())["sensitive"]
+        named: dict[str, list[Measurement]] = {}
+        for row in read_results(file):
+            for name in names(row, place):
+                named.setdefault(name, []).append(row)
+        return cls(named)
+
+    def find(self, name: str, metric: str, k: int | None) -> Measurement | None:
+        """A row; k None: whatever its k is."""
+        rows = self.named.get(name, [])
+        return next((row for row in rows if row.metric == metric and k in (None, row.k)), None)
+
+
+def names(row: Measurement, place: int) -> list[str]:
+    """How samples were drawn, in words. Sizes of searches are left out: they are those of the budget."""
+    if row.search is None:
+        return [setting_name(row)]
+    if row.search.startswith("beam"):
+        return [f"beam of {row.search.removeprefix('beam').partition('x')[0]}, {row.noise}"]
+    at = row.search.partition("at")[2]
+    places = {"": ["each latent"], str(place): ["the most sensitive latent"]}.get(at, [])
+    places += ["the first latent"] if at == "1" else []
+    return [f"tree at {where}, {row.noise}" for where in places]
+
+
+def render(plan: Plan, folder: Path) -> str:
+    """The tables of what was measured."""
+    lines = []
+    for task in plan.tasks:
+        for stage, label in plan.stages.items():
+            files = [folder / f"{task}-{stage}-seed{seed}.json" for seed in plan.seeds]
+            runs = [Run.read(file) for file in files if file.is_file()]
+            if runs:
+                seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
+                greedy = _cell(runs, "greedy", "accuracy", 1)
+                lines += [f"**{task}, {label}** ({seeds}, {plan.problems} problems). Greedy: {greedy}.", ""]
+                lines += [*_samples_table(plan, runs), "", *_chosen_table(plan, runs), ""]
+    return "\n".join(lines)
+
+
+def _samples_table(plan: Plan, runs: list[Run]) -> list[str]:
+    """pass@k of samples that are drawn apart from each other, and what their agreement says."""
+    lines = _head(["samples", *(f"pass@{k}" for k in plan.k), f"agreement of {plan.num_samples}"])
+    for name in _settings(runs, is_search=False):
+        cells = [_cell(runs, name, "pass@k", k) for k in plan.k]
+        lines.append(_line([name, *cells, _cell(runs, name, "agreement@k", plan.num_samples)]))
+    return lines
+
+
+def _chosen_table(plan: Plan, runs: list[Run]) -> list[str]:
+    """What selectors make of as many samples as the budget, and of searches that cost no more."""
+    lines = _head(["chosen of", "n", *(selector_name(metric) for metric in CHOSEN), "latents", "tokens", "ms"])
+    for is_search in (False, True):
+        k, drawn = (None, None) if is_search else (plan.budget, plan.num_samples)
+        for name in _settings(runs, is_search):
+            cells = [_cell(runs, name, metric, k) for metric in CHOSEN]
+            rows = [row for run in runs if (row := run.find(name, "pass@k", k)) is not None]
+            spent = [mean(row.latents or 0 for row in rows), mean(row.tokens or 0 for row in rows)]
+            seconds = mean((row.seconds or float("nan")) * row.k / (drawn or row.k) for row in rows)
+            count = ", ".join(map(str, sorted({row.k for row in rows})))
+            lines.append(_line([name, count, *cells, *(f"{cost:.0f}" for cost in spent), f"{1000 * seconds:.1f}"]))
+    return lines
+
+
+def _settings(runs: list[Run], is_search: bool) -> list[str]:
+    found = [name for run in runs for name, rows in run.named.items() if bool(rows[0].search) == is_search]
+    return [name for name in dict.fromkeys(found) if name != "greedy"]
+
+
+def _cell(runs: list[Run], name: str, metric: str, k: int | None) -> str:
+    """Mean and 95% interval over seeds; where not all have it, of how many."""
+    values = [row.value for run in runs if (row := run.find(name, metric, k)) is not None]
+    if not values:
+        return ""
+    few = f" ({len(values)} of {len(runs)} seeds)" if len(values) < len(runs) else ""
+    if len(values) == 1:
+        return f"{values[0]:.3f}{few}"
+    low, high = interval(values)
+    return f"{mean(values):.3f} [{low:.3f}, {high:.3f}]{few}"
+
+
+def _head(cells: list[str]) -> list[str]:
+    return [_line(cells), "|" + "---|" * len(cells)]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--task")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--render", action="store_true", help="print the tables of what is there")
+    given = parser.parse_args()
+    plan = Plan.model_validate(yaml.safe_load(given.file.read_text()))
+    folder = given.file.with_suffix("")
+    if given.render:
+        print(render(plan, folder))
+        return
+    folder.mkdir(exist_ok=True)
+    for task, run in plan.tasks.items():
+        for seed in plan.seeds:
+            for stage in plan.stages:
+                output = folder / f"{task}-{stage}-seed{seed}.json"
+                if given.task in (None, task) and given.seed in (None, seed) and not output.is_file():
+                    measure(plan, Path(run.format(seed=seed)), stage, output)
+                    print(f"Written      {output}")
+
+
+if __name__ == "__main__":
+    main()
