@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict
+from sweep_cells import current_commit
 from sweep_table import interval
 
 from neuralese.pipeline.evaluate.evaluate import Measurement, read_results, write_results
@@ -86,7 +87,9 @@ def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
     )
     measured = recipe.model_copy(update={"evaluate": section})
     rows = evaluate_checkpoint(measured, checkpoint, stage, problems)
-    output.with_suffix(".reward.json").write_text(json.dumps({"sensitive": place, **asdict(report)}))
+    output.with_suffix(".reward.json").write_text(
+        json.dumps({"commit": current_commit(), "sensitive": place, **asdict(report)})
+    )
     write_results(output, rows)
 
 
@@ -114,18 +117,20 @@ class Run:
 
     Attributes:
         named: Its rows by how their samples were drawn, in words; a row may have two names.
+        commit: It was measured at.
     """
 
     named: dict[str, list[Measurement]]
+    commit: str
 
     @classmethod
     def read(cls, file: Path) -> Run:
-        place = json.loads(file.with_suffix(".reward.json").read_text())["sensitive"]
+        about = json.loads(file.with_suffix(".reward.json").read_text())
         named: dict[str, list[Measurement]] = {}
         for row in read_results(file):
-            for name in names(row, place):
+            for name in names(row, about["sensitive"]):
                 named.setdefault(name, []).append(row)
-        return cls(named)
+        return cls(named, about["commit"])
 
     def find(self, name: str, metric: str, k: int | None) -> Measurement | None:
         """A row; k None: whatever its k is."""
@@ -155,7 +160,8 @@ def render(plan: Plan, folder: Path) -> str:
             if runs:
                 seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
                 greedy = _cell(runs, "greedy", "accuracy", 1)
-                lines += [f"**{task}, {label}** ({seeds}, {plan.problems} problems). Greedy: {greedy}.", ""]
+                about = f"{seeds}, {plan.problems} problems, commit {', '.join(sorted({run.commit for run in runs}))}"
+                lines += [f"**{task}, {label}** ({about}). Greedy: {greedy}.", ""]
                 lines += [*_samples_table(plan, runs), "", *_chosen_table(plan, runs), ""]
     return "\n".join(lines)
 
