@@ -71,6 +71,9 @@ def reward_model(
     answers: Annotated[int, typer.Option(min=1, help="Answers after each thought, which judge it.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of those answers; 0 takes the most likely one.")] = 0.0,
     problems: Annotated[int, typer.Option(min=2, help="Training problems; a fifth of them chooses the epoch.")] = 6000,
+    samples: Annotated[
+        Path | None, typer.Option(help="Learn from the samples of this file, which an evaluation scored.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the problems.")] = 30,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Of AdamW.")] = 1e-3,
     output: Annotated[Path | None, typer.Option(help="Folder to write; default: latent_reward beside it.")] = None,
@@ -82,7 +85,7 @@ def reward_model(
     from .measure import train_reward_model
 
     setting = Setting(thoughts * answers, noise, temperature, answers)
-    train_reward_model(folder, overrides or [], setting, problems, epochs, learning_rate, output, recipe)
+    train_reward_model(folder, overrides or [], setting, problems, epochs, learning_rate, output, recipe, samples)
 
 
 @measure_app.command()

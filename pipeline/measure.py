@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from .evaluate.evaluate import Measurement, write_results
-from .evaluate.latent_reward_training import HELD_OUT, draw_thoughts, train_latent_reward
-from .evaluate.samples import Setting
+from .evaluate.latent_reward_training import HELD_OUT, draw_thoughts, kept_thoughts, train_latent_reward
+from .evaluate.sample_files import digest, read_samples
+from .evaluate.samples import Sampled, Setting
 from .evaluate.table import print_results
 from .evaluate_sections import SamplingSection
 from .files import write_whole
@@ -24,6 +26,8 @@ from .problems import load_all, load_evaluation
 from .recipe import load_recipe
 from .run import RunError, evaluate_checkpoint, join_processes, read_seconds, trained_stages
 from .sections import Recipe
+
+logger = logging.getLogger(__name__)
 
 SCALES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 KEPT = 0.9  # share of the greedy accuracy that a sample under noise must keep
@@ -177,15 +181,17 @@ def train_reward_model(
     learning_rate: float,
     output: Path | None,
     recipe_path: Path | None,
+    samples: Path | None = None,
 ) -> None:
     """Trains a latent reward model for the last checkpoint with latents, on training problems, and writes it.
 
     Args:
         setting: How its thoughts are drawn.
         count: Problems.
+        samples: A file of samples of this checkpoint to learn from, already scored, in place of drawing new ones.
 
     Raises:
-        UserError: No checkpoint with latents, or nothing to learn from.
+        UserError: No checkpoint with latents, samples of another one, or nothing to learn from.
     """
     join_processes()
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
@@ -197,12 +203,17 @@ def train_reward_model(
     model = recipe.model
     reasoner = load_reasoner(checkpoints[name], trust_remote_code=model.trust_remote_code, dtype=model.dtype)
     reasoner.model.to(PartialState().device)
-    problems = load_all(recipe).train[:count]
-    thoughts = draw_thoughts(reasoner, problems, setting, recipe.evaluate, recipe.seed)
+    if samples is None:
+        problems = load_all(recipe, count).train[:count]
+        thoughts = draw_thoughts(reasoner, problems, setting, recipe.evaluate, recipe.seed)
+    else:
+        drawn, rows = _read_own_samples(samples, checkpoints[name])
+        thoughts = kept_thoughts(reasoner, rows, drawn, recipe.evaluate)
+        _warn_of_evaluation(rows, recipe)
     head, report = train_latent_reward(thoughts, epochs, learning_rate, recipe.seed)
     head.save_pretrained(target)
     write_whole(target / "report.json", json.dumps(asdict(report)))
-    held = len(problems) - round((1 - HELD_OUT) * len(problems))
+    held = len(thoughts.right) - round((1 - HELD_OUT) * len(thoughts.right))
     print(f"Checkpoint   {checkpoints[name]}")
     print(f"Learned from {report.mixed} problems with right and wrong thoughts, epoch {report.epoch} kept")
     print(
@@ -210,6 +221,35 @@ def train_reward_model(
         f"{report.mean:.3f}, the best of them {report.oracle:.3f}"
     )
     print(f"Saved in     {target}")
+
+
+def _read_own_samples(file: Path, checkpoint: Path) -> tuple[Setting, list[Sampled]]:
+    """How the samples of a file were drawn, and the samples.
+
+    Raises:
+        RunError: They are not there, or not of this checkpoint.
+    """
+    if not file.is_file():
+        raise RunError(f"There is no file {file}. Name one that an evaluation left, such as RUN/samples/rl/NAME.jsonl.")
+    head, rows = read_samples(file)
+    if not rows or head.get("checkpoint") != digest(checkpoint):
+        raise RunError(
+            f"{file} holds {len(rows)} problems with samples, and they are not of {checkpoint} as it is now. Evaluate "
+            "it again, or name the checkpoint they are of."
+        )
+    return Setting.from_dict(head["setting"]), [Sampled(**rows[place]) for place in sorted(rows)]
+
+
+def _warn_of_evaluation(rows: Sequence[Sampled], recipe: Recipe) -> None:
+    asked = {problem.question for problem in load_evaluation(recipe)}
+    known = sum(row.question in asked for row in rows)
+    if known:
+        logger.warning(
+            "%d of the %d problems learned from are evaluation problems of the recipe. Measure what this model chooses "
+            "on others.",
+            known,
+            len(rows),
+        )
 
 
 def _points(rows: Sequence[Measurement], specs: Sequence[str], count: int) -> list[Point]:

@@ -16,9 +16,16 @@ from neuralese.pipeline.evaluate.latent_reward import (
     step_loss,
     thought_states,
 )
-from neuralese.pipeline.evaluate.latent_reward_training import Thoughts, draw_thoughts, train_latent_reward
-from neuralese.pipeline.evaluate.samples import Setting
+from neuralese.pipeline.evaluate.latent_reward_training import (
+    Thoughts,
+    draw_thoughts,
+    kept_thoughts,
+    train_latent_reward,
+)
+from neuralese.pipeline.evaluate.samples import Setting, draw_samples
+from neuralese.pipeline.evaluate.search import Search
 from neuralese.pipeline.evaluate_sections import EvaluateSection
+from neuralese.pipeline.loading import load_reasoner
 from neuralese.pipeline.run import run
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=8)
@@ -154,6 +161,43 @@ def test_the_command_trains_one_and_eval_chooses_by_it(capsys, finished, tmp_pat
     chosen = {row["stage"] for row in rows if row["metric"] == "latent_reward@k"}
     assert code == 0 and chosen == {"curriculum", "rl"} and "latent_reward@4" in out
     assert_one_paragraph(neuralese(capsys, "eval", folder, keys[0]), "add one of them")
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_kept_samples_teach_what_drawn_ones_do(reasoner, problems, tmp_path, shared):
+    options = EvaluateSection(max_new_tokens=4, batch_size=8, scorer=even(tmp_path))
+    setting = Setting(4, "gaussian:0.5", 3.0, shared)
+    drawn = draw_thoughts(reasoner, problems[:16], setting, options, 0)
+    kept = kept_thoughts(reasoner, draw_samples(reasoner, problems[:16], setting, options, 0), setting, options)
+    assert torch.equal(kept.right, drawn.right) and 0 < kept.right.mean() < 1
+    torch.testing.assert_close(kept.states, drawn.states, atol=1e-5, rtol=1e-4)
+    for other in (Setting(4, None, 1.0), Setting(4, "gaussian:0.5", search=Search.tree(4, 1, 3))):
+        with pytest.raises(LatentRewardError):
+            kept_thoughts(reasoner, [], other, options)
+
+
+def test_the_command_learns_from_samples_that_eval_kept(capsys, caplog, finished, tmp_path):
+    folder, _ = finished
+    scored = f"evaluate.scorer={even(tmp_path)}"
+    sampled = [scored, "evaluate.sampling=[{noise: gaussian:0.9, temperature: 1.0}]"]
+    neuralese(capsys, "eval", folder, *sampled, "--output", tmp_path / "e.json")
+    file = tmp_path / "e-samples" / "rl" / "n4-gaussian-0.9-T1.jsonl"
+    target = tmp_path / "lrm"
+    code, out, error = neuralese(capsys, "reward-model", folder, scored, "--samples", file, "--output", target)
+    assert code == 0, error
+    assert (
+        "20 of the 20 problems learned from are evaluation problems" in caplog.text and "Held out     4 problems" in out
+    )
+    assert load_latent_reward(target, load_reasoner(folder / "rl" / "final")).config.num_latents == 2
+
+    def refused(file):
+        return neuralese(capsys, "reward-model", folder, "--samples", file, "--output", tmp_path / "other")
+
+    assert_one_paragraph(refused(tmp_path / "none.jsonl"), "There is no file")
+    other = tmp_path / "e-samples" / "curriculum" / "n4-gaussian-0.9-T1.jsonl"
+    assert_one_paragraph(refused(other), "are not of")
+    assert_one_paragraph(refused(file.with_name("greedy.jsonl")), "learns from thoughts that differ")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_folder_without_a_model_is_named_before_training(tmp_path):

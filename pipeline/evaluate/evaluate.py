@@ -38,11 +38,12 @@ class Measurement:
         n: Problems measured.
         guess: Of accuracy and pass@k, what as many guesses reach (`guess_floor`).
         setting: How its samples were drawn, as a name: that of their file.
+        num_samples: Samples of a problem that were drawn, of which k are taken.
         answers_per_thought: Answers that share a thought.
         search: How thoughts were found, as `Search.name`; None: each drawn apart from the others.
         tokens: Written for the k samples of a problem.
         latents: Made for them, those that a search gave up included.
-        seconds: Of all samples of a problem, their scores included; None: some were drawn before, and kept.
+        seconds: Wall time of all samples of a problem, their scores included; None: some were drawn before, and kept.
     """
 
     stage: str
@@ -57,6 +58,7 @@ class Measurement:
     seed: int
     guess: float | None = None
     setting: str | None = None
+    num_samples: int | None = None
     answers_per_thought: int = 1
     search: str | None = None
     tokens: float | None = None
@@ -120,6 +122,7 @@ def measure(
                     stage, mode, metric, k, way.noise, way.temperature, value, ci95, len(problems), seed,
                     guess=guess_floor(answers, k) if metric in ("accuracy", "pass@k") else None,
                     setting=way.name,
+                    num_samples=way.n,
                     answers_per_thought=way.answers_per_thought,
                     search=way.search.name if way.search is not None else None,
                     tokens=k * float(np.mean([row.tokens for row in sampled])),

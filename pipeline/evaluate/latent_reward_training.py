@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ...data.problem import Problem
 from ..evaluate_sections import EvaluateSection
-from ..reasoner import Reasoner
+from ..reasoner import Reasoner, Samples
 from ..score import is_right
 from .latent_reward import LatentRewardConfig, LatentRewardError, LatentRewardModel, step_loss, thought_states
 from .metrics import best_at_k
-from .samples import Setting, seeds_of
+from .samples import Sampled, Setting, seeds_of
 
 HELD_OUT = 0.2  # share of the problems that choose the epoch
 BATCH = 64  # questions in a step
@@ -61,12 +61,7 @@ def draw_thoughts(
     Raises:
         LatentRewardError: No noise, no latents, or fewer than two thoughts a question.
     """
-    shared, count = setting.answers_per_thought, setting.n // setting.answers_per_thought
-    if setting.noise is None or reasoner.config.num_latents == 0 or count < 2:
-        raise LatentRewardError(
-            f"A latent reward model learns from thoughts that differ: {count} of {reasoner.config.num_latents} latents "
-            f"with noise={setting.noise} do not. Give noise and two thoughts or more, of a checkpoint with latents."
-        )
+    shared, count = _check_differ(reasoner, setting)
     seeds = seeds_of(len(problems), setting, seed)
     states, right = [], []
     per_batch = max(1, options.batch_size // setting.n)
@@ -82,6 +77,49 @@ def draw_thoughts(
         judged = is_right(options.scorer, part, [sample.texts for sample in samples])
         right.append(torch.tensor(judged.reshape(len(part), count, shared).mean(2), dtype=torch.float32))
     return Thoughts(torch.cat(states), torch.cat(right))
+
+
+def kept_thoughts(
+    reasoner: Reasoner, sampled: Sequence[Sampled], setting: Setting, options: EvaluateSection
+) -> Thoughts:
+    """The thoughts of samples that an evaluation drew and scored, made again from their seeds.
+
+    Args:
+        setting: How they were drawn.
+
+    Raises:
+        LatentRewardError: As of `draw_thoughts`, or what a search found.
+    """
+    if setting.search is not None or setting.num_latents is not None:
+        raise LatentRewardError(
+            f"Samples of the setting {setting.name} cannot be learned from: their thoughts were searched, or were not "
+            "as long as trained. Name samples that were drawn under noise alone."
+        )
+    shared, count = _check_differ(reasoner, setting)
+    states: list[Tensor] = []
+    questions = [row.question for row in sampled]
+
+    def keep(at: int, samples: Samples) -> None:
+        states.append(thought_states(reasoner, [questions[at]], [samples.latents]).cpu())
+
+    # A thought is its noise's, and the noise its seed's; answers need not be written again.
+    reasoner.generate(
+        questions, noise=setting.noise, max_new_tokens=1, seeds=[row.seeds[::shared] for row in sampled],
+        batch_size=options.batch_size, on_samples=keep,
+    )  # fmt: skip
+    right = np.array([row.right for row in sampled]).reshape(len(sampled), count, shared).mean(2)
+    return Thoughts(torch.stack(states), torch.tensor(right, dtype=torch.float32))
+
+
+def _check_differ(reasoner: Reasoner, setting: Setting) -> tuple[int, int]:
+    """Answers that share a thought, and thoughts of a question."""
+    shared, count = setting.answers_per_thought, setting.n // setting.answers_per_thought
+    if setting.noise is None or reasoner.config.num_latents == 0 or count < 2:
+        raise LatentRewardError(
+            f"A latent reward model learns from thoughts that differ: {count} of {reasoner.config.num_latents} latents "
+            f"with noise={setting.noise} do not. Give noise and two thoughts or more, of a checkpoint with latents."
+        )
+    return shared, count
 
 
 def train_latent_reward(

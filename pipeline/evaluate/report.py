@@ -27,7 +27,7 @@ from .report_figures import (
     selector_plot,
     thoughts_map,
 )
-from .table import metric_name, results_columns, stage_name, table_rows
+from .table import costs, metric_name, results_columns, stage_name, table_rows
 
 CURVES = {"loss": "loss (nats)", "accuracy": "held-out greedy accuracy", "reward": "mean reward"}
 PACKAGES = ("neuralese", "torch", "transformers", "trl", "accelerate", "peft")
@@ -147,8 +147,8 @@ class _Page:
         metrics = list(dict.fromkeys(metric for one in ours for metric in chosen_at(one, k)))
         note = (
             "Every selector of a line chooses among the same samples, so that a line is equal compute: the tokens "
-            "written and the latents fed back for a problem, those included that a search gave up. Pause tokens count "
-            "as neither. Oracle: one of the samples is right."
+            "written and the latents fed back for a problem, those included that a search gave up, and its wall time. "
+            "Pause tokens count as neither. Oracle: one of the samples is right."
         )
         self.plots("Selectors", note, [selector_plot(ours, k)])
         lines = []
@@ -156,10 +156,9 @@ class _Page:
             found = chosen_at(one, k)
             shares = [f"{found[metric].value:.3f}" if metric in found else "" for metric in metrics]
             row = next(iter(found.values()))
-            spent = ["" if value is None else f"{value:.1f}" for value in (row.tokens, row.latents)]
-            lines.append([one.model, one.setting, str(row.k), *shares, *spent])
+            lines.append([one.model, one.setting, str(row.k), *shares, *costs(row)])
         names = [selector_name(metric) for metric in metrics]
-        self.parts.append(_table(["model", "samples", "k", *names, "tokens", "latents"], lines))
+        self.parts.append(_table(["model", "samples", "k", *names, "latents", "tokens", "ms"], lines))
 
     def audit(self, found: dict[str, Any] | None, rows: Sequence[Measurement]) -> None:
         """The audit, or how to make it where a model with latents was measured."""

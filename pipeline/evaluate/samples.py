@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
@@ -42,6 +43,12 @@ class Setting:
     answers_per_thought: int = 1
     num_latents: int | None = None
     search: Search | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Setting:
+        """A setting as the head of its file has it."""
+        search = values.get("search")
+        return cls(**{**values, "search": None if search is None else Search(tuple(search[0]), search[1])})
 
     @property
     def is_greedy(self) -> bool:

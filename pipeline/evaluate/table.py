@@ -78,6 +78,24 @@ def _cell(row: Measurement | None) -> str:
     return "" if row is None else f"{row.value:.3f} ({row.ci95[0]:.2f}-{row.ci95[1]:.2f})"
 
 
+def cost_rows(rows: Sequence[Measurement]) -> list[list[str]]:
+    """What the most samples measured of each setting cost a problem: k, latents, tokens, milliseconds."""
+    most: dict[tuple[str, str], Measurement] = {}
+    for row in rows:
+        key = (stage_name(row), setting_name(row))
+        if row.metric == "pass@k" and (key not in most or row.k > most[key].k):
+            most[key] = row
+    return [[*key, str(row.k), *costs(row)] for key, row in most.items()]
+
+
+def costs(row: Measurement) -> list[str]:
+    """Latents, tokens and milliseconds of a problem's k samples, which are a share of the time of all."""
+    if row.latents is None or row.tokens is None or row.num_samples is None:
+        return ["", "", ""]
+    spent = "" if row.seconds is None else f"{1000 * row.seconds * row.k / row.num_samples:.1f}"
+    return [f"{row.latents:.1f}", f"{row.tokens:.1f}", spent]
+
+
 def wide_console() -> Console:
     """The terminal. A file or a pipe has no width, and there a table must not be cut to that of a terminal."""
     console = Console()
@@ -102,5 +120,17 @@ def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> 
         previous = line[0]
         table.add_row(*(line if first else ["", line[1], "", *line[3:-1], ""]))
     console.print(table)
+    if any(row.search for row in rows):
+        _print_costs(console, cost_rows(rows))
     if "evaluate" in seconds:
         console.print(f"Evaluation took {seconds['evaluate']:.0f} s.")
+
+
+def _print_costs(console: Console, lines: Sequence[Sequence[str]]) -> None:
+    caption = "Latents made, those that a search gave up included; answers of one thought share its latents."
+    table = Table(title="Cost of a problem", caption=caption, box=box.SIMPLE_HEAD)
+    for heading in ("model", "samples", "k", "latents", "tokens", "ms"):
+        table.add_column(heading, no_wrap=heading == "samples")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
