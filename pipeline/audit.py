@@ -19,9 +19,8 @@ from .evaluate.audit import (
     audit,
     check_control,
     check_subject,
-    write_audit,
 )
-from .evaluate.audit_table import print_audit
+from .evaluate.audit_table import print_audit, write_audit
 from .evaluate.report import report_images, write_report
 from .latent.config import LatentConfig
 from .latent.latentize import has_supervision

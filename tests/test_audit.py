@@ -15,8 +15,8 @@ from test_cli import assert_one_paragraph, neuralese
 
 from neuralese.data.tasks import change_one, generate_task
 from neuralese.pipeline.audit import audit_folder
-from neuralese.pipeline.evaluate.audit import AuditError, Question, Subject, audit, write_audit
-from neuralese.pipeline.evaluate.audit_table import print_audit
+from neuralese.pipeline.evaluate.audit import AuditError, Question, Subject, audit
+from neuralese.pipeline.evaluate.audit_table import print_audit, write_audit
 from neuralese.pipeline.evaluate.interventions import answer
 from neuralese.pipeline.evaluate.metrics import Mean
 from neuralese.pipeline.evaluate_sections import EvaluateSection

@@ -170,6 +170,7 @@ def test_what_comes_from_data_is_escaped(tmp_path):
     audit = {
         "checkpoint": EVIL, "problems": 10, "accuracy": share, "verdict": EVIL, "effects": [effect],
         "gates": [{"name": EVIL, "passed": None, "because": EVIL}],
+        "tables": [{"title": EVIL, "headings": [EVIL], "rows": [[EVIL]], "caption": EVIL}],
         "readings": [reading(), reading(decoded=[EVIL], lens=[[EVIL, "a"]], probabilities=[0.5], hits=[False])],
     }  # fmt: skip
     (tmp_path / "audit.json").write_text(json.dumps(audit))
@@ -198,6 +199,9 @@ def test_an_audit_goes_into_the_report_of_its_run(finished, tmp_path):
     assert f"<strong>{html.escape(found['verdict'])}</strong>" in page and "Not audited" not in page
     assert [html.escape(one["question"]) in page for one in found["readings"]] == [True] * 10
     assert all(html.escape(gate["because"]) in page for gate in found["gates"])
+    titles = [grid["title"] for grid in found["tables"]]
+    assert len(titles) == 3 and all(f"<h3>{html.escape(title)}</h3>" in page for title in titles)
+    assert all(html.escape(cell) in page for grid in found["tables"] for row in grid["rows"] for cell in row)
     assert (copy / "report" / "thoughts.png").is_file()
     (logged,) = (read_run(path) for path in copy.glob("wandb/offline-run-*/*.wandb"))
     keys = {key for row in logged["rows"] for key in row}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ import torch
 from ...data.errors import UserError
 from ...data.problem import Problem
 from ..evaluate_sections import EvaluateSection
-from ..files import write_whole
 from ..latent.thoughts import THOUGHT_SOURCES
 from ..reasoner import Reasoner
 from .counterfactual import Change, Counterfactual, measure_counterfactual
@@ -61,7 +58,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything an audit found. Its fields are the keys of audit.json.
+    """Everything an audit found. Its fields are keys of audit.json.
 
     Attributes:
         problems: How many problems were answered.
@@ -211,8 +208,3 @@ def _information(probes: Sequence[Probe], latents_per_step: int) -> float | None
         if (probe.latent - 1) // latents_per_step == probe.step - 1:
             best[probe.step] = max(best.get(probe.step, 0.0), probe.bits.value)
     return sum(best.values()) if best else None
-
-
-def write_audit(path: Path, found: Audit) -> None:
-    """Writes audit.json, whole or not at all."""
-    write_whole(path, json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,13 +1,17 @@
-"""An audit on the terminal."""
+"""The tables of an audit, and an audit on the terminal."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..files import write_whole
 from .audit import Audit
 from .gates import Gate
 from .metrics import Mean
@@ -15,6 +19,16 @@ from .table import wide_console
 
 SHOWN = 3  # problems whose thoughts are printed
 VERDICTS = {True: "pass", False: "FAIL", None: "not measured"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table in words."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str | None = None
 
 
 def print_audit(found: Audit) -> None:
@@ -28,23 +42,38 @@ def print_audit(found: Audit) -> None:
     )
     if found.written >= 0.05:  # less is printed as 0.0
         console.print(f"Text         {found.written:.1f} tokens between latents and answer", highlight=False)
-    console.print(_interventions(found))
-    if found.counterfactual is not None:
-        console.print(_counterfactual(found))
-    console.print(_places(found))
-    if found.probes:
-        console.print(_bits(found))
+    for grid in audit_grids(found):
+        console.print(_table(grid))
     _print_information(console, found)
     _print_thoughts(console, found)
-    console.print(_gates(found.gates))
+    console.print(_table(_gates(found.gates)))
     console.print(found.verdict, style="bold", soft_wrap=True, highlight=False)
 
 
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> Table:
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
-    for heading in headings:
+def write_audit(path: Path, found: Audit) -> None:
+    """Writes audit.json, whole or not at all: the audit, and its tables in words under `tables`."""
+    written = {**found.to_dict(), "tables": [asdict(grid) for grid in audit_grids(found)]}
+    write_whole(path, json.dumps(written, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def audit_grids(found: Audit) -> list[Grid]:
+    """The tables of everything that was measured."""
+    grids = [_interventions(found)]
+    if found.counterfactual is not None:
+        grids.append(_counterfactual(found))
+    grids.append(_places(found))
+    if found.probes:
+        grids.append(_bits(found))
+    return grids
+
+
+def _table(grid: Grid) -> Table:
+    table = Table(
+        title=grid.title, caption=grid.caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+    )
+    for heading in grid.headings:
         table.add_column(heading)
-    for row in rows:
+    for row in grid.rows:
         table.add_row(*row)
     return table
 
@@ -53,12 +82,12 @@ def _interval(mean: Mean | None) -> str:
     return "" if mean is None else f"{mean.value:.3f} ({mean.ci95[0]:.2f} to {mean.ci95[1]:.2f})"
 
 
-def _interventions(found: Audit) -> Table:
+def _interventions(found: Audit) -> Grid:
     rows = []
     for effect in found.effects:
         shares = (effect.accuracy, effect.loss, effect.unchanged, effect.donor)
         rows.append([effect.name, str(effect.accuracy.n), *map(_interval, shares)])
-    return _table(
+    return Grid(
         "Other latents in place of the model's own",
         ["latents", "n", "accuracy", "lost", "answers unchanged", "answers of the donor"],
         rows,
@@ -67,7 +96,7 @@ def _interventions(found: Audit) -> Table:
     )
 
 
-def _counterfactual(found: Audit) -> Table:
+def _counterfactual(found: Audit) -> Grid:
     measured = found.counterfactual
     assert measured is not None
     rows = []
@@ -75,7 +104,7 @@ def _counterfactual(found: Audit) -> Table:
         if transplant is not None:
             shares = [_interval(transplant.follow), _interval(transplant.stay), f"{transplant.neither:.3f}"]
             rows.append([name, str(transplant.lead.n), *shares])
-    return _table(
+    return Grid(
         "The question with the latents of itself with one operand or edge changed",
         ["pairs", "n", "answer follows", "answer stays", "neither"],
         rows,
@@ -83,21 +112,21 @@ def _counterfactual(found: Audit) -> Table:
     )
 
 
-def _places(found: Audit) -> Table:
+def _places(found: Audit) -> Grid:
     rows = []
     for place in found.places:
         felt = f"{place.sensitivity:.3g}" if place.sensitivity is not None else ""
         geometry = [f"{place.rms:.2f}", f"{place.cosine:.3f}", f"{place.effective_rank:.1f}"]
         common = f"{place.common:.3f}" if place.common is not None else ""
         rows.append([str(place.latent), *geometry, felt, _interval(place.lens), common])
-    return _table(
+    return Grid(
         "Latents by place",
         ["latent", "rms", "cosine", "effective rank", "sensitivity, nats", "logit lens reads its step", "most common"],
         rows,
     )
 
 
-def _bits(found: Audit) -> Table:
+def _bits(found: Audit) -> Grid:
     """Bits by latent and step; beside them what the best latent for each step reaches."""
     steps = sorted({probe.step for probe in found.probes})
     latents = sorted({probe.latent for probe in found.probes})
@@ -118,7 +147,7 @@ def _bits(found: Audit) -> Table:
     rows.append(line("best latent: accuracy", "{p.accuracy.value:.3f}"))
     rows.append(line("  most common result", "{p.majority:.3f}"))
     rows.append(line("  shuffled results", "{p.shuffled:.3f}"))
-    return _table(
+    return Grid(
         "Linear probes: bits that a latent says about a step, at least",
         ["", *(f"step {step}" for step in steps)],
         rows,
@@ -156,6 +185,6 @@ def _print_thoughts(console: Console, found: Audit) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _gates(gates: Sequence[Gate]) -> Table:
+def _gates(gates: Sequence[Gate]) -> Grid:
     rows = [[gate.name, VERDICTS[gate.passed], gate.because] for gate in gates]
-    return _table("Verdict", ["gate", "", "because"], rows)
+    return Grid("Verdict", ["gate", "", "because"], rows)

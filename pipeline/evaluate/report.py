@@ -169,23 +169,16 @@ class _Page:
             return
         self.parts.append("<h2>Audit</h2>")
         gates = [[gate["name"], VERDICTS[gate["passed"]], gate["because"]] for gate in found["gates"]]
-        effects = [
-            [
-                one["name"],
-                str(one["accuracy"]["n"]),
-                *(_share(one[key]) for key in ("accuracy", "loss", "unchanged", "donor")),
-            ]
-            for one in found["effects"]
-        ]
         self.parts += [
             f"<p><strong>{html.escape(found['verdict'])}</strong></p>",
             _note(f"{found['checkpoint']}, {found['problems']} problems, accuracy {_share(found['accuracy'])}."),
             _table(["gate", "", "because"], gates, "prose"),
-            "<h3>Other latents in place of the model's own</h3>",
-            _table(["latents", "n", "accuracy", "lost", "answers unchanged", "answers of the donor"], effects),
         ]
+        for grid in found.get("tables", []):  # audits of earlier versions lack them
+            self.parts += [f"<h3>{html.escape(grid['title'])}</h3>", _table(grid["headings"], grid["rows"])]
+            self.parts.append(_note(grid["caption"] or ""))
         readings = found["readings"]
-        if readings and "hits" in readings[0]:  # audits of earlier versions lack them
+        if readings and "hits" in readings[0]:
             self.plots("Thoughts in words", "", [thoughts_map(readings)], level=3)
             self.parts.append(f"<ol>{''.join(_reading(one) for one in readings)}</ol>")
 
