@@ -14,6 +14,7 @@ from rich.table import Table
 
 from .evaluate.evaluate import Measurement, write_results
 from .evaluate.latent_reward_training import HELD_OUT, draw_thoughts, kept_thoughts, train_latent_reward
+from .evaluate.report import write_report
 from .evaluate.sample_files import digest, read_samples
 from .evaluate.samples import Sampled, Setting
 from .evaluate.table import print_results
@@ -53,6 +54,8 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
         print_results(rows, seconds)
         print(f"Results      {target}")
         print(f"Samples      {target.with_name(f'{target.stem}-samples')}")
+        if target == folder / "eval.json" and (folder / "results.json").is_file():
+            print(f"Report       {write_report(folder)}")
 
 
 def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | None) -> tuple[Recipe, dict[str, Path]]:

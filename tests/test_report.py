@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
 import pytest
+from test_cli import neuralese
 from wandb_reader import read_run
 
 from neuralese.pipeline.audit import audit_folder
@@ -21,7 +22,7 @@ from neuralese.pipeline.evaluate.samples import Sampled
 
 def test_pass_curves_are_the_results_and_what_lies_between(finished):
     folder, rows = finished
-    samplings = read_samplings(folder, rows, 50)
+    samplings = read_samplings(folder / "samples", rows, 50)
     assert len(samplings) == 7  # noise is for the two models with latents alone
     for sampling in samplings:
         points = {k: rest for k, *rest in sampling.points}
@@ -57,7 +58,7 @@ def test_points_bars_and_costs_by_hand(tmp_path):
     rows += [row("pass@k", 1, 0.2, None, 1.0), row("pass@k", 4, 0.3, None, 1.0), row("maj@k", 4, 0.25, None, 1.0)]
     beam = replace(row("maj@k", 3, 0.6), search="beam3x2", setting="n3-beam3x2-gaussian-0.3-T0", tokens=9, latents=12)
     rows += [replace(beam, metric="pass@k", value=0.7), beam]
-    noisy, plain, found = read_samplings(tmp_path, [row("accuracy", 1, 0.9, None), *rows], 50)
+    noisy, plain, found = read_samplings(tmp_path / "samples", [row("accuracy", 1, 0.9, None), *rows], 50)
     assert (noisy.stage, noisy.model, noisy.setting) == ("rl", "latent after RL", "gaussian:0.3, T 0")
     assert [k for k, *_ in noisy.points] == [1, 2, 4] and [k for k, *_ in plain.points] == [1, 4]
     assert [value for _, value, *_ in noisy.points] == pytest.approx([5 / 12, 0.5, 2 / 3])
@@ -95,7 +96,7 @@ def test_the_page_of_a_whole_run(finished):
 
 def test_frontier_and_selectors_are_the_results(finished):
     folder, rows = finished
-    samplings = read_samplings(folder, rows, 50)
+    samplings = read_samplings(folder / "samples", rows, 50)
     value = {(row.stage, row.metric, row.k, row.noise, row.temperature): row.value for row in rows}
     assert selector_k(samplings) == 4
     ways = {(one.stage, one.measured[0].noise, one.measured[0].temperature): one for one in samplings}
@@ -123,21 +124,39 @@ def centres(plot):
 
 def test_without_samples_the_measured_k_are_shown(finished, tmp_path):
     folder, rows = finished
-    samplings = read_samplings(tmp_path, rows, 50)
+    samplings = read_samplings(tmp_path / "samples", rows, 50)
     assert all([k for k, *_ in one.points] == [1, 4] and not one.is_kept for one in samplings)
     assert [one.points for one in samplings] == [
-        [point for point in one.points if point[0] != 2] for one in read_samplings(folder, rows, 50)
+        [point for point in one.points if point[0] != 2] for one in read_samplings(folder / "samples", rows, 50)
     ]
     # Samples of another evaluation beside the results are not theirs.
     other = [replace(row, setting=row.setting.replace("n4", "n8")) for row in rows]
-    assert not any(one.is_kept for one in read_samplings(folder, other, 50))
+    assert not any(one.is_kept for one in read_samplings(folder / "samples", other, 50))
     fewer = [replace(row, n=10) for row in rows]
-    assert not any(one.is_kept for one in read_samplings(folder, fewer, 50))
+    assert not any(one.is_kept for one in read_samplings(folder / "samples", fewer, 50))
     for name in ("results.json", "recipe.yaml"):
         shutil.copy(folder / name, tmp_path)
     page = write_report(tmp_path).read_text()
     assert "Without kept samples only the measured k" in page and page.count("<svg") == 5 + 1 + 1
     assert "Without kept samples" not in (folder / "report.html").read_text()
+
+
+def test_what_eval_measured_later_has_a_section(finished, tmp_path, capsys):
+    copy = tmp_path / "tiny"
+    shutil.copytree(finished[0], copy, ignore=shutil.ignore_patterns("wandb"))
+    before = (copy / "report.html").read_text()
+    keys = ["evaluate.num_samples=8", "evaluate.k=[8]", "evaluate.sampling=[{noise: gaussian:0.5}]"]
+    keys.append("evaluate.search=[{kind: tree, noise: gaussian:0.5, at: 1, children: 4}]")
+    code, out, _ = neuralese(capsys, "eval", copy, *keys)
+    page = (copy / "report.html").read_text()
+    assert code == 0 and "Report       " in out and "Evaluated again" not in before
+    section = page[page.index("<h2>Evaluated again</h2>") : page.index("<h2>Audit</h2>")]
+    assert "tree-4at1, gaussian:0.5" in section and section.count("<svg") == 2 + 1 + 1
+    assert page.count("<svg") == before.count("<svg") + 4
+    names = {path.name for path in (copy / "report").iterdir()}
+    assert {"eval-pass-at-k-rl.png", "pass-at-k-rl.png", "eval-selectors.png"} <= names
+    neuralese(capsys, "eval", copy, *keys, "--output", tmp_path / "elsewhere.json")
+    assert (copy / "report.html").read_text() == page
 
 
 def test_a_folder_with_nothing_in_it_has_a_page(tmp_path):

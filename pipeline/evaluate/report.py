@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,19 +57,22 @@ pre { overflow-x: auto; background: #8881; padding: 1rem; border-radius: .5rem; 
 def write_report(folder: Path) -> Path:
     """Writes report.html and report/*.png from what a run folder holds.
 
-    It reads recipe.yaml, results.json, metrics.jsonl, seconds.json, samples/ and audit.json; what is not there is left
-    out.
+    It reads recipe.yaml, results.json, metrics.jsonl, seconds.json and samples/, and what came later: audit.json,
+    eval.json and eval-samples/. What is not there is left out.
     """
     recipe, results = folder / "recipe.yaml", folder / "results.json"
     rows = read_results(results) if results.is_file() else []
     seconds = _json(folder / "seconds.json") or {}
     settings = load_recipe(recipe).evaluate if recipe.is_file() else EvaluateSection()
-    samplings = read_samplings(folder, rows, settings.bootstrap)
+    samplings = read_samplings(folder / "samples", rows, settings.bootstrap)
     page = _Page(folder)
     page.results(rows, seconds)
     page.plots("Learning curves", "", _learning_curves(folder))
     page.passes(samplings)
     page.selectors(samplings)
+    if (folder / "eval.json").is_file():
+        again = read_results(folder / "eval.json")
+        page.evaluated_again(again, read_samplings(folder / "eval-samples", again, settings.bootstrap))
     page.audit(_json(folder / "audit.json"), rows)
     page.timings(seconds, rows)
     page.recipe(recipe)
@@ -87,6 +91,7 @@ class _Page:
 
     def __init__(self, folder: Path) -> None:
         self.name, self.images, self.parts = folder.name, folder / "report", list[str]()
+        self.prefix, self.level = "", 2  # of the PNG files, and of the headings
         self.images.mkdir(exist_ok=True)
         for old in report_images(folder).values():
             old.unlink()
@@ -101,11 +106,11 @@ class _Page:
 </body></html>
 """
 
-    def plots(self, heading: str, note: str, plots: Iterable[Plot], level: int = 2) -> None:
+    def plots(self, heading: str, note: str, plots: Iterable[Plot]) -> None:
         """A section of plots; none without plots."""
         shown = "".join(self._figure(plot) for plot in plots)
         if shown:
-            title = f"<h{level}>{html.escape(heading)}</h{level}>"
+            title = f"<h{self.level}>{html.escape(heading)}</h{self.level}>"
             self.parts += [title, _note(note), f'<div class="plots">{shown}</div>']
 
     def _figure(self, plot: Plot) -> str:
@@ -113,8 +118,9 @@ class _Page:
         inches = plot.figure.get_figwidth()
         # A figure wider than a phone keeps the size of its letters, and scrolls.
         style, least = (' class="wide"', f' style="min-width:{4 * inches:.0f}rem"') if inches > WIDTH else ("", "")
+        svg = save(plot, self.images, self.prefix)
         return (
-            f'<figure{style}><div><div role="img" aria-label="{caption}"{least}>{save(plot, self.images)}</div></div>'
+            f'<figure{style}><div><div role="img" aria-label="{caption}"{least}>{svg}</div></div>'
             f"<figcaption>{caption}</figcaption></figure>"
         )
 
@@ -160,14 +166,31 @@ class _Page:
         names = [selector_name(metric) for metric in metrics]
         self.parts.append(_table(["model", "samples", "k", *names, "latents", "tokens", "ms"], lines))
 
+    def evaluated_again(self, rows: Sequence[Measurement], samplings: Sequence[Sampling]) -> None:
+        """What `neuralese eval` measured of the run after it had ended."""
+        with self._section("Evaluated again", "eval-"):
+            self.results(rows, {})
+            self.passes(samplings)
+            self.selectors(samplings)
+
+    @contextmanager
+    def _section(self, heading: str, prefix: str = "") -> Iterator[None]:
+        """A section with parts of its own, whose PNG files begin with a prefix."""
+        self.parts.append(f"<h2>{html.escape(heading)}</h2>")
+        self.prefix, self.level = prefix, 3
+        yield
+        self.prefix, self.level = "", 2
+
     def audit(self, found: dict[str, Any] | None, rows: Sequence[Measurement]) -> None:
         """The audit, or how to make it where a model with latents was measured."""
-        if found is None:
-            if any(row.mode in ("latent", "hybrid") for row in rows):
-                hint = "<p>Not audited. <code>neuralese audit</code> with this folder adds it.</p>"
-                self.parts += ["<h2>Audit</h2>", hint]
-            return
-        self.parts.append("<h2>Audit</h2>")
+        if found is not None:
+            with self._section("Audit"):
+                self._audited(found)
+        elif any(row.mode in ("latent", "hybrid") for row in rows):
+            with self._section("Audit"):
+                self.parts.append("<p>Not audited. <code>neuralese audit</code> with this folder adds it.</p>")
+
+    def _audited(self, found: dict[str, Any]) -> None:
         gates = [[gate["name"], VERDICTS[gate["passed"]], gate["because"]] for gate in found["gates"]]
         self.parts += [
             f"<p><strong>{html.escape(found['verdict'])}</strong></p>",
@@ -179,7 +202,7 @@ class _Page:
             self.parts.append(_note(grid["caption"] or ""))
         readings = found["readings"]
         if readings and "hits" in readings[0]:
-            self.plots("Thoughts in words", "", [thoughts_map(readings)], level=3)
+            self.plots("Thoughts in words", "", [thoughts_map(readings)])
             self.parts.append(f"<ol>{''.join(_reading(one) for one in readings)}</ol>")
 
     def timings(self, seconds: dict[str, float], rows: Sequence[Measurement]) -> None:

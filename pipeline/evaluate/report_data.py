@@ -30,7 +30,7 @@ class Sampling:
         setting: How samples were drawn, in words.
         points: (k, pass@k, low, high) of the 95% interval, by k; of a search at one k alone.
         guess: (k, pass@k of k guesses) where it was measured.
-        measured: Its rows of results.json.
+        measured: Its rows of the results.
         is_kept: Its samples are on disk.
     """
 
@@ -59,12 +59,13 @@ def read_curves(folder: Path, metric: str) -> dict[str, list[tuple[int, float]]]
     return {stage: sorted(points) for stage, points in curves.items()}
 
 
-def read_samplings(folder: Path, rows: Sequence[Measurement], resamples: int) -> list[Sampling]:
-    """Every checkpoint under every sampling setting that results.json has, from its samples where they were kept.
+def read_samplings(samples: Path, rows: Sequence[Measurement], resamples: int) -> list[Sampling]:
+    """Every checkpoint under every sampling setting that was measured, from its samples where they were kept.
 
     Files that another evaluation left beside them are not read.
 
     Args:
+        samples: Folder of the samples, with one for each stage.
         resamples: Behind the 95% intervals.
     """
     found: dict[tuple[str, str], list[Measurement]] = {}
@@ -75,7 +76,7 @@ def read_samplings(folder: Path, rows: Sequence[Measurement], resamples: int) ->
     for (stage, name), ours in found.items():
         sampled = None
         if ours[0].search is None:
-            sampled = _read_sampled(folder / "samples" / stage / f"{name}.jsonl", ours[0].n)
+            sampled = _read_sampled(samples / stage / f"{name}.jsonl", ours[0].n)
         passed = {row.k: row for row in ours if row.metric == "pass@k"}
         samplings.append(
             Sampling(

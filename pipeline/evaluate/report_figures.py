@@ -170,15 +170,15 @@ def thoughts_map(readings: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot("thoughts", caption, figure)
 
 
-def save(plot: Plot, folder: Path) -> str:
-    """Writes NAME.png, and returns the figure as an SVG element; both are the same for the same figure."""
+def save(plot: Plot, folder: Path, prefix: str = "") -> str:
+    """Writes PREFIX + NAME.png, and returns the figure as an SVG element; both are the same for the same figure."""
     buffer = io.StringIO()
     with matplotlib.rc_context(LOOK), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # tokens may be of any script
         plain = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         plot.figure.savefig(buffer, format="svg", metadata=plain)
         plot.figure.set_layout_engine("none")  # it is laid out; once more would take as long as drawing
-        plot.figure.savefig(folder / f"{plot.name}.png", dpi=150)
+        plot.figure.savefig(folder / f"{prefix}{plot.name}.png", dpi=150)
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
