@@ -71,6 +71,9 @@ def test_points_bars_and_costs_by_hand(tmp_path):
     assert lines["T 1"] == [[1, 0.2], [4, 0.3]] and lines["guessing"] == [[1, 0.1], [4, 0.4]]
     assert centres(frontier([noisy, plain])) == [pytest.approx((5 / 12, 2 / 3)), (0.2, 0.3)]
     assert selector_k([noisy, plain, found]) == 4
+    ways = [replace(row("maj@k", k, 0.5), tokens=3 * k, latents=2 * k) for k in (4, 16, 64)]
+    drawn = replace(noisy, measured=ways)
+    assert (selector_k([drawn]), selector_k([drawn, found])) == (64, 4)  # the beam cost 21, the samples 20, 80, 320
     assert centres(selector_plot([found], 4)) == [(0.6, 0), (0.7, 0)]
     assert centres(selector_plot([noisy, plain], 4)) == [
         pytest.approx(point) for point in ((5 / 12, 0), (0.5, 0), (2 / 3, 0), (0.2, 1), (0.25, 1), (0.3, 1))

@@ -110,11 +110,24 @@ def _points(sampled: Sequence[Sampled], measured: Sequence[int], resamples: int,
 
 
 def selector_k(samplings: Sequence[Sampling]) -> int | None:
-    """The largest k at which every setting with selectors has all of them; None: nothing was chosen."""
+    """The k at which samples are held against each other and against searches; None: nothing was chosen.
+
+    Of those at which every setting with selectors has all of them the largest, or the one whose samples cost nearest to
+    what the searches did, in latents and tokens.
+    """
     drawn = [one for one in samplings if not one.is_search]
     ks = [{row.k for row in one.measured if row.metric in METRICS.values()} for one in drawn]
     common = set.intersection(*[one for one in ks if one] or [set()])
-    return max(common, default=None)
+    spent = [_cost(row) for one in samplings if one.is_search for row in one.measured]
+    if not spent or not common:
+        return max(common, default=None)
+    by_k = {k: [_cost(row) for one in drawn for row in one.measured if row.k == k] for k in sorted(common)}
+    return min(by_k, key=lambda k: abs(np.log(np.mean(by_k[k]) / np.mean(spent))))
+
+
+def _cost(row: Measurement) -> float:
+    """Latents and tokens of a problem."""
+    return (row.latents or 0.0) + (row.tokens or 0.0)
 
 
 def chosen_at(sampling: Sampling, k: int) -> dict[str, Measurement]:
