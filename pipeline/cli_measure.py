@@ -64,6 +64,7 @@ def calibrate(
 
 @measure_app.command(name="reward-model")
 def reward_model(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint with latents.")],
     overrides: Overrides = None,
     noise: Annotated[str, typer.Option(help="Noise on the latents, such as gaussian:0.3.")] = "gaussian:0.3",
@@ -80,12 +81,28 @@ def reward_model(
     recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
 ) -> None:
     """Train a latent reward model, which tells good thoughts from bad ones. Evaluate with evaluate.latent_reward."""
+    if samples is not None:
+        _refuse(
+            context, ("noise", "thoughts", "answers", "temperature", "problems"), "--samples takes thoughts as drawn"
+        )
     quiet()
-    from .evaluate.samples import Setting
+    from .evaluate.settings import Setting
     from .measure import train_reward_model
 
     setting = Setting(thoughts * answers, noise, temperature, answers)
     train_reward_model(folder, overrides or [], setting, problems, epochs, learning_rate, output, recipe, samples)
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Makes sure that none of these options was given.
+
+    Raises:
+        BadParameter: One was.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"{why}; remove --{name}.")
 
 
 @measure_app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .rl_sections import Reward
 from .section import Section
@@ -38,9 +38,16 @@ class SearchSection(Section):
     temperature: float = Field(0.0, ge=0, description="of the answer after each thought")
     children: int = Field(gt=1, description="ways a thought goes on where it branches")
     width: int | None = Field(None, gt=0, description="of a beam: thoughts kept after each latent")
-    at: int | Literal["each", "sensitive"] | None = Field(
+    at: int | str | None = Field(
         None, description="of a tree: the latent where it branches, from 1, each one, or the one answers hang on most"
     )
+
+    @field_validator("at")
+    @classmethod
+    def _a_place(cls, at: int | str | None) -> int | str | None:
+        if at not in (None, "each", "sensitive") and not (isinstance(at, int) and at >= 1):
+            raise ValueError(f"{at!r} must be a latent, counted from 1, or each or sensitive")
+        return at
 
     @model_validator(mode="after")
     def _whole(self) -> SearchSection:

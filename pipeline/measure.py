@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from .evaluate.evaluate import Measurement, write_results
-from .evaluate.latent_reward_training import HELD_OUT, draw_thoughts, kept_thoughts, train_latent_reward
+from .evaluate.latent_reward_training import draw_thoughts, held_out, kept_thoughts, train_latent_reward
 from .evaluate.report import write_report
-from .evaluate.sample_files import digest, read_samples
-from .evaluate.samples import Sampled, Setting
+from .evaluate.sample_files import digest
+from .evaluate.samples import Sampled
+from .evaluate.settings import Setting
 from .evaluate.table import print_results
 from .evaluate_sections import SamplingSection
 from .files import write_whole
@@ -160,7 +161,8 @@ def calibrate(
     target = writable(output or folder / "calibration.json")
     count = recipe.evaluate.num_samples
     sampling = [SamplingSection(noise=spec, temperature=temperature) for spec in specs]
-    settings = recipe.evaluate.model_copy(update={"sampling": sampling, "k": sorted({1, count})})
+    changed = {"sampling": sampling, "search": [], "num_latents": None, "k": sorted({1, count})}
+    settings = recipe.evaluate.model_copy(update=changed)
     measured = recipe.model_copy(update={"evaluate": settings})
     rows = evaluate_checkpoint(measured, checkpoints[name], name, load_evaluation(recipe))
     points = _points(rows, specs, count)
@@ -216,7 +218,7 @@ def train_reward_model(
     head, report = train_latent_reward(thoughts, epochs, learning_rate, recipe.seed)
     head.save_pretrained(target)
     write_whole(target / "report.json", json.dumps(asdict(report)))
-    held = len(thoughts.right) - round((1 - HELD_OUT) * len(thoughts.right))
+    held = held_out(len(thoughts.right))
     print(f"Checkpoint   {checkpoints[name]}")
     print(f"Learned from {report.mixed} problems with right and wrong thoughts, epoch {report.epoch} kept")
     print(
@@ -234,13 +236,13 @@ def _read_own_samples(file: Path, checkpoint: Path) -> tuple[Setting, list[Sampl
     """
     if not file.is_file():
         raise RunError(f"There is no file {file}. Name one that an evaluation left, such as RUN/samples/rl/NAME.jsonl.")
-    head, rows = read_samples(file)
-    if not rows or head.get("checkpoint") != digest(checkpoint):
+    head, rows = Sampled.read(file)
+    if head.get("checkpoint") != digest(checkpoint):
         raise RunError(
-            f"{file} holds {len(rows)} problems with samples, and they are not of {checkpoint} as it is now. Evaluate "
-            "it again, or name the checkpoint they are of."
+            f"The samples in {file} are not of {checkpoint} as it is now. Evaluate it again, or name the checkpoint "
+            "they are of."
         )
-    return Setting.from_dict(head["setting"]), [Sampled(**rows[place]) for place in sorted(rows)]
+    return Setting.from_dict(head["setting"]), rows
 
 
 def _warn_of_evaluation(rows: Sequence[Sampled], recipe: Recipe) -> None:

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .build import build_model
 from .evaluate.evaluate import Measurement, measure, read_results, write_results
 from .evaluate.report import report_images, write_report
 from .evaluate.sample_files import digest
-from .evaluate.table import print_results
+from .evaluate.table import metric_name, print_results
 from .files import write_whole
 from .loading import load_reasoner, load_tokenizer
 from .problems import load_all
@@ -273,21 +273,19 @@ def evaluate_checkpoint(
     with torch.no_grad():
         rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed, folder, source)
     if stopped_summary(checkpoint.parent) is not None:
-        rows = [replace(row, mode="hybrid") for row in rows]  # latents, then the steps that stayed text
+        # Latents, then the steps that stayed text; an evaluation that asks for a number of latents says so itself.
+        rows = [row if row.num_latents is not None else replace(row, mode="hybrid") for row in rows]
     return rows
 
 
 def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:
     named: dict[str, Any] = {}
     for row in rows:
-        setting = "greedy" if row.metric == "accuracy" else f"noise={row.noise},temperature={row.temperature:g}"
-        named[f"{row.stage}/{row.metric.replace('k', str(row.k), 1)}/{setting}"] = row.value
+        named[f"{row.stage}/{metric_name(row.metric, row.k)}/{row.setting}"] = row.value
     tracker.log(named, 0)
-    columns = ["stage", "mode", "metric", "k", "noise", "temperature", "value", "low", "high", "n", "seed", "guess"]
-    table = [
-        [r.stage, r.mode, r.metric, r.k, r.noise, r.temperature, r.value, *r.ci95, r.n, r.seed, r.guess] for r in rows
-    ]
-    tracker.log_table("results", columns, table, 0)
+    columns = [field.name for field in fields(Measurement) if field.name != "ci95"]
+    table = [[*(getattr(row, name) for name in columns), *row.ci95] for row in rows]
+    tracker.log_table("results", [*columns, "low", "high"], table, 0)
 
 
 def print_places(recipe: Recipe) -> None:

@@ -10,6 +10,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..rewards.loading import load_reward
 from .evaluate.latent_reward import check_latent_reward
+from .evaluate.search import check_search
 from .latent.noise import Noise, check_fits, parse_noise
 from .latent.supervision import check_supervision
 from .latent.thoughts import THOUGHT_SOURCES, build_source
@@ -53,6 +54,8 @@ def check_recipe(recipe: Recipe) -> None:
     for sampling in recipe.evaluate.sampling:
         if check_noise(SAMPLING, sampling.noise, recipe) is None and sampling.temperature == 0:
             raise RecipeError("evaluate.sampling: noise of scale 0 and temperature 0 make all samples equal.")
+    for search in recipe.evaluate.search if THOUGHT_SOURCES[source].is_recurrent else []:
+        check_search(search.noise, recipe.latent)
     for key in recipe.model.lora or {}:
         known = [field.name for field in fields(LoraConfig)]
         if key not in known:

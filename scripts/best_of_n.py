@@ -17,7 +17,8 @@ from statistics import mean
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from accelerate import PartialState
+from pydantic import BaseModel, ConfigDict, model_validator
 from sweep_cells import current_commit
 from sweep_table import interval
 
@@ -25,8 +26,7 @@ from neuralese.pipeline.evaluate.evaluate import Measurement, read_results, writ
 from neuralese.pipeline.evaluate.interventions import answer
 from neuralese.pipeline.evaluate.latent_reward_training import draw_thoughts, train_latent_reward
 from neuralese.pipeline.evaluate.report_figures import selector_name
-from neuralese.pipeline.evaluate.samples import Setting
-from neuralese.pipeline.evaluate.settings import SENSITIVE_PROBLEMS, most_sensitive
+from neuralese.pipeline.evaluate.settings import SENSITIVE_PROBLEMS, Setting, most_sensitive
 from neuralese.pipeline.evaluate.table import setting_name
 from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.loading import load_reasoner
@@ -55,12 +55,19 @@ class Plan(BaseModel):
     tasks: dict[str, str]
     stages: dict[str, str]
 
+    @model_validator(mode="after")
+    def _budget_is_measured(self) -> Plan:
+        if self.budget not in self.k:
+            raise ValueError(f"budget={self.budget} must be one of k={self.k}, at which samples are chosen")
+        return self
+
 
 def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
     """Trains the reward model of one checkpoint, and writes what it reaches to `output`."""
     recipe, checkpoint = load_recipe(run / "recipe.yaml", []), run / stage / "final"
     data = load_all(recipe, plan.reward_problems)
-    reasoner = load_reasoner(checkpoint)
+    reasoner = load_reasoner(checkpoint, dtype=recipe.model.dtype)
+    reasoner.model.to(PartialState().device)
     base = recipe.evaluate.model_copy(update={"problems": plan.problems, "num_samples": plan.num_samples, "k": plan.k})
     judged = run / f"latent_reward-{stage}"
     thoughts = draw_thoughts(
@@ -177,16 +184,15 @@ def _samples_table(plan: Plan, runs: list[Run]) -> list[str]:
 
 def _chosen_table(plan: Plan, runs: list[Run]) -> list[str]:
     """What selectors make of as many samples as the budget, and of searches that cost no more."""
-    lines = _head(["chosen of", "n", *(selector_name(metric) for metric in CHOSEN), "latents", "tokens", "ms"])
+    lines = _head(["chosen of", "n", *(selector_name(metric) for metric in CHOSEN), "latents", "tokens"])
     for is_search in (False, True):
-        k, drawn = (None, None) if is_search else (plan.budget, plan.num_samples)
+        k = None if is_search else plan.budget
         for name in _settings(runs, is_search):
             cells = [_cell(runs, name, metric, k) for metric in CHOSEN]
             rows = [row for run in runs if (row := run.find(name, "pass@k", k)) is not None]
             spent = [mean(row.latents or 0 for row in rows), mean(row.tokens or 0 for row in rows)]
-            seconds = mean((row.seconds or float("nan")) * row.k / (drawn or row.k) for row in rows)
             count = ", ".join(map(str, sorted({row.k for row in rows})))
-            lines.append(_line([name, count, *cells, *(f"{cost:.0f}" for cost in spent), f"{1000 * seconds:.1f}"]))
+            lines.append(_line([name, count, *cells, *(f"{cost:.0f}" for cost in spent)]))
     return lines
 
 

@@ -7,7 +7,9 @@ import pytest
 from test_cli import assert_one_paragraph, neuralese
 
 from neuralese.pipeline.evaluate.sample_files import SampleFile
-from neuralese.pipeline.evaluate.samples import Sampled, Setting
+from neuralese.pipeline.evaluate.samples import Sampled
+from neuralese.pipeline.evaluate.search import Search
+from neuralese.pipeline.evaluate.settings import Setting
 
 
 def write(folder, setting, right, scorer="exact_match", questions=None):
@@ -58,6 +60,21 @@ def test_two_files_are_compared_whatever_their_settings(capsys, two):
     files = [two[0] / "samples/rl/n4-T1.jsonl", two[1] / "samples/curriculum/n8-T1.jsonl"]
     code, out, _ = neuralese(capsys, "compare", *files, "-k", 4)
     assert code == 0 and "n4-T1 against n8-T1" in out
+
+
+def test_what_a_search_found_is_compared_whole(capsys, two, tmp_path):
+    found = write(tmp_path / "found", Setting(4, "gaussian:0.3", search=Search.tree(4, 1, 3)), [[1, 0, 0, 0]] * 10)
+    output = tmp_path / "c.json"
+    code, _, _ = neuralese(capsys, "compare", two[0] / "samples/rl/n4-T1.jsonl", found, "--output", output)
+    assert code == 0 and [row["k"] for row in json.loads(output.read_text())] == [4]
+    wide = two[1] / "samples/curriculum/n8-T1.jsonl"
+    code, _, _ = neuralese(capsys, "compare", wide, found, "--output", output)
+    assert code == 0 and [row["k"] for row in json.loads(output.read_text())] == [4]
+    many = write(tmp_path / "found", Setting(8, "gaussian:0.3", search=Search.tree(8, 1, 3)), [[1] + [0] * 7] * 10)
+    assert_one_paragraph(neuralese(capsys, "compare", many, found), "What a search found is compared whole")
+    old = tmp_path / "old.jsonl"
+    old.write_text(found.read_text().replace('"version": 2', '"version": 1'))
+    assert_one_paragraph(neuralese(capsys, "compare", old, found), "is of version 1 of sample files")
 
 
 def test_what_cannot_be_compared_is_said(capsys, two, tmp_path):

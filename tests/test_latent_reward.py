@@ -22,8 +22,9 @@ from neuralese.pipeline.evaluate.latent_reward_training import (
     kept_thoughts,
     train_latent_reward,
 )
-from neuralese.pipeline.evaluate.samples import Setting, draw_samples
+from neuralese.pipeline.evaluate.samples import draw_samples
 from neuralese.pipeline.evaluate.search import Search
+from neuralese.pipeline.evaluate.settings import Setting
 from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.loading import load_reasoner
 from neuralese.pipeline.run import run
@@ -197,6 +198,8 @@ def test_the_command_learns_from_samples_that_eval_kept(capsys, caplog, finished
     other = tmp_path / "e-samples" / "curriculum" / "n4-gaussian-0.9-T1.jsonl"
     assert_one_paragraph(refused(other), "are not of")
     assert_one_paragraph(refused(file.with_name("greedy.jsonl")), "learns from thoughts that differ")
+    code, _, error = neuralese(capsys, "reward-model", folder, "--samples", file, "--thoughts", "4")
+    assert code == 2 and "remove --thoughts" in " ".join(error.split())
     assert not (tmp_path / "other").exists()
 
 

@@ -1,11 +1,14 @@
 """`neuralese eval` and `neuralese calibrate` on a run and on a checkpoint."""
 
 import json
+from dataclasses import replace
 
 from test_cli import assert_one_paragraph, finished, neuralese
 
-from neuralese.pipeline.evaluate.evaluate import read_results
+from neuralese.pipeline.evaluate.evaluate import Measurement, read_results
+from neuralese.pipeline.evaluate.table import setting_name, stage_name
 from neuralese.pipeline.measure import Point, propose
+from neuralese.pipeline.run import _track_results
 
 __all__ = ["finished"]
 
@@ -31,6 +34,58 @@ def test_calibrate_proposes_a_scale(capsys, finished, tmp_path):
     assert {row["stage"] for row in found["rows"]} == {"curriculum"} and found["rows"][0]["n"] == 10
     assert_one_paragraph(neuralese(capsys, "calibrate", finished / "sft" / "final"), "has no latents for noise to fall")
     assert_one_paragraph(neuralese(capsys, "calibrate", finished, "--noise", "gauss"), "Unknown noise 'gauss:0.03'")
+
+
+def test_calibrate_measures_noise_and_nothing_else_of_a_recipe(capsys, finished, tmp_path):
+    options = ["--scale", "0.3", "evaluate.problems=10"]
+    plain, other = tmp_path / "plain.json", tmp_path / "other.json"
+    assert neuralese(capsys, "calibrate", finished, *options, "--output", plain)[0] == 0
+    searched = ["evaluate.search=[{kind: tree, noise: gaussian:0.3, at: 1, children: 4}]"]
+    assert neuralese(capsys, "calibrate", finished, *options, *searched, "--output", other)[0] == 0
+    rows = [json.loads(file.read_text())["rows"] for file in (plain, other)]
+    assert [row["value"] for row in rows[0]] == [row["value"] for row in rows[1]]
+    assert neuralese(capsys, "calibrate", finished, *options, "evaluate.num_latents=0", "--output", other)[0] == 0
+
+
+def test_eval_with_other_numbers_of_latents(capsys, finished, tmp_path):
+    output, checkpoint = tmp_path / "e.json", finished / "rl" / "final"
+    found = {}
+    for count in (0, 1, 2, 3):
+        key = [f"evaluate.num_latents={count}"] if count != 2 else []
+        code, _, error = neuralese(capsys, "eval", checkpoint, *key, "--output", output)
+        rows = read_results(output)
+        found[count] = {row.mode for row in rows}, {setting_name(row) for row in rows if row.metric == "accuracy"}
+        assert code == 0 and {stage_name(row) for row in rows} == {"latent after RL"}, error
+        noisy = [row for row in rows if row.noise]
+        assert bool(noisy) == (count > 0)  # text has no latents for it to fall on
+        assert all(row.latents == count * row.k for row in noisy)
+    assert found == {
+        0: ({"text"}, {"greedy, in text"}), 1: ({"hybrid"}, {"greedy, 1 latent"}),
+        2: ({"latent"}, {"greedy"}), 3: ({"latent"}, {"greedy, 3 latents"}),
+    }  # fmt: skip
+    assert_one_paragraph(neuralese(capsys, "eval", checkpoint, "evaluate.num_latents=-1"), "num_latents")
+
+
+def test_results_have_keys_of_their_own_in_wandb():
+    drawn = Measurement("rl", "latent", "pass@k", 16, "gaussian:0.3", 0.0, 0.5, (0.4, 0.6), 9, 0, setting="n16-g")
+    found = replace(drawn, search="tree-16at1", setting="n16-tree-16at1-g", value=0.9)
+    chosen = replace(drawn, metric="likelihood@k", value=0.7)
+    logged = {}
+
+    class Recorder:
+        def log(self, metrics, step):
+            logged.update(metrics)
+
+        def log_table(self, name, columns, rows, step):
+            logged[name] = columns, rows
+
+    _track_results(Recorder(), [drawn, found, chosen])
+    assert logged["rl/pass@16/n16-g"] == 0.5 and logged["rl/pass@16/n16-tree-16at1-g"] == 0.9
+    assert logged["rl/likelihood@16/n16-g"] == 0.7
+    columns, rows = logged["results"]
+    assert dict(zip(columns, rows[1], strict=True)) | {"search": "tree-16at1", "low": 0.4, "value": 0.9} == dict(
+        zip(columns, rows[1], strict=True)
+    )
 
 
 def test_the_proposed_scale_keeps_most_of_pass_at_one():

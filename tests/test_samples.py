@@ -6,7 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from neuralese.pipeline.evaluate.sample_files import SampleFile, digest, read_samples
-from neuralese.pipeline.evaluate.samples import Setting, draw_samples, seeds_of
+from neuralese.pipeline.evaluate.samples import draw_samples
+from neuralese.pipeline.evaluate.settings import Setting, seeds_of
 from neuralese.pipeline.evaluate_sections import EvaluateSection
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=6)

@@ -1,18 +1,23 @@
 """Search among thoughts: equal to growing every thought anew, what it costs, and what cannot be searched."""
 
+import itertools
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import reference
 import torch
 from runs import tiny
 from test_cli import assert_one_paragraph, neuralese
 
+from neuralese.data.errors import UserError
+from neuralese.pipeline.evaluate.evaluate import _latents
 from neuralese.pipeline.evaluate.latent_reward import LatentRewardConfig, LatentRewardModel, judge_thoughts
 from neuralese.pipeline.evaluate.sample_files import SampleFile
-from neuralese.pipeline.evaluate.samples import Setting, draw_samples
+from neuralese.pipeline.evaluate.samples import Effort, Sampled, draw_samples
 from neuralese.pipeline.evaluate.search import Search, SearchError, _draws, search_thoughts
-from neuralese.pipeline.evaluate.settings import most_sensitive, settings_of
+from neuralese.pipeline.evaluate.settings import Setting, most_sensitive, settings_of
 from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.latent.generate import Sampling
 from neuralese.pipeline.latent.given import Replacement
@@ -36,7 +41,11 @@ def judge():
 def found(reasoner, questions, search, judge, seeds=SEEDS, batch_size=24, temperature=0.0):
     rows = {}
     sampling = Sampling(temperature, 4)
-    search_thoughts(reasoner, questions, search, NOISE, sampling, seeds, judge, batch_size, rows.__setitem__)
+
+    def keep(at, samples, scores):
+        rows[at] = samples, scores
+
+    search_thoughts(reasoner, questions, search, NOISE, sampling, seeds, judge, batch_size, keep)
     return [rows[at] for at in range(len(questions))]
 
 
@@ -48,14 +57,17 @@ def test_a_search_is_the_naive_one(make, problems, judge, search, delimiters):
     draws = _draws(NOISE, torch.tensor(SEEDS), max(search.widths), 3, 32)
     size = reasoner.config.embedding_rms
     with torch.no_grad():
-        for at, samples in enumerate(found(reasoner, questions, search, judge)):
+        for at, (samples, scores) in enumerate(found(reasoner, questions, search, judge)):
             ids = reasoner.prompt_ids(questions[at])
             wanted = reference.search(
                 reasoner.model, ids, draws[at], search.children, search.keep, lambda z, e: z + 0.5 * size * e, judge
             )
             torch.testing.assert_close(samples.latents, torch.stack([z for _, z in wanted]), atol=1e-4, rtol=1e-4)
-            (scores,) = judge_thoughts(judge, reasoner, [questions[at]], [samples.latents])
             assert scores == pytest.approx([score for score, _ in wanted], abs=1e-4)
+            assert [scores] == [
+                pytest.approx(row, abs=1e-4)
+                for row in judge_thoughts(judge, reasoner, [questions[at]], [samples.latents], batch_size=3)
+            ]
             assert len({tuple(row) for row in samples.latents.flatten(1).tolist()}) == search.thoughts
             if search.keep is not None:
                 assert scores == sorted(scores, reverse=True)
@@ -73,17 +85,18 @@ def test_what_is_found_does_not_depend_on_the_batch(reasoner, problems, judge):
     for search in (BEAM, TREE):
         whole = found(reasoner, questions, search, judge, temperature=1.0)
         for at, seed in enumerate(SEEDS):
-            (one,) = found(reasoner, [questions[at]], search, judge, [seed], batch_size=1, temperature=1.0)
-            assert (one.texts, one.seeds) == (whole[at].texts, whole[at].seeds)
-            torch.testing.assert_close(one.latents, whole[at].latents, atol=1e-5, rtol=1e-4)
+            ((one, scores),) = found(reasoner, [questions[at]], search, judge, [seed], batch_size=1, temperature=1.0)
+            assert (one.texts, one.seeds) == (whole[at][0].texts, whole[at][0].seeds)
+            torch.testing.assert_close(one.latents, whole[at][0].latents, atol=1e-5, rtol=1e-4)
+            assert scores == pytest.approx(whole[at][1], abs=1e-4)
 
 
 def test_widths_thoughts_and_names():
     assert (BEAM.widths, BEAM.thoughts, BEAM.name) == ([6, 6, 6], 2, "beam2x3")
     assert (TREE.widths, TREE.thoughts, TREE.name) == ([1, 4, 4], 4, "tree-4at2")
     assert (EACH.widths, EACH.thoughts, EACH.name) == ([2, 4, 8], 8, "tree-2each")
-    with pytest.raises(SearchError, match="at latent 4 of 3"):
-        Search.tree(2, 4, 3)
+    with pytest.raises(SearchError, match="tree-4each grows 16384 thoughts of a question at once, more than 4096"):
+        Search.tree(4, None, 7)
 
 
 def test_beams_keep_better_thoughts_than_samples(reasoner, problems, judge):
@@ -109,6 +122,41 @@ def test_latents_made_count_shared_thoughts_once(reasoner, problems):
         rows = draw_samples(reasoner, problems[:2], setting, OPTIONS, 0)
         assert [row.latents_made for row in rows] == [made] * 2, setting
         assert [len(row.texts) for row in rows] == [setting.n] * 2
+        thoughts = 1 if setting.search else setting.n
+        assert [len(row.seeds) for row in rows] == [thoughts] * 2
+
+
+def test_latents_of_some_samples_by_enumeration():
+    """Of 6 samples with thoughts a a a b b b any k are taken; a thought has 3 latents."""
+    setting = Setting(6, "gaussian:0.5", 1.0, answers_per_thought=3)
+    row = Sampled("q", ["x"] * 6, [1.0] * 6, [0.0] * 6, [1] * 6, [3] * 6, 6, [1, 1, 1, 2, 2, 2])
+    for k in range(1, 7):
+        chosen = list(itertools.combinations("aaabbb", k))
+        assert _latents([row], setting, k) == pytest.approx(3 * np.mean([len(set(some)) for some in chosen]))
+    apart = Setting(6, "gaussian:0.5")
+    assert [_latents([replace(row, latents_made=18)], apart, k) for k in (1, 4)] == pytest.approx([3, 12])
+    assert _latents([replace(row, latents_made=3)], Setting(6, None, 1.0), 2) == 3
+
+
+def test_thoughts_are_judged_once_each_and_apart_from_the_drawing(reasoner, problems, judge, monkeypatch):
+    original, judged = judge_thoughts, []
+
+    def counting(model, reasoner, questions, latents, batch_size):
+        judged.append([len(row) for row in latents])
+        return original(model, reasoner, questions, latents, batch_size)
+
+    monkeypatch.setattr("neuralese.pipeline.evaluate.samples.judge_thoughts", counting)
+    effort, shared = Effort(), Setting(6, "gaussian:0.5", 1.0, answers_per_thought=3)
+    rows = draw_samples(reasoner, problems[:4], shared, OPTIONS, 0, judge=judge, effort=effort)
+    assert judged == [[2, 2, 2, 2]] and effort.judging > 0
+    for row in rows:
+        assert row.latent_rewards[:3] == row.latent_rewards[:1] * 3 != row.latent_rewards[3:]
+        drawn = reasoner.generate([row.question], noise="gaussian:0.5", max_new_tokens=1, seeds=[row.seeds])
+        (scores,) = original(judge, reasoner, [row.question], [drawn[0].latents])
+        assert row.latent_rewards == pytest.approx(scores, abs=1e-4)
+    for setting in (Setting(), Setting(6, None, 1.0), Setting(4, "gaussian:0.5", search=TREE)):
+        draw_samples(reasoner, problems[:4], setting, OPTIONS, 0, judge=judge)
+    assert len(judged) == 1  # one thought has nothing to be held against, a search scores its own
 
 
 def test_a_killed_search_goes_on_where_it_was(reasoner, problems, judge, tmp_path):
@@ -116,11 +164,12 @@ def test_a_killed_search_goes_on_where_it_was(reasoner, problems, judge, tmp_pat
     path = tmp_path / "beam.jsonl"
     whole = draw_samples(reasoner, problems[:6], setting, OPTIONS, 0, SampleFile(path, {}), judge)
     path.write_text("\n".join(path.read_text().splitlines()[:4])[:-9])  # torn in the third problem
-    file = SampleFile(path, {})
-    assert draw_samples(reasoner, problems[:6], setting, OPTIONS, 0, file, judge) == whole and file.kept == 2
+    effort = Effort()
+    again = draw_samples(reasoner, problems[:6], setting, OPTIONS, 0, SampleFile(path, {}), judge, effort)
+    assert again == whole and effort.reused == 2 and effort.judging == 0
 
 
-def test_settings_of_a_checkpoint(reasoner, problems, make):
+def test_settings_of_a_checkpoint(reasoner, problems, make, caplog):
     section = EvaluateSection.model_validate(
         {
             "num_samples": 4, "k": [4], "latent_reward": "somewhere", "max_new_tokens": 4,
@@ -129,21 +178,24 @@ def test_settings_of_a_checkpoint(reasoner, problems, make):
                 {"kind": "beam", "noise": "gaussian:0.2", "width": 2, "children": 3},
                 {"kind": "tree", "noise": "gaussian:0.2", "at": "each", "children": 2},
                 {"kind": "tree", "noise": "gaussian:0.2", "at": "sensitive", "children": 4},
-                {"kind": "tree", "noise": "gaussian:0.2", "at": 1, "children": 4},
+                {"kind": "tree", "noise": "gaussian:0.2", "at": 99, "children": 4},
+                *({"kind": "tree", "noise": "gaussian:0.2", "at": at, "children": 4} for at in (1, 2, 3)),
             ],
         }
     )  # fmt: skip
     place = most_sensitive(reasoner, section, problems)
+    trees = [f"n4-tree-4at{at}-gaussian-0.2-T0" for at in dict.fromkeys((place, 1, 2, 3))]  # each once
     assert [way.name for way in settings_of(reasoner, section, problems, "latent")] == [
         "greedy", "n4-m2-gaussian-0.2-T1", "n4-T1", "n2-beam2x3-gaussian-0.2-T0", "n8-tree-2each-gaussian-0.2-T0",
-        f"n4-tree-4at{place}-gaussian-0.2-T0", "n4-tree-4at1-gaussian-0.2-T0",
+        *trees,
     ]  # fmt: skip
+    assert "a tree at latent 99 is left out: the checkpoint makes 3" in caplog.text
     assert [way.name for way in settings_of(make(), section, problems, "text")] == ["greedy", "n4-T1"]
     shorter = section.model_copy(update={"search": [], "num_latents": 0})
     assert [way.name for way in settings_of(reasoner, shorter, problems, "latent")] == ["greedy-L0", "n4-L0-T1"]
 
 
-def test_the_most_sensitive_latent_is_the_one_that_answers_hang_on(reasoner, problems, monkeypatch):
+def test_the_most_sensitive_latent_has_the_largest_norm(reasoner, problems, monkeypatch):
     norms = torch.tensor([0.1, 0.3, 0.2])
     monkeypatch.setattr("neuralese.pipeline.evaluate.settings.sensitivity", lambda *_: norms)
     assert most_sensitive(reasoner, OPTIONS, problems) == 2
@@ -155,14 +207,34 @@ def test_the_most_sensitive_latent_is_the_one_that_answers_hang_on(reasoner, pro
         ("gaussian:0.2@first", {"num_latents": 3}, "says itself where noise falls"),
         ("gaussian:0.2", {"num_latents": 3, "stop_head": True}, "as many for all questions"),
         ("gaussian:0.2", {"num_latents": 3, "jacobi_sweeps": 1}, "one after the other"),
-        ("gaussian:0.2", {}, "no latents to search among"),
-        ("gaussian:0", {"num_latents": 3}, "noise of scale 0"),
+        ("gaussian:0", {"num_latents": 3}, "noise gaussian:0 makes all thoughts equal"),
+        ("svp:0.2", {"num_latents": 3}, "which is all that a latent reward model sees"),
+        ("learned:0.2", {"num_latents": 3}, "needs a thought source that gives a std"),
     ],
 )
 def test_what_cannot_be_searched(make, problems, noise, latent, message):
-    section = EvaluateSection.model_validate({"search": [{"kind": "tree", "noise": noise, "at": 1, "children": 2}]})
-    with pytest.raises(SearchError, match=message):
+    tree = {"kind": "tree", "noise": noise, "at": 1, "children": 2}
+    section = EvaluateSection.model_validate(
+        {"search": [tree], "latent_reward": "somewhere", "selectors": ["latent_reward"]}
+    )
+    with pytest.raises(UserError, match=message):
         settings_of(make(**latent), section, problems, "latent")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("{kind: tree, noise: gausian:0.3, at: 1, children: 2}", "Unknown noise 'gausian:0.3'"),
+        ("{kind: tree, noise: gaussian:0.3@first, at: 1, children: 2}", "says itself where noise falls"),
+        ("{kind: tree, noise: learned:0.3, at: 1, children: 2}", "needs a thought source"),
+        ("{kind: tree, noise: gaussian:0.3, at: sensitve, children: 2}", "'sensitve' must be a latent, counted from 1"),
+        ("{kind: tree, noise: gaussian:0.3, at: 0, children: 2}", "0 must be a latent, counted from 1"),
+    ],
+)
+def test_a_search_is_checked_before_anything_is_trained(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(tiny(tmp_path / "out", f"evaluate.search=[{changes}]"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -212,5 +284,5 @@ def test_eval_searches_a_run_and_says_what_it_cost(tmp_path, capsys):
     neuralese(capsys, "eval", folder, *keys, "--output", output)  # nothing is drawn again
     again = json.loads(output.read_text())
     assert {row["seconds"] for row in again} == {None}
-    wrong = "evaluate.search=[{kind: tree, noise: gaussian:0.9, at: 99, children: 2}]"
-    assert_one_paragraph(neuralese(capsys, "eval", folder, wrong), "cannot branch at latent 99")
+    wrong = "evaluate.search=[{kind: tree, noise: gaussian:0.9@first, at: 1, children: 2}]"
+    assert_one_paragraph(neuralese(capsys, "eval", folder, wrong), "Remove @first")

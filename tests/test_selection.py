@@ -118,5 +118,8 @@ def test_votes_weighed_by_the_odds_of_their_thoughts():
     one = sampled(["1", "1", "2", "3"], [0, 0, 1, 0], latent_rewards=scores)
     assert select("latent_weighted", [one], None, 4).tolist() == [1.0]
     assert select("majority", [one], None, 4).tolist() == [0.0]
+    # Odds count the same among some of the samples, however small they are beside those of the others.
+    near, far = (sampled(["1", "2", "3"], [0, 1, 0], latent_rewards=[0.0, low, low - 10]) for low in (-2.0, -20.0))
+    assert select("latent_weighted", [near], None, 2) == select("latent_weighted", [far], None, 2) > 0
     flat = sampled(["1", "1", "2", "3"], [0, 0, 1, 0], latent_rewards=[7.0] * 4)
     assert select("latent_weighted", [flat], None, 4).tolist() == [0.0]

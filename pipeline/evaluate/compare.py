@@ -14,7 +14,6 @@ from rich.table import Table
 from ...data.errors import UserError
 from ..files import write_whole
 from .metrics import pass_at_k
-from .sample_files import read_samples
 from .samples import Sampled
 from .statistics import Difference, paired_difference
 from .table import wide_console
@@ -99,8 +98,9 @@ def compare_files(a: Path, b: Path, ks: Sequence[int]) -> Iterator[Comparison]:
 
     Raises:
         CompareError: They are of other problems or judged by another scorer, or no k fits the samples.
+        SamplesError: A file that holds none, or is of another version.
     """
-    (head_a, rows_a), (head_b, rows_b) = _read(a), _read(b)
+    (head_a, rows_a), (head_b, rows_b) = Sampled.read(a), Sampled.read(b)
     if [row.question for row in rows_a] != [row.question for row in rows_b]:
         same = len({row.question for row in rows_a} & {row.question for row in rows_b})
         raise CompareError(
@@ -133,13 +133,6 @@ def compare_files(a: Path, b: Path, ks: Sequence[int]) -> Iterator[Comparison]:
 
 def _is_search(head: dict[str, Any]) -> bool:
     return head.get("setting", {}).get("search") is not None
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[Sampled]]:
-    head, rows = read_samples(path)
-    if not rows:
-        raise CompareError(f"{path} holds no samples.")
-    return head, [Sampled(**rows[place]) for place in sorted(rows)]
 
 
 def _print(rows: Sequence[Comparison], a: dict[str, Path], b: dict[str, Path]) -> None:

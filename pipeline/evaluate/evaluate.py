@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from ..train.reward_model import recipe_reward
 from .latent_reward import load_latent_reward
 from .metrics import agreement, auroc, auroc_ci, bootstrap_ci, pass_at_k
 from .sample_files import SampleFile, digest
-from .samples import Sampled, Setting, draw_samples
+from .samples import Effort, Sampled, draw_samples
 from .selection import AGREEMENT, METRICS, fewest, select, selection_rewards
-from .settings import settings_of
+from .settings import Setting, settings_of
 from .statistics import guess_floor
 
 
@@ -39,11 +40,13 @@ class Measurement:
         guess: Of accuracy and pass@k, what as many guesses reach (`guess_floor`).
         setting: How its samples were drawn, as a name: that of their file.
         num_samples: Samples of a problem that were drawn, of which k are taken.
+        num_latents: Of each thought, where the evaluation asked for a number.
         answers_per_thought: Answers that share a thought.
         search: How thoughts were found, as `Search.name`; None: each drawn apart from the others.
         tokens: Written for the k samples of a problem.
         latents: Made for them, those that a search gave up included.
-        seconds: Wall time of all samples of a problem, their scores included; None: some were drawn before, and kept.
+        seconds: Wall time of all samples of a problem, their scores included, and under selectors that need it that of
+            the latent reward model; None: some were drawn before, and kept.
     """
 
     stage: str
@@ -59,6 +62,7 @@ class Measurement:
     guess: float | None = None
     setting: str | None = None
     num_samples: int | None = None
+    num_latents: int | None = None
     answers_per_thought: int = 1
     search: str | None = None
     tokens: float | None = None
@@ -100,8 +104,9 @@ def measure(
     """
     mode = mode_of(reasoner, stage)
     ways = settings_of(reasoner, settings, problems, mode)
-    if ways[0].num_latents is not None:
-        mode = "text" if ways[0].num_latents == 0 else "hybrid"
+    count = ways[0].num_latents
+    if count is not None and count < reasoner.config.num_latents:
+        mode = "text" if count == 0 else "hybrid"
     reward = recipe_reward(settings.selection_reward) if settings.selection_reward is not None else None
     judge = None
     if settings.latent_reward is not None and mode == "latent":
@@ -111,10 +116,10 @@ def measure(
     answers = [normalise_answer(problem.answer) for problem in problems]
     rows = []
     for way in ways:
-        started = time.perf_counter()
+        started, effort = time.perf_counter(), Effort()
         file = None if folder is None else SampleFile(folder / f"{way.name}.jsonl", {**what, "setting": asdict(way)})
-        sampled = draw_samples(reasoner, problems, way, settings, seed, file, judge)
-        spent = None if file is not None and file.kept else (time.perf_counter() - started) / len(problems)
+        sampled = draw_samples(reasoner, problems, way, settings, seed, file, judge, effort)
+        spent = time.perf_counter() - started - effort.judging
         rewards = selection_rewards(reward, problems, sampled) if reward is not None and not way.is_greedy else None
         for metric, k, value, ci95 in _summaries(sampled, rewards, way, settings, seed):
             rows.append(
@@ -123,20 +128,28 @@ def measure(
                     guess=guess_floor(answers, k) if metric in ("accuracy", "pass@k") else None,
                     setting=way.name,
                     num_samples=way.n,
+                    num_latents=way.num_latents,
                     answers_per_thought=way.answers_per_thought,
                     search=way.search.name if way.search is not None else None,
                     tokens=k * float(np.mean([row.tokens for row in sampled])),
-                    latents=_latents(sampled, way, k),
-                    seconds=spent,
+                    latents=0.0 if mode == "pause" else _latents(sampled, way, k),
+                    seconds=None
+                    if effort.reused
+                    else (spent + effort.judging * metric.startswith("latent_")) / len(problems),
                 )
             )  # fmt: skip
     return rows
 
 
 def _latents(sampled: Sequence[Sampled], way: Setting, k: int) -> float:
-    """Mean latents made for k samples of a problem. Without noise there is one thought, however many the answers."""
-    made = float(np.mean([row.latents_made for row in sampled]))
-    return made if way.noise is None else made * k / way.n
+    """Mean latents made for k of n samples of a problem: those of the thoughts that one of the k or more belongs to.
+
+    Without noise there is one thought, however many the answers.
+    """
+    made, shared = float(np.mean([row.latents_made for row in sampled])), way.answers_per_thought
+    if not way.has_noise or way.search is not None:
+        return made
+    return made * (1 - comb(way.n - shared, k) / comb(way.n, k))
 
 
 def _summaries(
@@ -159,8 +172,9 @@ def _summaries(
     if "agreement" in settings.selectors and way.n >= fewest("agreement"):
         sure, voted = agreement([row.answers for row in sampled]), select("majority", sampled, None, way.n)
         told = auroc(sure, voted)
-        if not np.isnan(told):
-            yield AGREEMENT, way.n, told, auroc_ci(sure, voted, settings.bootstrap, seed)
+        ends = auroc_ci(sure, voted, settings.bootstrap, seed)
+        if not np.isnan([told, *ends]).any():
+            yield AGREEMENT, way.n, told, ends
 
 
 def write_results(path: Path, rows: Sequence[Measurement]) -> None:

@@ -7,6 +7,7 @@ step. The trunk is the reasoner's own and stays as it is; what is trained is a s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,24 @@ def thought_states(reasoner: Reasoner, questions: Sequence[str], latents: Sequen
 
 @torch.no_grad()
 def judge_thoughts(
-    model: LatentRewardModel, reasoner: Reasoner, questions: Sequence[str], latents: Sequence[Tensor]
+    model: LatentRewardModel,
+    reasoner: Reasoner,
+    questions: Sequence[str],
+    latents: Sequence[Tensor],
+    batch_size: int = 256,
 ) -> list[list[float]]:
-    """Scores of whole thoughts, latents (K, L, d) of each question, rounded as they are kept."""
-    scores = model(thought_states(reasoner, questions, latents))[:, -1].tolist()
+    """Scores of whole thoughts, latents (K, L, d) of each question, rounded as they are kept.
+
+    Args:
+        batch_size: Thoughts read at once.
+    """
+    parts = [(asked, part) for asked, of in zip(questions, latents, strict=True) for part in of.split(batch_size)]
+    scores: list[float] = []
+    while parts:
+        count = max(1, sum(total <= batch_size for total in accumulate(len(part) for _, part in parts)))
+        asked, read = zip(*parts[:count], strict=True)
+        scores += model(thought_states(reasoner, asked, read))[:, -1].tolist()
+        parts = parts[count:]
     left = iter(scores)
     return [[round(next(left), 5) for _ in range(len(thoughts))] for thoughts in latents]
 

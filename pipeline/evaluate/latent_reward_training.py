@@ -15,7 +15,8 @@ from ..reasoner import Reasoner, Samples
 from ..score import is_right
 from .latent_reward import LatentRewardConfig, LatentRewardError, LatentRewardModel, step_loss, thought_states
 from .metrics import best_at_k
-from .samples import Sampled, Setting, seeds_of
+from .samples import Sampled
+from .settings import Setting, seeds_of
 
 HELD_OUT = 0.2  # share of the problems that choose the epoch
 BATCH = 64  # questions in a step
@@ -122,6 +123,11 @@ def _check_differ(reasoner: Reasoner, setting: Setting) -> tuple[int, int]:
     return shared, count
 
 
+def held_out(count: int) -> int:
+    """How many of so many problems choose the epoch, the first ones."""
+    return max(1, round(HELD_OUT * count))
+
+
 def train_latent_reward(
     thoughts: Thoughts, epochs: int, learning_rate: float, seed: int
 ) -> tuple[LatentRewardModel, Report]:
@@ -130,7 +136,7 @@ def train_latent_reward(
     Raises:
         LatentRewardError: No problem to train on has right and wrong thoughts.
     """
-    held = max(1, round(HELD_OUT * len(thoughts.right)))
+    held = held_out(len(thoughts.right))
     train = Thoughts(thoughts.states[held:], thoughts.right[held:])
     test = Thoughts(thoughts.states[:held], thoughts.right[:held])
     mixed = (train.right.max(1).values > train.right.min(1).values).nonzero().squeeze(1)

@@ -56,7 +56,7 @@ def _vote(codes: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarr
     for total, values in (votes, weights), (counts, 1.0), (hits, right):
         np.add.at(total, (rows, codes), values)
     best = np.where(counts > 0, votes, -np.inf).max(1, keepdims=True)
-    winners = np.isclose(votes, best) & (counts > 0)
+    winners = np.isclose(votes, best, rtol=1e-9, atol=0) & (counts > 0)
     share = np.divide(hits, counts, out=np.zeros(shape), where=counts > 0)
     return (share * winners).sum(1) / winners.sum(1)
 
@@ -110,9 +110,10 @@ def bootstrap_ci(values: np.ndarray, resamples: int, seed: int = 0) -> tuple[flo
 
 
 def auroc_ci(values: np.ndarray, right: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, float]:
-    """The same of `auroc`; resamples without a right or a wrong problem are left out."""
+    """The same of `auroc`; resamples without a right or a wrong problem are left out. NaN where all are."""
     found = np.array([auroc(values[rows], right[rows]) for rows in _resampled(len(values), resamples, seed)])
-    return _percentiles(found[~np.isnan(found)])
+    found = found[~np.isnan(found)]
+    return _percentiles(found) if len(found) else (float("nan"), float("nan"))
 
 
 def _resampled(count: int, resamples: int, seed: int) -> np.ndarray:

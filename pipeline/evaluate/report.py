@@ -146,10 +146,10 @@ class _Page:
 
     def selectors(self, samplings: Sequence[Sampling]) -> None:
         """What selectors make of the same samples, and what those cost."""
-        k = selector_k(samplings)
-        if k is None:
-            return
+        k = selector_k(samplings) or 0
         ours = [one for one in samplings if len(chosen_at(one, k)) > 1]
+        if not ours:
+            return
         metrics = list(dict.fromkeys(metric for one in ours for metric in chosen_at(one, k)))
         note = (
             "Every selector of a line chooses among the same samples, so that a line is equal compute: the tokens "

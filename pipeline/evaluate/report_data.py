@@ -12,7 +12,7 @@ import numpy as np
 
 from .evaluate import Measurement
 from .metrics import bootstrap_ci, pass_at_k
-from .sample_files import read_samples
+from .sample_files import SamplesError
 from .samples import Sampled
 from .selection import METRICS
 from .table import setting_name, stage_name
@@ -96,8 +96,13 @@ def read_samplings(samples: Path, rows: Sequence[Measurement], resamples: int) -
 
 def _read_sampled(path: Path, problems: int) -> list[Sampled] | None:
     """The samples of all problems; None where the file does not hold them."""
-    rows = read_samples(path)[1] if path.is_file() else {}
-    return [Sampled(**rows[place]) for place in range(problems)] if len(rows) == problems else None
+    if not path.is_file():
+        return None
+    try:
+        _, rows = Sampled.read(path)
+    except SamplesError:
+        return None
+    return rows if len(rows) == problems else None
 
 
 def _points(sampled: Sequence[Sampled], measured: Sequence[int], resamples: int, seed: int) -> list[Point]:

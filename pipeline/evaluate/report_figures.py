@@ -123,7 +123,11 @@ def selector_plot(samplings: Sequence[Sampling], k: int) -> Plot:
     axes.set(xlabel="share of problems")
     axes.grid(axis="x", alpha=0.25)
     _legend(figure, [seen[metric] for metric in metrics if metric in seen])
-    caption = f"What selectors choose of the same {k} samples, or of those that a search found."
+    caption = (
+        f"What selectors choose of the same {k} samples, or of those that a search found."
+        if k
+        else ("What selectors choose of what a search found.")
+    )
     return Plot("selectors", caption, figure)
 
 

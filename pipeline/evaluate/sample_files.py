@@ -11,9 +11,16 @@ from typing import Any
 
 from accelerate import PartialState
 
+from ...data.errors import UserError
 from ..files import write_whole
 
 logger = logging.getLogger(__name__)
+
+VERSION = 2
+
+
+class SamplesError(UserError):
+    """A file of samples that cannot be used."""
 
 
 class SampleFile:
@@ -24,15 +31,11 @@ class SampleFile:
 
     Args:
         what: What the samples depend on besides their question and seeds.
-
-    Attributes:
-        kept: Rows that the latest `read` found.
     """
 
     def __init__(self, path: Path, what: Mapping[str, Any]) -> None:
-        self.path, self.what = path, json.loads(json.dumps(what))
+        self.path, self.what = path, {"version": VERSION, **json.loads(json.dumps(what))}
         self.part = path.with_name(f"{path.stem}.part{PartialState().process_index}.jsonl")
-        self.kept = 0
         self._is_begun = False
 
     def read(self) -> dict[int, dict[str, Any]]:
@@ -40,12 +43,11 @@ class SampleFile:
         found: dict[int, dict[str, Any]] = {}
         for file in (self.path, *sorted(self.path.parent.glob(f"{self.path.stem}.part*.jsonl"))):
             if file.is_file():
-                head, rows = read_samples(file)
+                head, rows = _lines(file)
                 if head == self.what:
                     found |= rows
                 elif PartialState().is_main_process:
                     logger.warning("%s was sampled from another model or in another way; it is replaced.", file)
-        self.kept = len(found)
         return found
 
     def add(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
@@ -53,7 +55,7 @@ class SampleFile:
         if not self._is_begun:
             # What a killed run left of this part is written anew: its last line may be torn.
             self.part.parent.mkdir(parents=True, exist_ok=True)
-            head, before = read_samples(self.part) if self.part.is_file() else ({}, {})
+            head, before = _lines(self.part) if self.part.is_file() else ({}, {})
             self._write(self.part, before if head == self.what else {})
             self._is_begun = True
         with self.part.open("a", encoding="utf-8") as file:
@@ -92,7 +94,20 @@ def read_samples(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]
     """What a file was sampled from, and its rows by the place of their problem.
 
     A line that a kill left half-written ends the file: what is before it counts.
+
+    Raises:
+        SamplesError: It was written by another version.
     """
+    head, rows = _lines(path)
+    if rows and head.get("version") != VERSION:
+        raise SamplesError(
+            f"{path} is of version {head.get('version')} of sample files, and this program reads {VERSION}. Evaluate "
+            "again (`neuralese eval`)."
+        )
+    return head, rows
+
+
+def _lines(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     head: dict[str, Any] = {}
     rows: dict[int, dict[str, Any]] = {}
     with path.open(encoding="utf-8") as file:

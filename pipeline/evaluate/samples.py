@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,51 +22,9 @@ from ..latent.noise import parse_noise
 from ..reasoner import Reasoner, Samples
 from ..score import is_high, scores_of
 from .latent_reward import LatentRewardModel, judge_thoughts
-from .sample_files import SampleFile
-from .search import Search, search_thoughts
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How the samples of a problem are drawn.
-
-    Attributes:
-        n: Samples of each problem.
-        noise: On the latents, as kind:scale.
-        temperature: Of the answer tokens; 0 takes the most likely one.
-        answers_per_thought: Answers in a row that share a thought.
-        num_latents: Of each thought; None: those of the checkpoint, 0: reason in text.
-        search: How the thoughts of a question are found, where they are not drawn apart from each other.
-    """
-
-    n: int = 1
-    noise: str | None = None
-    temperature: float = 0.0
-    answers_per_thought: int = 1
-    num_latents: int | None = None
-    search: Search | None = None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Setting:
-        """A setting as the head of its file has it."""
-        search = values.get("search")
-        return cls(**{**values, "search": None if search is None else Search(tuple(search[0]), search[1])})
-
-    @property
-    def is_greedy(self) -> bool:
-        """One answer without noise, the most likely tokens."""
-        return (self.n, self.noise, self.temperature, self.search) == (1, None, 0.0, None)
-
-    @property
-    def name(self) -> str:
-        """A file name: greedy, or such as n16-gaussian-0.3-T1."""
-        latents = [f"L{self.num_latents}"] if self.num_latents is not None else []
-        if self.is_greedy:
-            return "-".join(["greedy", *latents])
-        noise = [self.noise.replace(":", "-")] if self.noise is not None else []
-        shared = [f"m{self.answers_per_thought}"] if self.answers_per_thought > 1 else []
-        found = [self.search.name] if self.search is not None else []
-        return "-".join([f"n{self.n}", *shared, *latents, *found, *noise, f"T{self.temperature:g}"])
+from .sample_files import SampleFile, SamplesError, read_samples
+from .search import search_thoughts
+from .settings import Setting, seeds_of
 
 
 @dataclass(frozen=True)
@@ -92,6 +52,18 @@ class Sampled:
     seeds: list[int]
     latent_rewards: list[float] | None = None
 
+    @classmethod
+    def read(cls, path: Path) -> tuple[dict[str, Any], list[Sampled]]:
+        """What a file was sampled from, and its samples in the order of their problems.
+
+        Raises:
+            SamplesError: It holds none, or was written by another version.
+        """
+        head, rows = read_samples(path)
+        if not rows:
+            raise SamplesError(f"{path} holds no samples.")
+        return head, [cls(**rows[place]) for place in sorted(rows)]
+
     @property
     def right(self) -> np.ndarray:
         """(n,) whether each answer is right."""
@@ -103,6 +75,19 @@ class Sampled:
         return [extract_answer(text) for text in self.texts]
 
 
+@dataclass
+class Effort:
+    """What drawing samples took.
+
+    Attributes:
+        reused: Problems whose samples were on disk.
+        judging: Seconds in which the latent reward model scored thoughts that were drawn; a search scores its own.
+    """
+
+    reused: int = 0
+    judging: float = 0.0
+
+
 def draw_samples(
     reasoner: Reasoner,
     problems: Sequence[Problem],
@@ -111,6 +96,7 @@ def draw_samples(
     seed: int,
     file: SampleFile | None = None,
     judge: LatentRewardModel | None = None,
+    effort: Effort | None = None,
 ) -> list[Sampled]:
     """The samples of each problem; every process gets all of them.
 
@@ -119,37 +105,39 @@ def draw_samples(
     Args:
         options: Scorer, longest answer and batch size.
         file: Where to keep them; what it holds already is not drawn again.
-        judge: Scores the thoughts, and keeps a beam narrow.
+        judge: Scores thoughts that differ, and keeps a beam narrow.
+        effort: Is told what it took.
     """
     state = PartialState()
+    effort = Effort() if effort is None else effort
     seeds = seeds_of(len(problems), setting, seed)
     found = {} if file is None else _held(file, problems, seeds)
+    effort.reused = len(found)
     state.wait_for_everyone()  # all have read the file before one writes
     missing = [i for i in range(len(problems)) if i not in found]
     mine = missing[state.process_index :: state.num_processes]
     drawn: dict[int, Sampled] = {}
-    waiting: list[tuple[int, Samples]] = []
+    waiting: list[_Drawn] = []
 
     def score() -> None:
         if not waiting:
             return
-        rows = _scored([(problems[mine[at]], samples) for at, samples in waiting], options.scorer, setting)
-        if judge is not None:
-            questions, latents = [row.question for row in rows], [samples.latents for _, samples in waiting]
-            scores = judge_thoughts(judge, reasoner, questions, latents)
-            rows = [replace(row, latent_rewards=score) for row, score in zip(rows, scores, strict=True)]
-        new = {mine[at]: row for (at, _), row in zip(waiting, rows, strict=True)}
+        if judge is not None and setting.search is None and setting.has_noise:
+            started = time.perf_counter()
+            _judge(judge, reasoner, waiting, options.batch_size)
+            effort.judging += time.perf_counter() - started
+        new = {mine[one.at]: row for one, row in zip(waiting, _scored(waiting, options.scorer, setting), strict=True)}
         drawn.update(new)
         if file is not None:
             file.add({i: asdict(row) for i, row in new.items()})
-        for _, samples in waiting:
-            samples.latents = samples.latents.new_empty(0)  # many problems' would not fit into memory
+        for one in waiting:
+            one.samples.latents = one.samples.latents.new_empty(0)  # many problems' would not fit into memory
         waiting.clear()
 
     with _progress(setting, len(mine)) as advance:
 
-        def keep(at: int, samples: Samples) -> None:
-            waiting.append((at, samples))
+        def keep(at: int, samples: Samples, rewards: list[float] | None = None) -> None:
+            waiting.append(_Drawn(at, problems[mine[at]], samples, rewards))
             if len(waiting) * setting.n >= options.batch_size:
                 score()
             advance()
@@ -162,6 +150,16 @@ def draw_samples(
     return [found[i] for i in range(len(problems))]
 
 
+@dataclass
+class _Drawn:
+    """Samples of a problem that are not scored yet."""
+
+    at: int
+    problem: Problem
+    samples: Samples
+    rewards: list[float] | None
+
+
 def _draw(
     reasoner: Reasoner,
     questions: Sequence[str],
@@ -169,7 +167,7 @@ def _draw(
     options: EvaluateSection,
     seeds: Sequence[Sequence[int]],
     judge: LatentRewardModel | None,
-    on_samples: Callable[[int, Samples], None],
+    on_samples: Callable[..., None],
 ) -> None:
     """Samples or searches, question by question."""
     if setting.search is None:
@@ -191,13 +189,15 @@ def _draw(
     search_thoughts(reasoner, questions, setting.search, noise, sampling, first, judge, options.batch_size, on_samples)
 
 
-def seeds_of(problems: int, setting: Setting, seed: int) -> list[list[int]]:
-    """n seeds for each problem, those of answers that share a thought equal; a search has one."""
-    if setting.search is not None:
-        return np.random.default_rng(seed).integers(2**62, size=(problems, 1)).tolist()
-    thoughts = setting.n // setting.answers_per_thought
-    drawn = np.random.default_rng(seed).integers(2**62, size=(problems, thoughts))
-    return drawn.repeat(setting.answers_per_thought, 1).tolist()
+def _judge(judge: LatentRewardModel, reasoner: Reasoner, drawn: Sequence[_Drawn], batch_size: int) -> None:
+    """Scores the thoughts, each once however many answers share it."""
+    questions = [one.problem.question for one in drawn]
+    places = [list({seed: place for place, seed in enumerate(one.samples.seeds)}.values()) for one in drawn]
+    latents = [one.samples.latents[rows] for one, rows in zip(drawn, places, strict=True)]
+    scores = judge_thoughts(judge, reasoner, questions, latents, batch_size)
+    for one, rows, found in zip(drawn, places, scores, strict=True):
+        by_seed = {one.samples.seeds[place]: score for place, score in zip(rows, found, strict=True)}
+        one.rewards = [by_seed[seed] for seed in one.samples.seeds]
 
 
 def _held(file: SampleFile, problems: Sequence[Problem], seeds: list[list[int]]) -> dict[int, Sampled]:
@@ -210,27 +210,28 @@ def _held(file: SampleFile, problems: Sequence[Problem], seeds: list[list[int]])
     }
 
 
-def _scored(drawn: Sequence[tuple[Problem, Samples]], scorer: str, setting: Setting) -> list[Sampled]:
-    scores = scores_of(scorer, [problem for problem, _ in drawn], [samples.texts for _, samples in drawn])
+def _scored(drawn: Sequence[_Drawn], scorer: str, setting: Setting) -> list[Sampled]:
+    scores = scores_of(scorer, [one.problem for one in drawn], [one.samples.texts for one in drawn])
     return [
         Sampled(
-            question=problem.question,
-            texts=samples.texts,
+            question=one.problem.question,
+            texts=one.samples.texts,
             scores=[None if value is None else float(value) for value in score],
-            logprobs=[round(value, 5) for value in samples.logprobs],
-            tokens=[len(ids) for ids in samples.token_ids],
-            latents=samples.num_latents,
-            latents_made=_latents_made(samples, setting),
-            seeds=samples.seeds,
+            logprobs=[round(value, 5) for value in one.samples.logprobs],
+            tokens=[len(ids) for ids in one.samples.token_ids],
+            latents=one.samples.num_latents,
+            latents_made=_latents_made(one.samples, setting),
+            seeds=one.samples.seeds[:1] if setting.search is not None else one.samples.seeds,
+            latent_rewards=one.rewards,
         )
-        for (problem, samples), score in zip(drawn, scores, strict=True)
+        for one, score in zip(drawn, scores, strict=True)
     ]
 
 
 def _latents_made(samples: Samples, setting: Setting) -> int:
     if setting.search is not None:
         return sum(setting.search.widths)
-    if setting.noise is None:
+    if not setting.has_noise:
         return samples.num_latents[0]  # there is one thought
     return sum(dict(zip(samples.seeds, samples.num_latents, strict=True)).values())
 

@@ -7,19 +7,22 @@ on with noise on the next latent, a draw for each child; a thought with one chil
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...data.errors import UserError
 from ..curriculum import check_room, encode_prompts
+from ..latent.config import LatentConfig
 from ..latent.generate import Sampling, pad_left, write_answers
 from ..latent.layout import positions_of
-from ..latent.noise import Noise
-from ..latent.thoughts import THOUGHT_SOURCES
+from ..latent.noise import Noise, check_fits, parse_noise
 from ..reasoner import Reasoner, Samples
+from ..sections import LatentSection
 from .latent_reward import LatentRewardModel
+
+MOST = 4096  # thoughts of a question that may grow at once: they share a batch
 
 
 class SearchError(UserError):
@@ -39,19 +42,29 @@ class Search(NamedTuple):
 
     @classmethod
     def beam(cls, width: int, children: int, num_latents: int) -> Search:
-        """`width` thoughts are kept of width · children at every latent."""
-        return cls((width * children, *[children] * (num_latents - 1)), width)
+        """`width` thoughts are kept of width · children at every latent.
+
+        Raises:
+            SearchError: More thoughts at once than `MOST`.
+        """
+        return cls((width * children, *[children] * (num_latents - 1)), width)._checked()
 
     @classmethod
     def tree(cls, children: int, at: int | None, num_latents: int) -> Search:
         """Branches at latent `at`, from 1; None: at each one.
 
         Raises:
-            SearchError: There is no such latent.
+            SearchError: More thoughts at once than `MOST`.
         """
-        if at is not None and not 1 <= at <= num_latents:
-            raise SearchError(f"A tree cannot branch at latent {at} of {num_latents}. Choose one from 1.")
-        return cls(tuple(children if at in (None, latent) else 1 for latent in range(1, num_latents + 1)))
+        return cls(tuple(children if at in (None, latent) else 1 for latent in range(1, num_latents + 1)))._checked()
+
+    def _checked(self) -> Search:
+        if max(self.widths) > MOST:
+            raise SearchError(
+                f"The search {self.name} grows {max(self.widths)} thoughts of a question at once, more than {MOST}. "
+                "Lower children or width, or let a tree branch at one latent."
+            )
+        return self
 
     @property
     def widths(self) -> list[int]:
@@ -111,19 +124,30 @@ class Growth:
         return rows.flatten(), epsilon
 
 
-def check_search(reasoner: Reasoner, noise: Noise) -> None:
-    """Makes sure that thoughts of a model can be searched.
+def check_search(spec: str, section: LatentConfig | LatentSection, model: Any = None) -> Noise:
+    """The noise of a search, if thoughts made as `section` says can be searched with it.
+
+    Args:
+        model: A reasoner whose thoughts a latent reward model judges.
 
     Raises:
-        SearchError: They cannot.
+        NoiseError: The thought source has no part that the noise falls on.
+        SearchError: They cannot be searched.
     """
-    section, key = reasoner.config, "evaluate.search"
-    if section.num_latents == 0 or not THOUGHT_SOURCES[section.thought_source].is_recurrent:
-        raise SearchError(f"{key} has no latents to search among. Name a checkpoint with latents.")
+    key, noise = "evaluate.search", parse_noise(spec)
+    check_fits(key, noise, section.thought_source)
     if section.stop_head or section.jacobi_sweeps is not None:
         raise SearchError(f"{key} needs latents made one after the other, and as many for all questions. Remove it.")
+    if noise is None:
+        raise SearchError(f"{key}: noise {spec} makes all thoughts equal. Give a scale above 0.")
     if noise.first_only:
         raise SearchError(f"{key} says itself where noise falls. Remove @first from noise={noise}, and give at: 1.")
+    if model is not None and noise.value_shift(model) is not None:
+        raise SearchError(
+            f"{key}: noise={noise} moves what later tokens read of a latent and not the latent, which is all that a "
+            "latent reward model sees. Choose another kind, such as gaussian."
+        )
+    return noise
 
 
 @torch.no_grad()
@@ -136,7 +160,7 @@ def search_thoughts(
     seeds: Sequence[int],
     judge: LatentRewardModel | None,
     batch_size: int,
-    on_samples: Callable[[int, Samples], None],
+    on_samples: Callable[[int, Samples, list[float] | None], None],
 ) -> None:
     """Grows thoughts for each question and answers after each of them.
 
@@ -144,13 +168,14 @@ def search_thoughts(
 
     Args:
         batch_size: Thoughts grown at once, at least those of one question.
-        on_samples: Called with a question's place and its samples, best thought first under a beam.
+        on_samples: Called with a question's place, its samples, best thought first under a beam, and the judge's scores
+            of their thoughts.
 
     Raises:
         ModelError: A question that leaves no room in the context window.
-        SearchError: Thoughts of this model cannot be searched.
     """
-    check_search(reasoner, noise)
+    if not questions:
+        return  # a process may have none
     model, count = reasoner.model.eval(), reasoner.config.num_latents
     prompts = encode_prompts(questions, count, reasoner.tokenizer, reasoner.config)
     check_room(questions, prompts, sampling.max_new_tokens, reasoner.context_window)
@@ -168,8 +193,9 @@ def search_thoughts(
         rows = own.repeat_interleave(search.thoughts)
         number = torch.arange(search.thoughts).repeat(len(own))
         drawn = write_answers(model, grown, grown.last_state(), rows, number, sampling, reasoner.eos_token_ids)
-        for at, samples in enumerate(reasoner.samples_of(drawn, search.thoughts), begin):
-            on_samples(at, samples)
+        scores = None if judge is None else [[round(score, 5) for score in row] for row in growth.scores.tolist()]
+        for row, samples in enumerate(reasoner.samples_of(drawn, search.thoughts)):
+            on_samples(begin + row, samples, None if scores is None else scores[row])
 
 
 def _draws(noise: Noise, seeds: Tensor, most: int, num_latents: int, width: int) -> Tensor:

@@ -26,6 +26,8 @@ STAGE_NAMES = {
 
 def stage_name(row: Measurement) -> str:
     """What a row's checkpoint is, in words."""
+    if row.num_latents is not None:
+        return STAGE_NAMES.get(row.stage, row.stage)
     if row.mode == "hybrid":
         return f"{STAGE_NAMES.get(row.stage, row.stage)}, stopped: the last steps are text"
     return "text CoT after RL" if (row.stage, row.mode) == ("rl", "text") else STAGE_NAMES.get(row.stage, row.stage)
@@ -33,11 +35,13 @@ def stage_name(row: Measurement) -> str:
 
 def setting_name(row: Measurement) -> str:
     """How the samples of a row were drawn, in words."""
+    count = row.num_latents
+    parts = [] if count is None else [f"{count} latent{'s' * (count != 1)}" if count else "in text"]
     if row.metric == "accuracy":
-        return "greedy"
-    parts = [part for part in (row.search, row.noise) if part]
+        return ", ".join(["greedy", *parts])
     shared = [f"{row.answers_per_thought} answers a thought"] if row.answers_per_thought > 1 else []
-    return ", ".join([*parts, f"T {row.temperature:g}", *shared])
+    drawn = [part for part in (row.search, row.noise) if part]
+    return ", ".join([*drawn, f"T {row.temperature:g}", *shared, *parts])
 
 
 def results_columns(rows: Sequence[Measurement]) -> list[tuple[str, int]]:
@@ -62,7 +66,7 @@ def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> lis
         name = stage_name(ours[0])
         greedy = next(row for row in ours if row.metric == "accuracy")
         settings = dict.fromkeys(setting_name(row) for row in ours if row.metric != "accuracy")
-        for setting in settings or ["greedy"]:
+        for setting in settings or [setting_name(greedy)]:
             cells = {(row.metric, row.k): row for row in ours if setting_name(row) == setting}
             cells["accuracy", 1] = greedy
             shown = [_cell(cells.get(column)) for column in columns]
@@ -120,7 +124,7 @@ def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> 
         previous = line[0]
         table.add_row(*(line if first else ["", line[1], "", *line[3:-1], ""]))
     console.print(table)
-    if any(row.search for row in rows):
+    if any(row.search or row.answers_per_thought > 1 for row in rows):
         _print_costs(console, cost_rows(rows))
     if "evaluate" in seconds:
         console.print(f"Evaluation took {seconds['evaluate']:.0f} s.")
