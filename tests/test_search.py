@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from runs import tiny
 from test_cli import assert_one_paragraph, neuralese
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.evaluate.evaluate import _latents
+from neuralese.pipeline.evaluate import samples
+from neuralese.pipeline.evaluate.evaluate import _latents, measure
 from neuralese.pipeline.evaluate.latent_reward import LatentRewardConfig, LatentRewardModel, judge_thoughts
 from neuralese.pipeline.evaluate.sample_files import SampleFile
 from neuralese.pipeline.evaluate.samples import Effort, Sampled, draw_samples
@@ -57,27 +59,27 @@ def test_a_search_is_the_naive_one(make, problems, judge, search, delimiters):
     draws = _draws(NOISE, torch.tensor(SEEDS), max(search.widths), 3, 32)
     size = reasoner.config.embedding_rms
     with torch.no_grad():
-        for at, (samples, scores) in enumerate(found(reasoner, questions, search, judge)):
+        for at, (drawn, scores) in enumerate(found(reasoner, questions, search, judge)):
             ids = reasoner.prompt_ids(questions[at])
             wanted = reference.search(
                 reasoner.model, ids, draws[at], search.children, search.keep, lambda z, e: z + 0.5 * size * e, judge
             )
-            torch.testing.assert_close(samples.latents, torch.stack([z for _, z in wanted]), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(drawn.latents, torch.stack([z for _, z in wanted]), atol=1e-4, rtol=1e-4)
             assert scores == pytest.approx([score for score, _ in wanted], abs=1e-4)
             assert [scores] == [
                 pytest.approx(row, abs=1e-4)
-                for row in judge_thoughts(judge, reasoner, [questions[at]], [samples.latents], batch_size=3)
+                for row in judge_thoughts(judge, reasoner, [questions[at]], [drawn.latents], batch_size=3)
             ]
-            assert len({tuple(row) for row in samples.latents.flatten(1).tolist()}) == search.thoughts
+            assert len({tuple(row) for row in drawn.latents.flatten(1).tolist()}) == search.thoughts
             if search.keep is not None:
                 assert scores == sorted(scores, reverse=True)
             # The answers are those that follow these latents when they are put in place of the model's own.
             again = reasoner.generate(
-                [questions[at]], noise=Replacement(latents=samples.latents), seeds=[list(range(search.thoughts))],
+                [questions[at]], noise=Replacement(latents=drawn.latents), seeds=[list(range(search.thoughts))],
                 max_new_tokens=4,
             )  # fmt: skip
-            assert again[0].token_ids == samples.token_ids
-            assert samples.logprobs == pytest.approx(again[0].logprobs, abs=1e-3)
+            assert again[0].token_ids == drawn.token_ids
+            assert drawn.logprobs == pytest.approx(again[0].logprobs, abs=1e-3)
 
 
 def test_what_is_found_does_not_depend_on_the_batch(reasoner, problems, judge):
@@ -89,6 +91,19 @@ def test_what_is_found_does_not_depend_on_the_batch(reasoner, problems, judge):
             assert (one.texts, one.seeds) == (whole[at][0].texts, whole[at][0].seeds)
             torch.testing.assert_close(one.latents, whole[at][0].latents, atol=1e-5, rtol=1e-4)
             assert scores == pytest.approx(whole[at][1], abs=1e-4)
+
+
+def test_no_more_thoughts_grow_at_once_than_a_batch_holds(reasoner, problems, judge, monkeypatch):
+    original, sizes = reasoner.model.run_latents, []
+
+    def measured(ids, *others, **options):
+        sizes.append(len(ids))
+        return original(ids, *others, **options)
+
+    monkeypatch.setattr(reasoner.model, "run_latents", measured)
+    found(reasoner, [problem.question for problem in problems[:3]], BEAM, judge, batch_size=17)
+    found(reasoner, [problem.question for problem in problems[:3]], BEAM, judge, batch_size=1)
+    assert sizes == [2, 1, 1, 1, 1]  # six thoughts of a question
 
 
 def test_widths_thoughts_and_names():
@@ -157,6 +172,37 @@ def test_thoughts_are_judged_once_each_and_apart_from_the_drawing(reasoner, prob
     for setting in (Setting(), Setting(6, None, 1.0), Setting(4, "gaussian:0.5", search=TREE)):
         draw_samples(reasoner, problems[:4], setting, OPTIONS, 0, judge=judge)
     assert len(judged) == 1  # one thought has nothing to be held against, a search scores its own
+
+
+def test_only_who_needs_the_judge_pays_for_it(reasoner, problems, judge, tmp_path, monkeypatch):
+    """Judging that takes 50 seconds is in the seconds of selectors by thoughts, and in no others."""
+    judge.save_pretrained(tmp_path)
+    now, original = [0.0], samples._judge
+
+    def slow(*arguments):
+        now[0] += 50
+        original(*arguments)
+
+    monkeypatch.setattr(samples, "_judge", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    options = EvaluateSection.model_validate(
+        {
+            "num_samples": 4, "k": [4], "sampling": [{"noise": "gaussian:0.5"}], "max_new_tokens": 4, "batch_size": 256,
+            "selectors": ["majority", "latent_reward", "latent_weighted"], "latent_reward": str(tmp_path),
+        }
+    )  # fmt: skip
+    rows = measure(reasoner, problems[:10], options, "rl", 0)
+    spent = {row.metric: row.seconds for row in rows}
+    assert spent == {"accuracy": 0, "pass@k": 0, "maj@k": 0, "latent_reward@k": 5, "latent_weighted@k": 5}
+
+
+def test_pause_tokens_are_no_latents(make, problems):
+    options = EvaluateSection(num_samples=4, k=[4], max_new_tokens=4)
+    for source in ("pause", "pause_multi"):
+        rows = measure(make(num_latents=3, thought_source=source), problems[:4], options, "pause", 0)
+        assert {row.latents for row in rows} == {0.0}
+    rows = measure(make(num_latents=3), problems[:4], options, "rl", 0)
+    assert {row.latents for row in rows} == {3.0}
 
 
 def test_a_killed_search_goes_on_where_it_was(reasoner, problems, judge, tmp_path):
