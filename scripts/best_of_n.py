@@ -1,8 +1,8 @@
-"""Measures Best-of-N: python scripts/best_of_n.py docs/results/best_of_n.yaml [--task NAME] [--seed N], or --render
+"""Measures Best-of-N: python scripts/best_of_n.py docs/results/best_of_n/plan.yaml [--task NAME] [--seed N] [--render]
 
 For each task, seed and stage of the file a latent reward model is trained on thoughts of training problems, and the
 checkpoint is measured with samples, selectors, beams and trees. The searches are as large as the file's budget allows
-for the checkpoint. Rows stand beside the file, in a folder of its name; what is there is not measured again.
+for the checkpoint. Rows stand beside the file; what is there is not measured again.
 `--render` prints them as Markdown.
 """
 
@@ -36,11 +36,28 @@ from neuralese.pipeline.run import evaluate_checkpoint
 
 EPOCHS, LEARNING_RATE = 30, 1e-3  # the defaults of `neuralese reward-model`
 SELECTORS = ("majority", "likelihood", "latent_weighted", "latent_reward", "agreement")
+# What is held against the majority of as many samples as the budget, both under the first noise.
+GAINS = {
+    "greedy, one answer": ("greedy", "accuracy"),
+    "samples, latent weighted": ("{noise}, T 0", "latent_weighted@k"),
+    "samples, latent reward": ("{noise}, T 0", "latent_reward@k"),
+    "samples, likelihood": ("{noise}, T 0", "likelihood@k"),
+    "beam of 8, majority": ("beam of 8, {noise}", "maj@k"),
+    "beam of 8, likelihood": ("beam of 8, {noise}", "likelihood@k"),
+    "beam of 4, majority": ("beam of 4, {noise}", "maj@k"),
+    "beam of 4, likelihood": ("beam of 4, {noise}", "likelihood@k"),
+    "tree at the first latent, latent reward": ("tree at the first latent, {noise}", "latent_reward@k"),
+    "tree at the most sensitive latent, latent reward": (
+        "tree at the most sensitive latent, {noise}",
+        "latent_reward@k",
+    ),
+    "tree at each latent, latent weighted": ("tree at each latent, {noise}", "latent_weighted@k"),
+}
 CHOSEN = ("maj@k", "likelihood@k", "latent_weighted@k", "latent_reward@k", "pass@k")
 
 
 class Plan(BaseModel):
-    """The file: see docs/results/best_of_n.yaml."""
+    """The file: see docs/results/best_of_n/plan.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     title: str
@@ -159,18 +176,40 @@ def names(row: Measurement, place: int) -> list[str]:
 
 def render(plan: Plan, folder: Path) -> str:
     """The tables of what was measured."""
-    lines = []
+    found: dict[str, list[Run]] = {}
+    lines: list[str] = []
     for task in plan.tasks:
         for stage, label in plan.stages.items():
             files = [folder / f"{task}-{stage}-seed{seed}.json" for seed in plan.seeds]
             runs = [Run.read(file) for file in files if file.is_file()]
             if runs:
+                found[f"{task}, {label}"] = runs
                 seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
                 greedy = _cell(runs, "greedy", "accuracy", 1)
                 about = f"{seeds}, {plan.problems} problems, commit {', '.join(sorted({run.commit for run in runs}))}"
                 lines += [f"**{task}, {label}** ({about}). Greedy: {greedy}.", ""]
                 lines += [*_samples_table(plan, runs), "", *_chosen_table(plan, runs), ""]
-    return "\n".join(lines)
+    return "\n".join([*_gains_table(plan, found), "", *lines])
+
+
+def _gains_table(plan: Plan, found: dict[str, list[Run]]) -> list[str]:
+    """Mean difference to the majority of as many samples as the budget, and its interval over seeds, paired by seed."""
+    noise = plan.noises[0]
+    lines = _head([f"gain over the majority of {plan.budget}", *found])
+    for label, (name, metric) in GAINS.items():
+        named = name.format(noise=noise)
+        cells = []
+        for runs in found.values():
+            pairs = [
+                (run.find(named, metric, plan.budget if named.endswith("T 0") else None),
+                 run.find(f"{noise}, T 0", "maj@k", plan.budget))
+                for run in runs
+            ]  # fmt: skip
+            gains = [row.value - base.value for row, base in pairs if row is not None and base is not None]
+            low, high = interval(gains) if len(gains) > 1 else (float("nan"), float("nan"))
+            cells.append(f"{mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]" if gains else "")
+        lines.append(_line([label, *cells]))
+    return lines
 
 
 def _samples_table(plan: Plan, runs: list[Run]) -> list[str]:
@@ -229,11 +268,10 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="print the tables of what is there")
     given = parser.parse_args()
     plan = Plan.model_validate(yaml.safe_load(given.file.read_text()))
-    folder = given.file.with_suffix("")
+    folder = given.file.parent
     if given.render:
         print(render(plan, folder))
         return
-    folder.mkdir(exist_ok=True)
     for task, run in plan.tasks.items():
         for seed in plan.seeds:
             for stage in plan.stages:

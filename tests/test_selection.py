@@ -10,7 +10,7 @@ from runs import tiny
 
 from neuralese.pipeline.evaluate.metrics import best_at_k, vote_at_k
 from neuralese.pipeline.evaluate.samples import Sampled
-from neuralese.pipeline.evaluate.selection import select, selection_rewards
+from neuralese.pipeline.evaluate.selection import METRICS, fewest, select, selection_rewards
 from neuralese.pipeline.evaluate.table import results_columns
 from neuralese.pipeline.recipe import RecipeError
 from neuralese.pipeline.rl_sections import Reward
@@ -123,3 +123,8 @@ def test_votes_weighed_by_the_odds_of_their_thoughts():
     assert select("latent_weighted", [near], None, 2) == select("latent_weighted", [far], None, 2) > 0
     flat = sampled(["1", "1", "2", "3"], [0, 0, 1, 0], latent_rewards=[7.0] * 4)
     assert select("latent_weighted", [flat], None, 4).tolist() == [0.0]
+
+
+def test_selectors_need_samples_to_choose_among():
+    assert {name: fewest(name) for name in METRICS} == {name: 3 if name == "majority" else 2 for name in METRICS}
+    assert fewest("agreement") == 3
