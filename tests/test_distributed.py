@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_grpo import make_trainer, rollouts
 from test_ppo import make_ppo
 
+from neuralese.pipeline.evaluate.evaluate import read_results
 from neuralese.pipeline.evaluate.sample_files import read_samples
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
@@ -102,11 +103,12 @@ def test_two_processes_measure_what_one_does(one_process, tmp_path):
     for config in ("cpu", "ddp"):
         output = tmp_path / f"{config}.json"
         options = ["evaluate.scorer=exact_match", "evaluate.problems=19", "--output", output]
+        options.append("evaluate.search=[{kind: tree, noise: gaussian:0.5, temperature: 1.0, at: 1, children: 3}]")
         launch(config, "--module", "neuralese.pipeline.cli", "eval", folder, *options)
-        measured.append(json.loads(output.read_text()))
-    assert measured[0] == measured[1] and {row["n"] for row in measured[0]} == {19}
+        measured.append(read_results(output))
+    assert measured[0] == measured[1] and {row.n for row in measured[0]} == {19}
     files = sorted(path.relative_to(tmp_path / "cpu-samples") for path in (tmp_path / "cpu-samples").rglob("*.jsonl"))
-    assert len(files) == 8  # greedy and T 1 for all three stages, and noise for the two with latents
+    assert len(files) == 10  # greedy and T 1 for all three stages, noise and a tree for the two with latents
     for file in files:
         (head, one), (other, two) = (read_samples(tmp_path / f"{config}-samples" / file) for config in ("cpu", "ddp"))
         assert head == other and [row["texts"] for row in one.values()] == [row["texts"] for row in two.values()]
