@@ -15,7 +15,7 @@ from neuralese.pipeline.audit import audit_folder
 from neuralese.pipeline.evaluate.evaluate import Measurement, write_results
 from neuralese.pipeline.evaluate.report import write_report
 from neuralese.pipeline.evaluate.report_data import read_samplings, selector_k
-from neuralese.pipeline.evaluate.report_figures import frontier, pass_curves, selector_plot, thoughts_map
+from neuralese.pipeline.evaluate.report_figures import frontier, pass_curves, selector_plot, thoughts_map, trust_plots
 from neuralese.pipeline.evaluate.sample_files import SampleFile
 from neuralese.pipeline.evaluate.samples import Sampled
 
@@ -78,6 +78,26 @@ def test_points_bars_and_costs_by_hand(tmp_path):
     assert centres(selector_plot([noisy, plain], 4)) == [
         pytest.approx(point) for point in ((5 / 12, 0), (0.5, 0), (2 / 3, 0), (0.2, 1), (0.25, 1), (0.3, 1))
     ]
+
+
+def test_agreement_as_confidence_by_hand(tmp_path):
+    """Of 5 samples 5, 3, 3 and 1 agree; the majorities are right, right, wrong, and right for one in five."""
+    texts = [["1"] * 5, ["1", "1", "1", "2", "3"], ["1", "1", "1", "2", "3"], ["1", "2", "3", "4", "5"]]
+    scores = [[1.0] * 5, [1.0] * 3 + [0.0] * 2, [0.0] * 3 + [1.0, 0.0], [1.0] + [0.0] * 4]
+    file = SampleFile(tmp_path / "samples" / "rl" / "n5-T1.jsonl", {})
+    rows = {
+        place: asdict(Sampled("q", [f"### {x}" for x in text], score, [0.0] * 5, [3] * 5, [2] * 5, 2, [0] * 5))
+        for place, (text, score) in enumerate(zip(texts, scores, strict=True))
+    }
+    file.finish(rows)
+    one = Measurement("rl", "latent", "pass@k", 5, None, 1.0, 1.0, (1.0, 1.0), 4, 0, setting="n5-T1")
+    (plain,) = read_samplings(tmp_path / "samples", [one], 50)
+    (found,) = read_samplings(tmp_path / "samples", [one, replace(one, metric="agreement@k", value=0.6)], 50)
+    assert plain.trust == [] and trust_plots([plain]) == []
+    assert found.trust == [(0.2, 0.2, 1), (pytest.approx(0.6), 0.5, 2), (1.0, 1.0, 1)]
+    (plot,) = trust_plots([found])
+    assert plot.figure.axes[0].lines[1].get_ydata().tolist() == [0.2, 0.5, 1.0]
+    assert [text.get_text() for text in plot.figure.axes[0].texts] == ["1", "2", "1"]
 
 
 def test_the_page_of_a_whole_run(finished):

@@ -27,6 +27,7 @@ from .report_figures import (
     selector_name,
     selector_plot,
     thoughts_map,
+    trust_plots,
 )
 from .table import costs, metric_name, results_columns, stage_name, table_rows
 
@@ -145,7 +146,8 @@ class _Page:
         self.plots("pass@1 against pass@k", "", [found] if found is not None else [])
 
     def selectors(self, samplings: Sequence[Sampling]) -> None:
-        """What selectors make of the same samples, and what those cost."""
+        """How far their agreement can be trusted, what selectors make of the same samples, and what those cost."""
+        self.plots("Agreement", "", trust_plots(samplings))
         k = selector_k(samplings) or 0
         ours = [one for one in samplings if len(chosen_at(one, k)) > 1]
         if not ours:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .evaluate import Measurement
-from .metrics import bootstrap_ci, pass_at_k
+from .metrics import agreement, bootstrap_ci, pass_at_k
 from .sample_files import SamplesError
 from .samples import Sampled
-from .selection import METRICS
+from .selection import AGREEMENT, METRICS, select
 from .table import setting_name, stage_name
 
 Point = tuple[int, float, float, float]
@@ -32,6 +32,7 @@ class Sampling:
         guess: (k, pass@k of k guesses) where it was measured.
         measured: Its rows of the results.
         is_kept: Its samples are on disk.
+        trust: (mean agreement, share of right majorities, problems) by fifths of the agreement, where it was measured.
     """
 
     stage: str
@@ -41,6 +42,7 @@ class Sampling:
     guess: list[tuple[int, float]]
     measured: list[Measurement]
     is_kept: bool = False
+    trust: list[tuple[float, float, int]] = field(default_factory=list)
 
     @property
     def is_search(self) -> bool:
@@ -89,6 +91,7 @@ def read_samplings(samples: Path, rows: Sequence[Measurement], resamples: int) -
                 [(k, guess) for k in sorted(passed) if (guess := passed[k].guess) is not None],
                 ours,
                 sampled is not None,
+                _trust(sampled) if sampled is not None and any(row.metric == AGREEMENT for row in ours) else [],
             )
         )
     return [sampling for sampling in samplings if sampling.points]
@@ -112,6 +115,17 @@ def _points(sampled: Sequence[Sampled], measured: Sequence[int], resamples: int,
     ks = sorted({2**i for i in range(n.bit_length())} | {n} | {k for k in measured if k <= n})
     values = {k: pass_at_k(right, k) for k in ks}
     return [(k, float(values[k].mean()), *bootstrap_ci(values[k], resamples, seed)) for k in ks]
+
+
+def _trust(sampled: Sequence[Sampled]) -> list[tuple[float, float, int]]:
+    """How often majorities of an agreement from 0 to 1/5, to 2/5, ... to 1 are right; empty fifths are left out."""
+    sure, right = agreement([row.answers for row in sampled]), select("majority", sampled, None, len(sampled[0].texts))
+    fifth = np.ceil(np.round(5 * sure, 9))
+    return [
+        (float(sure[here].mean()), float(right[here].mean()), int(here.sum()))
+        for place in range(1, 6)
+        if (here := fifth == place).any()
+    ]
 
 
 def selector_k(samplings: Sequence[Sampling]) -> int | None:

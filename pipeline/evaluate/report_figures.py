@@ -131,6 +131,27 @@ def selector_plot(samplings: Sequence[Sampling], k: int) -> Plot:
     return Plot("selectors", caption, figure)
 
 
+def trust_plots(samplings: Sequence[Sampling]) -> list[Plot]:
+    """How often majorities are right against how many samples agree: a plot for each model where that was measured."""
+    settings = list(dict.fromkeys(sampling.setting for sampling in samplings))
+    plots = []
+    for stage, model in {one.stage: one.model for one in samplings if one.trust}.items():
+        figure, axes = _axes(3.6)
+        axes.plot([0, 1], [0, 1], color="#666666", linestyle="--", linewidth=1, label="as sure as right")
+        for one in [one for one in samplings if one.stage == stage and one.trust]:
+            sure, right, counts = zip(*one.trust, strict=True)
+            at = settings.index(one.setting)
+            axes.plot(sure, right, color=_colour(at), marker=MARKERS[at % len(MARKERS)], ms=5, label=one.setting)
+            for x, y, count in zip(sure, right, counts, strict=True):
+                axes.annotate(str(count), (x, y), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7)
+        axes.set(xlabel="share of samples that agree", ylabel="share of majorities that are right", title=model)
+        axes.set(xlim=(0, 1.04), ylim=(0, 1.08))
+        _legend(figure, axes.get_legend_handles_labels()[0])
+        caption = f"Agreement as confidence, {model}. Numbers: problems."
+        plots.append(Plot(f"agreement-{stage}", caption, figure))
+    return plots
+
+
 def selector_name(metric: str) -> str:
     """What chooses, in words, from a metric of results.json."""
     return {"pass@1": "any sample", "pass@k": "oracle", "maj@k": "majority"}.get(
