@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from sweep_cells import current_commit
 from sweep_table import interval
 
-from neuralese.pipeline.evaluate.evaluate import Measurement, read_results, write_results
+from neuralese.pipeline.evaluate.evaluate import Measurement, read_results
 from neuralese.pipeline.evaluate.interventions import answer
 from neuralese.pipeline.evaluate.latent_reward_training import draw_thoughts, train_latent_reward
 from neuralese.pipeline.evaluate.report_figures import selector_name
@@ -114,7 +114,8 @@ def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
     output.with_suffix(".reward.json").write_text(
         json.dumps({"commit": current_commit(), "sensitive": place, **asdict(report)})
     )
-    write_results(output, rows)
+    # A row a line: there are many.
+    output.write_text("[\n" + ",\n".join(json.dumps(asdict(row)) for row in rows) + "\n]\n")
 
 
 def searches(plan: Plan, num_latents: int, tokens: float, place: int) -> Iterator[dict[str, Any]]:
