@@ -138,10 +138,10 @@ def selector_k(samplings: Sequence[Sampling]) -> int | None:
     ks = [{row.k for row in one.measured if row.metric in METRICS.values()} for one in drawn]
     common = set.intersection(*[one for one in ks if one] or [set()])
     spent = [_cost(row) for one in samplings if one.is_search for row in one.measured]
-    if not spent or not common:
+    by_k = {k: np.mean([_cost(row) for one in drawn for row in one.measured if row.k == k]) for k in sorted(common)}
+    if not spent or min(by_k.values(), default=0.0) == 0.0:
         return max(common, default=None)
-    by_k = {k: [_cost(row) for one in drawn for row in one.measured if row.k == k] for k in sorted(common)}
-    return min(by_k, key=lambda k: abs(np.log(np.mean(by_k[k]) / np.mean(spent))))
+    return min(by_k, key=lambda k: abs(np.log(by_k[k] / np.mean(spent))))
 
 
 def _cost(row: Measurement) -> float:
