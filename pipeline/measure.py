@@ -216,6 +216,7 @@ def train_reward_model(
         thoughts = kept_thoughts(reasoner, rows, drawn, recipe.evaluate)
         _warn_of_evaluation(rows, recipe)
     head, report = train_latent_reward(thoughts, epochs, learning_rate, recipe.seed)
+    head.config.checkpoint = digest(checkpoints[name])
     head.save_pretrained(target)
     write_whole(target / "report.json", json.dumps(asdict(report)))
     held = held_out(len(thoughts.right))

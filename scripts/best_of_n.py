@@ -25,7 +25,7 @@ from sweep_table import interval
 from neuralese.pipeline.evaluate.evaluate import Measurement, read_results
 from neuralese.pipeline.evaluate.interventions import answer
 from neuralese.pipeline.evaluate.latent_reward_training import draw_thoughts, train_latent_reward
-from neuralese.pipeline.evaluate.report_figures import selector_name
+from neuralese.pipeline.evaluate.selection import selector_name
 from neuralese.pipeline.evaluate.settings import SENSITIVE_PROBLEMS, Setting, most_sensitive
 from neuralese.pipeline.evaluate.table import setting_name
 from neuralese.pipeline.evaluate_sections import EvaluateSection

@@ -234,14 +234,14 @@ def test_settings_of_a_checkpoint(reasoner, problems, make, caplog):
     )  # fmt: skip
     place = most_sensitive(reasoner, section, problems)
     trees = [f"n4-tree-4at{at}-gaussian-0.2-T0" for at in dict.fromkeys((place, 1, 2, 3))]  # each once
-    assert [way.name for way in settings_of(reasoner, section, problems, "latent")] == [
+    assert [way.name for way in settings_of(reasoner, section, problems, "latent", True)] == [
         "greedy", "n4-m2-gaussian-0.2-T1", "n4-T1", "n2-beam2x3-gaussian-0.2-T0", "n8-tree-2each-gaussian-0.2-T0",
         *trees,
     ]  # fmt: skip
     assert "a tree at latent 99 is left out: the checkpoint makes 3" in caplog.text
-    assert [way.name for way in settings_of(make(), section, problems, "text")] == ["greedy", "n4-T1"]
+    assert [way.name for way in settings_of(make(), section, problems, "text", False)] == ["greedy", "n4-T1"]
     shorter = section.model_copy(update={"search": [], "num_latents": 0})
-    assert [way.name for way in settings_of(reasoner, shorter, problems, "latent")] == ["greedy-L0", "n4-L0-T1"]
+    assert [way.name for way in settings_of(reasoner, shorter, problems, "latent", False)] == ["greedy-L0", "n4-L0-T1"]
 
 
 def test_the_most_sensitive_latent_has_the_largest_norm(reasoner, problems, monkeypatch):
@@ -267,7 +267,7 @@ def test_what_cannot_be_searched(make, problems, noise, latent, message):
         {"search": [tree], "latent_reward": "somewhere", "selectors": ["latent_reward"]}
     )
     with pytest.raises(UserError, match=message):
-        settings_of(make(**latent), section, problems, "latent")
+        settings_of(make(**latent), section, problems, "latent", True)
 
 
 @pytest.mark.parametrize(

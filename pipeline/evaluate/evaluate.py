@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,13 +19,15 @@ from ..evaluate_sections import EvaluateSection
 from ..files import write_whole
 from ..reasoner import Reasoner
 from ..train.reward_model import recipe_reward
-from .latent_reward import load_latent_reward
+from .latent_reward import LatentRewardModel, load_latent_reward
 from .metrics import agreement, auroc, auroc_ci, bootstrap_ci, pass_at_k
 from .sample_files import SampleFile, digest
 from .samples import Effort, Sampled, draw_samples
 from .selection import AGREEMENT, METRICS, fewest, select, selection_rewards
 from .settings import Setting, settings_of
 from .statistics import guess_floor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,15 +106,14 @@ def measure(
         SearchError: A search that does not fit the checkpoint's latents.
     """
     mode = mode_of(reasoner, stage)
-    ways = settings_of(reasoner, settings, problems, mode)
+    judge = _judge_for(reasoner, settings, (source or {}).get("checkpoint")) if mode == "latent" else None
+    if judge is not None:
+        source = {**(source or {}), "latent_reward": digest(Path(str(settings.latent_reward)))}
+    ways = settings_of(reasoner, settings, problems, mode, judged=judge is not None)
     count = ways[0].num_latents
     if count is not None and count < reasoner.config.num_latents:
         mode = "text" if count == 0 else "hybrid"
     reward = recipe_reward(settings.selection_reward) if settings.selection_reward is not None else None
-    judge = None
-    if settings.latent_reward is not None and mode == "latent":
-        judge = load_latent_reward(settings.latent_reward, reasoner)
-        source = {**(source or {}), "latent_reward": digest(Path(settings.latent_reward))}
     what = {**(source or {}), "scorer": settings.scorer, "max_new_tokens": settings.max_new_tokens}
     answers = [normalise_answer(problem.answer) for problem in problems]
     rows = []
@@ -139,6 +141,21 @@ def measure(
                 )
             )  # fmt: skip
     return rows
+
+
+def _judge_for(reasoner: Reasoner, settings: EvaluateSection, checkpoint: str | None) -> LatentRewardModel | None:
+    """The latent reward model, if it was trained on thoughts of this checkpoint: those of others it cannot tell apart."""
+    if settings.latent_reward is None:
+        return None
+    judge = load_latent_reward(settings.latent_reward, reasoner)
+    if checkpoint is not None and judge.config.checkpoint not in (None, checkpoint):
+        logger.warning(
+            "The latent reward model in %s was trained for another checkpoint and is left out for this one, and beams "
+            "with it. `neuralese reward-model CHECKPOINT` trains one for each.",
+            settings.latent_reward,
+        )
+        return None
+    return judge
 
 
 def _latents(sampled: Sequence[Sampled], way: Setting, k: int) -> float:

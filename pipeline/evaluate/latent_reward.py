@@ -32,13 +32,21 @@ class LatentRewardConfig(PretrainedConfig):
         state_size: Of the states it reads, the reasoner's hidden size.
         width: Of its hidden layer.
         num_latents: It was trained on; a place of its own in the sum each.
+        checkpoint: Digest of the checkpoint whose thoughts it was trained on; None: not known.
     """
 
     model_type = "latent_reward"
 
-    def __init__(self, state_size: int = 1, width: int = 256, num_latents: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        state_size: int = 1,
+        width: int = 256,
+        num_latents: int = 1,
+        checkpoint: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.state_size, self.width, self.num_latents = state_size, width, num_latents
+        self.state_size, self.width, self.num_latents, self.checkpoint = state_size, width, num_latents, checkpoint
 
 
 class LatentRewardModel(PreTrainedModel):

@@ -24,11 +24,11 @@ from .report_figures import (
     learning_curve,
     pass_curves,
     save,
-    selector_name,
     selector_plot,
     thoughts_map,
     trust_plots,
 )
+from .selection import selector_name
 from .table import costs, metric_name, results_columns, stage_name, table_rows
 
 CURVES = {"loss": "loss (nats)", "accuracy": "held-out greedy accuracy", "reward": "mean reward"}
@@ -163,8 +163,8 @@ class _Page:
         for one in ours:
             found = chosen_at(one, k)
             shares = [f"{found[metric].value:.3f}" if metric in found else "" for metric in metrics]
-            row = next(iter(found.values()))
-            lines.append([one.model, one.setting, str(row.k), *shares, *costs(row)])
+            rows = list(found.values())
+            lines.append([one.model, one.setting, str(rows[0].k), *shares, *costs(rows)])
         names = [selector_name(metric) for metric in metrics]
         self.parts.append(_table(["model", "samples", "k", *names, "latents", "tokens", "ms"], lines))
 

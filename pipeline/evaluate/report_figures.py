@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .report_data import Sampling, chosen_at
-from .selection import METRICS
+from .selection import METRICS, selector_name
 from .table import STAGE_NAMES
 
 WIDTH = 5.2  # inches; at 10 pt the text can be read on a page of 360 pixels
@@ -150,13 +150,6 @@ def trust_plots(samplings: Sequence[Sampling]) -> list[Plot]:
         caption = f"Agreement as confidence, {model}. Numbers: problems."
         plots.append(Plot(f"agreement-{stage}", caption, figure))
     return plots
-
-
-def selector_name(metric: str) -> str:
-    """What chooses, in words, from a metric of results.json."""
-    return {"pass@1": "any sample", "pass@k": "oracle", "maj@k": "majority"}.get(
-        metric, metric.removesuffix("@k").replace("_", " ")
-    )
 
 
 def thoughts_map(readings: Sequence[Mapping[str, Any]]) -> Plot:

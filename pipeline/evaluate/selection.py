@@ -30,6 +30,13 @@ def fewest(selector: str) -> int:
     return 3 if selector in ("majority", "agreement") else 2
 
 
+def selector_name(metric: str) -> str:
+    """What chooses, in words, from a metric of results.json."""
+    return {"pass@1": "any sample", "pass@k": "oracle", "maj@k": "majority"}.get(
+        metric, metric.removesuffix("@k").replace("_", " ")
+    )
+
+
 def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None, k: int) -> np.ndarray:
     """Chance of each problem (P,) that what a selector chooses of k samples is right.
 

@@ -81,13 +81,17 @@ def seeds_of(problems: int, setting: Setting, seed: int) -> list[list[int]]:
     return drawn.repeat(setting.answers_per_thought, 1).tolist()
 
 
-def settings_of(reasoner: Reasoner, options: EvaluateSection, problems: Sequence[Problem], mode: str) -> list[Setting]:
+def settings_of(
+    reasoner: Reasoner, options: EvaluateSection, problems: Sequence[Problem], mode: str, judged: bool
+) -> list[Setting]:
     """Greedy answers first, then every way to sample and to search that fits the checkpoint, each once.
 
-    Noise and searches are left out where it makes no latents, and a tree that would branch at one it does not make.
+    Noise and searches are left out where it makes no latents, a tree that would branch at one it does not make, and a
+    beam without a latent reward model.
 
     Args:
         mode: Of the checkpoint, see `Measurement`.
+        judged: A latent reward model is at hand.
 
     Raises:
         NoiseError: Noise that the checkpoint's thought source has no part for.
@@ -107,7 +111,9 @@ def settings_of(reasoner: Reasoner, options: EvaluateSection, problems: Sequence
         return most_sensitive(reasoner, options, problems)
 
     for section in options.search if is_latent else []:
-        check_search(section.noise, reasoner.config, reasoner.model if options.latent_reward is not None else None)
+        if section.kind == "beam" and not judged:
+            continue
+        check_search(section.noise, reasoner.config, reasoner.model if judged else None)
         at = sensitive() if section.at == "sensitive" else section.at
         if isinstance(at, int) and at > reasoner.config.num_latents:
             made = reasoner.config.num_latents

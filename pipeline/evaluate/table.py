@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .evaluate import Measurement
-from .selection import AGREEMENT, METRICS
+from .selection import AGREEMENT, METRICS, selector_name
 
 STAGE_NAMES = {
     "sft": "text CoT",
@@ -45,7 +45,8 @@ def setting_name(row: Measurement) -> str:
 
 
 def results_columns(rows: Sequence[Measurement]) -> list[tuple[str, int]]:
-    """The (metric, k) pairs that occur, accuracy first."""
+    """The (metric, k) pairs that occur outside searches, accuracy first."""
+    rows = [row for row in rows if row.search is None]
     order = ["accuracy", "pass@k", *METRICS.values(), AGREEMENT]
     return sorted({(row.metric, row.k) for row in rows}, key=lambda column: (order.index(column[0]), column[1]))
 
@@ -57,8 +58,10 @@ def metric_name(metric: str, k: int) -> str:
 def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> list[list[str]]:
     """One row for each checkpoint and sampling setting; cells hold value and 95% interval.
 
-    The last row says what guesses reach that are drawn from the distribution of the right answers.
+    The last row says what guesses reach that are drawn from the distribution of the right answers. Searches, each of as
+    many samples as it found, have a table of their own (`chosen_rows`).
     """
+    rows = [row for row in rows if row.search is None]
     columns = results_columns(rows)
     lines = []
     for stage in dict.fromkeys(row.stage for row in rows):
@@ -82,18 +85,28 @@ def _cell(row: Measurement | None) -> str:
     return "" if row is None else f"{row.value:.3f} ({row.ci95[0]:.2f}-{row.ci95[1]:.2f})"
 
 
-def cost_rows(rows: Sequence[Measurement]) -> list[list[str]]:
-    """What the most samples measured of each setting cost a problem: k, latents, tokens, milliseconds."""
-    most: dict[tuple[str, str], Measurement] = {}
+def chosen_rows(rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines of what selectors make of the most samples of each setting, and what these cost a problem."""
+    settings: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows:
-        key = (stage_name(row), setting_name(row))
-        if row.metric == "pass@k" and (key not in most or row.k > most[key].k):
-            most[key] = row
-    return [[*key, str(row.k), *costs(row)] for key, row in most.items()]
+        if row.metric in ("pass@k", *METRICS.values()):
+            settings.setdefault((stage_name(row), setting_name(row)), []).append(row)
+    metrics = [metric for metric in (*METRICS.values(), "pass@k") if any(row.metric == metric for row in rows)]
+    lines = []
+    for key, ours in settings.items():
+        k = max(row.k for row in ours)
+        found = {row.metric: row for row in ours if row.k == k}
+        shares = [_cell(found.get(metric)) for metric in metrics]
+        lines.append([*key, str(k), *shares, *costs(list(found.values()))])
+    return ["model", "samples", "k", *map(selector_name, metrics), "latents", "tokens", "ms"], lines
 
 
-def costs(row: Measurement) -> list[str]:
-    """Latents, tokens and milliseconds of a problem's k samples, which are a share of the time of all."""
+def costs(rows: Sequence[Measurement]) -> list[str]:
+    """Latents, tokens and milliseconds of a problem's k samples, with all that `rows` choose by.
+
+    The time is their share of that of all samples.
+    """
+    row = max(rows, key=lambda row: row.seconds or 0.0)
     if row.latents is None or row.tokens is None or row.num_samples is None:
         return ["", "", ""]
     spent = "" if row.seconds is None else f"{1000 * row.seconds * row.k / row.num_samples:.1f}"
@@ -103,7 +116,7 @@ def costs(row: Measurement) -> list[str]:
 def wide_console() -> Console:
     """The terminal. A file or a pipe has no width, and there a table must not be cut to that of a terminal."""
     console = Console()
-    return console if console.is_terminal else Console(width=150)
+    return console if console.is_terminal else Console(width=200)
 
 
 def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> None:
@@ -117,7 +130,9 @@ def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> 
     names = [metric_name(*column) for column in results_columns(rows)]
     for heading in ("model", "samples", *names, "train s"):
         # Narrow terminals break a cell between value and interval, and nowhere else.
-        table.add_column(heading, min_width=5 if heading in names else None, no_wrap=heading == "samples")
+        table.add_column(
+            heading, min_width=5 if heading in names else None, no_wrap=heading == "samples", overflow="fold"
+        )
     previous = ""
     for line in table_rows(rows, seconds):
         first = line[0] != previous
@@ -125,16 +140,19 @@ def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> 
         table.add_row(*(line if first else ["", line[1], "", *line[3:-1], ""]))
     console.print(table)
     if any(row.search or row.answers_per_thought > 1 for row in rows):
-        _print_costs(console, cost_rows(rows))
+        _print_chosen(console, *chosen_rows(rows))
     if "evaluate" in seconds:
         console.print(f"Evaluation took {seconds['evaluate']:.0f} s.")
 
 
-def _print_costs(console: Console, lines: Sequence[Sequence[str]]) -> None:
-    caption = "Latents made, those that a search gave up included; answers of one thought share its latents."
-    table = Table(title="Cost of a problem", caption=caption, box=box.SIMPLE_HEAD)
-    for heading in ("model", "samples", "k", "latents", "tokens", "ms"):
-        table.add_column(heading, no_wrap=heading == "samples")
+def _print_chosen(console: Console, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    caption = (
+        "Of the k samples of a problem: what selectors reach, whether one is right (oracle), and the cost. Latents "
+        "include those that a search gave up; answers of one thought share its latents."
+    )
+    table = Table(title="Choosing and searching", caption=caption, box=box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading == "samples", overflow="fold")
     for line in lines:
         table.add_row(*line)
     console.print(table)
