@@ -144,7 +144,7 @@ def measure(
 
 
 def _judge_for(reasoner: Reasoner, settings: EvaluateSection, checkpoint: str | None) -> LatentRewardModel | None:
-    """The latent reward model, if it was trained on thoughts of this checkpoint: those of others it cannot tell apart."""
+    """The latent reward model, if it was trained on thoughts of this checkpoint: those of others it cannot judge."""
     if settings.latent_reward is None:
         return None
     judge = load_latent_reward(settings.latent_reward, reasoner)
