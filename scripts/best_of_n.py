@@ -60,7 +60,6 @@ class Plan(BaseModel):
     """The file: see docs/results/best_of_n/plan.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    title: str
     seeds: list[int]
     budget: int
     noises: list[str]

@@ -24,6 +24,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from neuralese.data.chain import ChainTask, generate
 from neuralese.pipeline.build import build_tokenizer
+from neuralese.pipeline.evaluate.latent_reward import LatentRewardConfig, LatentRewardModel
 from neuralese.pipeline.loading import make_reasoner
 
 ROOT = Path(__file__).parents[1]
@@ -73,3 +74,12 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     rows = run(tiny(folder, "controls.pause=true", "controls.no_cot=true"))
     return folder / "tiny", rows
+
+
+@pytest.fixture
+def judge():
+    """A random latent reward model of `reasoner`."""
+    torch.manual_seed(0)
+    model = LatentRewardModel(LatentRewardConfig(state_size=32, num_latents=3))
+    torch.nn.init.normal_(model.place.weight)
+    return model.eval()

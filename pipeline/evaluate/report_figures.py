@@ -126,7 +126,7 @@ def selector_plot(samplings: Sequence[Sampling], k: int) -> Plot:
     caption = (
         f"What selectors choose of the same {k} samples, or of those that a search found."
         if k
-        else ("What selectors choose of what a search found.")
+        else "What selectors choose of what a search found."
     )
     return Plot("selectors", caption, figure)
 

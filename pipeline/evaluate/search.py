@@ -124,8 +124,8 @@ class Growth:
         return rows.flatten(), epsilon
 
 
-def check_search(spec: str, section: LatentConfig | LatentSection, model: Any = None) -> Noise:
-    """The noise of a search, if thoughts made as `section` says can be searched with it.
+def check_search(spec: str, section: LatentConfig | LatentSection, model: Any = None) -> None:
+    """Makes sure that thoughts made as `section` says can be searched with a noise.
 
     Args:
         model: A reasoner whose thoughts a latent reward model judges.
@@ -147,7 +147,6 @@ def check_search(spec: str, section: LatentConfig | LatentSection, model: Any = 
             f"{key}: noise={noise} moves what later tokens read of a latent and not the latent, which is all that a "
             "latent reward model sees. Choose another kind, such as gaussian."
         )
-    return noise
 
 
 @torch.no_grad()
