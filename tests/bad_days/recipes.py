@@ -3,11 +3,11 @@
 from .day import TINY, BadDay
 
 DAYS = [
-    BadDay("a mistyped recipe key", ["check", TINY, "sft.trainr={}"], "unknown key 'sft.trainr', did you mean 'trainer'?"),
+    BadDay("a mistyped key", ["check", TINY, "sft.trainr={}"], "unknown key 'sft.trainr', did you mean 'trainer'?"),
     BadDay("a recipe file that is not there", ["check", "quikstart.yaml"], "No recipe at quikstart.yaml"),
     BadDay(
         "an override without a value",
         ["check", TINY, "seed=1", "name="],
         "name: Input should be a valid string",
     ),
-]  # fmt: skip
+]
