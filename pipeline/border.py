@@ -19,6 +19,7 @@ import typer
 
 from ..data.errors import UserError
 from .activity import NOW, begin
+from .files import write_whole
 from .foreign_errors import explain
 
 BAD_INPUT, UNEXPECTED, STOPPED, INTERRUPTED = 2, 1, 3, 130
@@ -94,15 +95,13 @@ def _keep(error: Exception) -> Path | None:
     for folder in (NOW.folder, None):
         try:
             if folder is not None:
-                file = folder / "error.log"
-            else:
-                handle, name = tempfile.mkstemp(prefix="neuralese-", suffix=".log")
-                os.close(handle)
-                file = Path(name)
-            file.write_text("\n".join(lines), encoding="utf-8")
+                write_whole(folder / "error.log", "\n".join(lines))
+                return folder / "error.log"
+            with tempfile.NamedTemporaryFile("w", prefix="neuralese-", suffix=".log", delete=False) as file:
+                file.write("\n".join(lines))
+            return Path(file.name)
         except OSError:  # a full or a read-only disk is often what went wrong
             continue
-        return file
     return None
 
 

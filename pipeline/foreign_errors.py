@@ -12,7 +12,13 @@ from ..data.errors import reason
 from .activity import NOW
 
 # What libraries that write in C++ or Rust say in place of an OSError.
-FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
+FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+    "unexpected pos",
+    "iostream error",
+)
 MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
 LOWER = (
     "Lower per_device_train_batch_size in the trainer section of that stage (gradient_accumulation_steps makes up for "

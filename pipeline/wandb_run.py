@@ -93,6 +93,7 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    logging.getLogger("wandb").propagate = False  # it logs the stack trace of what is said in a sentence below
     limits = {"init_timeout": BEGIN, "finish_timeout": END}
     options: dict[str, Any] = {
         "project": project(recipe),

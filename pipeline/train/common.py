@@ -29,6 +29,7 @@ from ..recipe import RecipeError, nearest
 from ..sections import Recipe
 from ..tracking import Tracker
 from .lora import merge_adapter
+from .trainer_values import check_optimizer, check_values, with_files
 
 # Set by the pipeline, so that two places cannot disagree.
 RESERVED = {
@@ -111,9 +112,10 @@ def trainer_config(
         key: The recipe key of the mapping, such as sft.trainer.
 
     Raises:
-        RecipeError: Unknown or reserved keys, or values the config class refuses.
+        RecipeError: Unknown or reserved keys, or values that cannot be trained with.
     """
     check_trainer_keys(cls, key, values)
+    check_values(key, cls, values)
     ours: dict[str, Any] = {
         # Launchers do not hand it to their workers, and without it processes on CPU do not find each other.
         "use_cpu": on_cpu(),
@@ -133,9 +135,12 @@ def trainer_config(
         "remove_unused_columns": False,
     }
     try:
-        return cls(**{**ours, **values, **fixed})
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"{key}: {cls.__name__} refuses these values: {error}") from error
+        args = cls(**{**ours, **with_files(key, values), **fixed})
+    except Exception as error:  # the libraries that a value asks for raise errors of their own
+        text = " ".join(str(error).split())
+        raise RecipeError(f"{key}: {cls.__name__} refuses these values: {text}") from error
+    check_optimizer(key, args)
+    return args
 
 
 def on_cpu() -> bool:

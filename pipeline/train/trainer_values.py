@@ -1,0 +1,140 @@
+"""Values of a `trainer:` section that its config class takes, and that would end in an error long after the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from transformers import Trainer, TrainingArguments, get_scheduler
+
+from ...data.errors import reason
+from ..recipe import RecipeError
+from ..section import expanded
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+# The config classes check few of their fields. What is not here is checked against the type of its field alone.
+BOUNDS: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "max_steps",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "num_generations",
+            "max_completion_length",
+            "num_iterations",
+            "steps_per_generation",
+            "generation_batch_size",
+            "save_total_limit",
+            "ref_model_sync_steps",
+            "dataloader_prefetch_factor",
+            "torch_empty_cache_steps",
+            "ddp_timeout",
+            "max_length",
+            "ddp_bucket_cap_mb",
+            "dataset_num_proc",
+        ),
+        Count,
+    ),
+    **dict.fromkeys(
+        (
+            "learning_rate",
+            "weight_decay",
+            "adam_epsilon",
+            "max_grad_norm",
+            "warmup_steps",
+            "neftune_noise_alpha",
+            "beta",
+            "epsilon",
+            "epsilon_high",
+            "dataloader_num_workers",
+            "router_aux_loss_coef",
+        ),
+        Amount,
+    ),
+    **dict.fromkeys(("num_train_epochs", "save_steps", "logging_steps", "temperature", "delta"), AboveZero),
+    **dict.fromkeys(("min_p", "ref_model_mixup_alpha", "top_entropy_quantile", "label_smoothing_factor"), Share),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), BelowOne),
+    "top_p": Annotated[float, Field(gt=0, le=1)],
+    "top_k": Annotated[int, Field(ge=0)],
+}
+PAIRS = "the pipeline makes rows of question and answer itself, one problem each"
+# Keys that only one value fits, and why.
+FIXED: dict[str, tuple[Any, str]] = {
+    "packing": (False, PAIRS),
+    "padding_free": (False, PAIRS),
+    "assistant_only_loss": (False, PAIRS),
+    "completion_only_loss": (True, PAIRS),
+    "push_to_hub": (False, "a run sends nothing away; upload its final/ folder yourself"),
+}
+
+
+def check_values(key: str, cls: type[TrainingArguments], values: dict[str, Any]) -> None:
+    """Checks the values of a `trainer:` mapping, whose keys are known.
+
+    Args:
+        key: The recipe key of the mapping, such as sft.trainer.
+
+    Raises:
+        RecipeError: A value of the wrong type or out of its bounds, or one that does not fit the pipeline.
+    """
+    types = get_type_hints(cls)
+    for name, value in values.items():
+        if name in FIXED and value != FIXED[name][0]:
+            only, why = FIXED[name]
+            raise RecipeError(f"{key}.{name}={value!r} does not work here: {why}. Remove it, or set it to {only}.")
+        is_default = value is None or (name == "max_steps" and value == -1)
+        try:
+            TypeAdapter(types[name]).validate_python(value, strict=True)
+            if name in BOUNDS and not is_default:
+                TypeAdapter(BOUNDS[name]).validate_python(value)
+        except ValidationError as error:
+            raise RecipeError(f"{key}.{name}={value!r}: {error.errors()[0]['msg']}. Change the value.") from None
+
+
+def with_files(key: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values with the home folder in the path of a DeepSpeed config.
+
+    Raises:
+        RecipeError: There is no such file.
+    """
+    path = values.get("deepspeed")
+    if not isinstance(path, str):
+        return values
+    file = Path(expanded(path))
+    if not file.is_file():
+        raise RecipeError(f"{key}.deepspeed={path!r}: there is no such file. Give the path of a DeepSpeed config.")
+    return {**values, "deepspeed": str(file)}
+
+
+def check_optimizer(key: str, args: TrainingArguments) -> None:
+    """Builds the optimizer and the learning-rate schedule over two weights, as training will over all.
+
+    Raises:
+        RecipeError: A library that is not installed, or settings they refuse.
+    """
+    try:
+        made, settings = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(2, 2))
+        optimizer = made([torch.nn.Parameter(torch.zeros(2, 2))], **settings)
+    except Exception as error:  # each optimizer raises errors of its own
+        raise RecipeError(f"{key}: the optimizer {args.optim} cannot be used: {reason(error)}.") from error
+    steps = max(args.max_steps, 1)
+    try:
+        get_scheduler(
+            args.lr_scheduler_type,
+            optimizer=optimizer,
+            num_warmup_steps=args.get_warmup_steps(steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        )
+    except Exception as error:
+        raise RecipeError(
+            f"{key}: the schedule {args.lr_scheduler_type} cannot be used: {reason(error)}. lr_scheduler_kwargs holds "
+            "its settings."
+        ) from error
