@@ -93,7 +93,6 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    logging.getLogger("wandb").propagate = False  # it logs the stack trace of what is said in a sentence below
     limits = {"init_timeout": BEGIN, "finish_timeout": END}
     options: dict[str, Any] = {
         "project": project(recipe),
@@ -114,6 +113,7 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
             "W&B could not start (%s). This run and the stages after it are recorded offline.",
             str(error).splitlines()[0].rstrip("."),
         )
+        wandb.teardown()  # its service still holds the id of the run that failed
         run = wandb.init(mode="offline", **options)
     if not run.offline:
         print(f"W&B {stage}: {run.url}")
@@ -139,5 +139,5 @@ def print_wandb(recipe: Recipe, folder: Path) -> None:
     if offline:
         command = f"wandb sync {shlex.quote(str(place))}/offline-{runs}"
         print(f"W&B          {len(offline)} offline runs; to upload: {command}")
-    if online:
+    elif online:
         print(f"W&B          project {project(recipe)}, group {recipe.name}")

@@ -29,7 +29,7 @@ from ..recipe import RecipeError, nearest
 from ..sections import Recipe
 from ..tracking import Tracker
 from .lora import merge_adapter
-from .trainer_values import check_optimizer, check_values, with_files
+from .trainer_values import check_together, check_values, with_files
 
 # Set by the pipeline, so that two places cannot disagree.
 RESERVED = {
@@ -139,7 +139,7 @@ def trainer_config(
     except Exception as error:  # the libraries that a value asks for raise errors of their own
         text = " ".join(str(error).split())
         raise RecipeError(f"{key}: {cls.__name__} refuses these values: {text}") from error
-    check_optimizer(key, args)
+    check_together(key, args)
     return args
 
 

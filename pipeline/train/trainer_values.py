@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.training_args import trainer_log_levels
+from transformers.utils import is_liger_kernel_available
+from trl import GRPOConfig, SFTConfig
 
 from ...data.errors import reason
 from ..recipe import RecipeError
@@ -36,7 +39,6 @@ BOUNDS: dict[str, Any] = {
             "dataloader_prefetch_factor",
             "torch_empty_cache_steps",
             "ddp_timeout",
-            "max_length",
             "ddp_bucket_cap_mb",
             "dataset_num_proc",
         ),
@@ -63,14 +65,32 @@ BOUNDS: dict[str, Any] = {
     **dict.fromkeys(("adam_beta1", "adam_beta2"), BelowOne),
     "top_p": Annotated[float, Field(gt=0, le=1)],
     "top_k": Annotated[int, Field(ge=0)],
+    "log_level": Literal[tuple(trainer_log_levels)],
+    "log_level_replica": Literal[tuple(trainer_log_levels)],
+    "train_sampling_strategy": Literal["random", "sequential", "group_by_length", "batch_rebalance"],
+}
+# Names that the config class takes as they are; the trainer refuses others, or falls back without a word.
+NAMES: dict[tuple[type[TrainingArguments], str], Any] = {
+    (SFTConfig, "loss_type"): Literal["nll", "dft"],
+    (GRPOConfig, "loss_type"): Literal["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"],
+    (GRPOConfig, "importance_sampling_level"): Literal["token", "sequence"],
+    (GRPOConfig, "multi_objective_aggregation"): Literal["sum_then_normalize", "normalize_then_sum"],
+    (GRPOConfig, "scale_rewards"): Literal["group", "batch", "none", True, False],
 }
 PAIRS = "the pipeline makes rows of question and answer itself, one problem each"
+TOKENS = "the tokens are those of the model's tokenizer"
+MEASURES = "the pipeline measures by itself"
 # Keys that only one value fits, and why.
 FIXED: dict[str, tuple[Any, str]] = {
     "packing": (False, PAIRS),
     "padding_free": (False, PAIRS),
     "assistant_only_loss": (False, PAIRS),
     "completion_only_loss": (True, PAIRS),
+    "max_length": (None, "problems are taken whole, and refused where they do not fit the model"),
+    "chat_template_path": (None, PAIRS),
+    "eos_token": (None, TOKENS),
+    "pad_token": (None, TOKENS),
+    "eval_on_start": (False, MEASURES),
     "push_to_hub": (False, "a run sends nothing away; upload its final/ folder yourself"),
 }
 
@@ -90,10 +110,11 @@ def check_values(key: str, cls: type[TrainingArguments], values: dict[str, Any])
             only, why = FIXED[name]
             raise RecipeError(f"{key}.{name}={value!r} does not work here: {why}. Remove it, or set it to {only}.")
         is_default = value is None or (name == "max_steps" and value == -1)
+        bound = NAMES.get((cls, name), BOUNDS.get(name))
         try:
             TypeAdapter(types[name]).validate_python(value, strict=True)
-            if name in BOUNDS and not is_default:
-                TypeAdapter(BOUNDS[name]).validate_python(value)
+            if bound is not None and not is_default:
+                TypeAdapter(bound).validate_python(value)
         except ValidationError as error:
             raise RecipeError(f"{key}.{name}={value!r}: {error.errors()[0]['msg']}. Change the value.") from None
 
@@ -113,6 +134,26 @@ def with_files(key: str, values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "deepspeed": str(file)}
 
 
+def check_together(key: str, args: TrainingArguments) -> None:
+    """Checks what the trainer would find out when it is made: values that need each other, a library, or a GPU.
+
+    Raises:
+        RecipeError: Values that do not work here.
+    """
+    workers = args.dataloader_num_workers > 0
+    for name, fits, need in (
+        ("use_liger_kernel", is_liger_kernel_available(), "the library liger-kernel, which is not installed"),
+        ("activation_offloading", torch.cuda.is_available(), "a GPU"),
+        ("dataloader_persistent_workers", workers, "dataloader_num_workers above 0"),
+        ("dataloader_multiprocessing_context", workers, "dataloader_num_workers above 0"),
+    ):
+        if not fits and vars(args).get(name):
+            raise RecipeError(f"{key}.{name}={vars(args)[name]!r} needs {need}. Remove it.")
+    if args.save_strategy == "best":
+        raise RecipeError(f"{key}.save_strategy=best does not work here: {MEASURES}. Take steps, epoch or no.")
+    check_optimizer(key, args)
+
+
 def check_optimizer(key: str, args: TrainingArguments) -> None:
     """Builds the optimizer and the learning-rate schedule over two weights, as training will over all.
 
@@ -123,7 +164,9 @@ def check_optimizer(key: str, args: TrainingArguments) -> None:
         made, settings = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(2, 2))
         optimizer = made([torch.nn.Parameter(torch.zeros(2, 2))], **settings)
     except Exception as error:  # each optimizer raises errors of its own
-        raise RecipeError(f"{key}: the optimizer {args.optim} cannot be used: {reason(error)}.") from error
+        raise RecipeError(
+            f"{key}: the optimizer {args.optim.value} cannot be used: {reason(error).rstrip('.')}."
+        ) from error
     steps = max(args.max_steps, 1)
     try:
         get_scheduler(
@@ -135,6 +178,10 @@ def check_optimizer(key: str, args: TrainingArguments) -> None:
         )
     except Exception as error:
         raise RecipeError(
-            f"{key}: the schedule {args.lr_scheduler_type} cannot be used: {reason(error)}. lr_scheduler_kwargs holds "
-            "its settings."
+            f"{key}: the schedule {args.lr_scheduler_type.value} cannot be used: {_why(error)}. lr_scheduler_kwargs "
+            "holds its settings."
         ) from error
+
+
+def _why(error: Exception) -> str:
+    return reason(error).rstrip(".")

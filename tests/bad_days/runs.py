@@ -3,6 +3,7 @@
 import errno
 import signal
 
+import pytest
 import torch
 from disks import mount, read_only_run, remount
 
@@ -12,15 +13,8 @@ from neuralese.pipeline.train import common
 
 from .day import TINY, BadDay
 
-SFT = [
-    "train",
-    TINY,
-    "output_dir={folder}",
-    "rl=null",
-    "curriculum=null",
-    "tracking.wandb=false",
-    "evaluate.sampling=[]",
-]
+SFT = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null"]
+SFT += ["tracking.wandb=false", "evaluate.sampling=[]"]
 AS_BEFORE = "the run, as it was"
 FINISHED = "finished stages and checkpoints; --resume goes on"
 
@@ -37,7 +31,9 @@ def goes_on_after_room_is_made(scene):
     disk = scene.folder / "disk"
     assert (disk / "tiny" / "base" / "final").is_dir() and not (disk / "tiny" / "sft" / "final").exists()
     remount(disk, "size=20m")
-    main([*(argument.replace("{folder}", str(disk)) for argument in SFT), "--resume"])
+    with pytest.raises(SystemExit) as done:
+        main([*(argument.replace("{folder}", str(disk)) for argument in SFT), "--resume"])
+    assert not done.value.code
     assert (disk / "tiny" / "sft" / "final" / "model.safetensors").is_file()
 
 

@@ -1,5 +1,9 @@
 """W&B: variables of the environment, no network, no key."""
 
+import logging
+
+import wandb
+
 from .day import TINY, BadDay
 
 TRAIN = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null", "evaluate.sampling=[]"]
@@ -13,7 +17,20 @@ def variables(**values):
     return before
 
 
+def bad_key(scene):
+    variables(WANDB_MODE="online", WANDB_API_KEY="abc")(scene)
+    fresh(scene)
+
+
+def fresh(scene):
+    wandb.teardown()  # it read the environment of an earlier test
+    scene.cleanup.callback(wandb.teardown)
+    # What W&B logs goes to its own debug.log, and not to the user; pytest would catch it all the same.
+    scene.monkeypatch.setattr(logging.getLogger("wandb"), "disabled", True)
+
+
 def no_network(scene):
+    fresh(scene)
     scene.monkeypatch.delenv("WANDB_MODE")
     variables(WANDB_API_KEY="k" * 40, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_INIT_TIMEOUT="1")(scene)
 
@@ -61,7 +78,7 @@ DAYS = [
         "after it are recorded offline.",
         "runs offline, to be uploaded",
         code=0,
-        before=variables(WANDB_MODE="online", WANDB_API_KEY="abc"),
+        before=bad_key,
         after=recorded_offline,
     ),
     BadDay(
