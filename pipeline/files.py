@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -42,6 +43,28 @@ def check_writable(folder: Path, key: str) -> None:
             f"{folder} cannot be written to: {error.strerror} ({place}). Name another place with {key}, or change this "
             "one."
         ) from error
+
+
+def room(folder: Path) -> str:
+    """How much of the disk under a folder is free, in words."""
+    usage = shutil.disk_usage(folder)
+    return f"{usage.free / 1e6:,.2f} of {usage.total / 1e6:,.2f} MB are free"
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Makes sure that a run folder has room for the weights that a stage will leave in it.
+
+    Args:
+        needed: Bytes of the weights.
+
+    Raises:
+        PlaceError: It has not.
+    """
+    if shutil.disk_usage(folder).free < needed:
+        raise PlaceError(
+            f"{folder} has too little room for the weights of a stage, {needed / 1e6:,.2f} MB: {room(folder)}. Make "
+            "space, or name another place with output_dir."
+        )
 
 
 def writable(target: Path) -> Path:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
-import shutil
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..data.errors import reason
 from .activity import NOW
+from .files import room
 
 # What libraries that write in C++ or Rust say in place of an OSError.
 FULL = (
@@ -55,12 +57,6 @@ def _full(error: Exception) -> str:
     )
 
 
-def room(folder: Path) -> str:
-    """How much of the disk under a folder is free, in words."""
-    usage = shutil.disk_usage(folder)
-    return f"{usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB are free"
-
-
 def written_file(error: BaseException) -> Path | None:
     """The file that was being written when an error came.
 
@@ -69,11 +65,15 @@ def written_file(error: BaseException) -> Path | None:
     if isinstance(error, OSError) and error.filename is not None:
         return Path(error.filename)
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        for name, value in frame.f_locals.items():
-            if isinstance(value, Path):
-                return value
-            if isinstance(value, io.TextIOWrapper | io.BufferedWriter) and isinstance(value.name, str):
-                return Path(value.name)
-            if name in ("filename", "f") and isinstance(value, str):
-                return Path(value)
+        found = _files(frame.f_locals)
+        if found:
+            return found[0]
     return None
+
+
+def _files(values: Mapping[str, Any]) -> list[Path]:
+    """The files among the variables of a function: the open ones, those it has the name of, and other paths."""
+    opened = [value.name for value in values.values() if isinstance(value, io.TextIOWrapper | io.BufferedWriter)]
+    named = [values[name] for name in ("filename", "f") if isinstance(values.get(name), str)]
+    paths = [value for value in values.values() if isinstance(value, Path) and not value.is_dir()]
+    return [Path(file) for file in (*opened, *named, *paths) if isinstance(file, str | Path)]

@@ -8,7 +8,30 @@ import os
 import torch
 from accelerate import PartialState
 
+from ..data.errors import UserError
+from .sections import Recipe
+
 logger = logging.getLogger(__name__)
+
+
+class LaunchError(UserError):
+    """A recipe that needs another launcher."""
+
+
+def check_launch(recipe: Recipe) -> None:
+    """Makes sure that a trainer that splits a model over processes was launched.
+
+    Raises:
+        LaunchError: It was not.
+    """
+    for stage in ("sft", "curriculum", "rl"):
+        section = getattr(recipe, stage)
+        for key in ("deepspeed", "fsdp"):
+            if section is not None and section.trainer.get(key) and "WORLD_SIZE" not in os.environ:
+                raise LaunchError(
+                    f"{stage}.trainer.{key} needs a launcher, which tells the processes of each other. Use accelerate "
+                    "launch --config_file recipes/accelerate/zero2.yaml scripts/train.py, or remove the key."
+                )
 
 
 def announce(state: PartialState) -> None:

@@ -26,7 +26,7 @@ from .evaluate.report import report_images, write_report
 from .evaluate.sample_files import digest
 from .evaluate.table import metric_name, print_results
 from .files import write_whole
-from .launch import announce
+from .launch import announce, check_launch
 from .loading import load_reasoner, load_tokenizer
 from .problems import load_all
 from .recipe import RecipeError, load_recipe
@@ -91,6 +91,7 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     state = join_processes()
     stages = plan(recipe)
     check_recipe(recipe)
+    check_launch(recipe)
     prepare_folder(recipe, resume)
     NOW.folder = recipe.folder
     announce(state)

@@ -41,7 +41,7 @@ def test_mistakes_of_the_command_line_are_told_by_the_command_line(capsys):
     code, _, error = neuralese(capsys, "trian")
     assert code == 2 and "No such command 'trian'. Did you mean 'train'?" in error
     code, _, error = neuralese(capsys, "train")
-    assert code == 2 and "Missing argument 'RECIPE'" in error
+    assert code == 2 and "Missing argument" in error
     assert "--debug" in neuralese(capsys, "--help")[1]
 
 

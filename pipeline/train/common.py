@@ -23,6 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ...data.problem import Problem
 from ..curriculum import Encoded
+from ..files import check_room
 from ..latent.reasoner import LatentMixin
 from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
@@ -219,6 +220,7 @@ def train_and_hand_over(
     """
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     trainer.add_callback(NoLastCheckpointCallback)
+    check_room(context.folder, sum(weight.numel() * weight.element_size() for weight in trainer.model.parameters()))
     checkpoint = last_whole_checkpoint(folder) if context.resume else None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -91,6 +91,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "eos_token": (None, TOKENS),
     "pad_token": (None, TOKENS),
     "eval_on_start": (False, MEASURES),
+    "debug": ("", "it looks for NaN in masks too, which have none"),
     "push_to_hub": (False, "a run sends nothing away; upload its final/ folder yourself"),
 }
 

@@ -43,8 +43,8 @@ DAYS = [
     BadDay(
         "`sft.trainer.packing=true`",
         ["check", TINY, "sft.trainer.packing=true"],
-        "sft.trainer.packing=True does not work here: the pipeline makes rows of question and answer itself, one problem "
-        "each. Remove it, or set it to False.",
+        "sft.trainer.packing=True does not work here: the pipeline makes rows of question and answer itself, one "
+        "problem each. Remove it, or set it to False.",
     ),
     BadDay(
         "an optimizer whose library is not installed",

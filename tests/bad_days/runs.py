@@ -1,7 +1,9 @@
 """Disks that are full or read-only, too little memory, interrupts, and errors that nobody foresaw."""
 
 import errno
+import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,6 +82,19 @@ def one_of_two(scene):
     scene.monkeypatch.setenv("MASTER_PORT", "29500")
 
 
+def nearly_full(scene):
+    scene.monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000, total=2_000_000))
+
+
+def never_trained(scene):
+    assert (scene.folder / "tiny" / "base" / "final").is_dir() and not list(scene.folder.rglob("checkpoint-*"))
+
+
+def without_launcher(scene):
+    scene.monkeypatch.delenv("WORLD_SIZE", raising=False)
+    scene.monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")  # which the config class sets, to be set back
+
+
 def quota(scene):
     def fail(*_, **__):
         raise OSError(errno.EDQUOT, "Disk quota exceeded", str(scene.folder / "tiny" / "sft" / "final.partial"))
@@ -138,11 +153,25 @@ DAYS = [
         "no space left on the disk while saving",
         [*SFT, "output_dir={folder}/disk"],
         "Error while training sft: There is no space left to write {folder}/disk/tiny/sft/checkpoint-2/optimizer.pt: "
-        "0.0 of 0.1 MB are free. Make space there. Finished stages and the last checkpoint stay. The same command with "
+        "0.00 of 0.10 MB are free. Make space there. Finished stages and the last checkpoint stay. The same command with "
         "--resume goes on from the last checkpoint.",
         FINISHED,
         before=full,
         after=goes_on_after_room_is_made,
+    ),
+    BadDay(
+        "a disk with less room than the weights will take",
+        SFT,
+        "{folder}/tiny has too little room for the weights of a stage, 0.02 MB: 0.01 of 2.00 MB are free. Make space",
+        FINISHED,
+        before=nearly_full,
+        after=never_trained,
+    ),
+    BadDay(
+        "a DeepSpeed config without a launcher",
+        [*SFT, "sft.trainer.deepspeed={zero_optimization: {stage: 2}}"],
+        "sft.trainer.deepspeed needs a launcher, which tells the processes of each other.",
+        before=without_launcher,
     ),
     BadDay(
         "a disk quota that is used up",
