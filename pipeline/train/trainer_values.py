@@ -67,6 +67,7 @@ BOUNDS: dict[str, Any] = {
     "top_k": Annotated[int, Field(ge=0)],
     "log_level": Literal[tuple(trainer_log_levels)],
     "log_level_replica": Literal[tuple(trainer_log_levels)],
+    "torch_compile_mode": Literal["default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
     "train_sampling_strategy": Literal["random", "sequential", "group_by_length", "batch_rebalance"],
 }
 # Names that the config class takes as they are; the trainer refuses others, or falls back without a word.
@@ -80,6 +81,7 @@ NAMES: dict[tuple[type[TrainingArguments], str], Any] = {
 PAIRS = "the pipeline makes rows of question and answer itself, one problem each"
 TOKENS = "the tokens are those of the model's tokenizer"
 MEASURES = "the pipeline measures by itself"
+PRIVATE = "a run sends nothing to the hub; upload its final/ folder yourself"
 # Keys that only one value fits, and why.
 FIXED: dict[str, tuple[Any, str]] = {
     "packing": (False, PAIRS),
@@ -92,7 +94,9 @@ FIXED: dict[str, tuple[Any, str]] = {
     "pad_token": (None, TOKENS),
     "eval_on_start": (False, MEASURES),
     "debug": ("", "it looks for NaN in masks too, which have none"),
-    "push_to_hub": (False, "a run sends nothing away; upload its final/ folder yourself"),
+    "cast_lm_head_to_fp32": (False, "answers are read through the model's own head; model.dtype sets its precision"),
+    "push_to_hub": (False, PRIVATE),
+    "log_completions_hub_repo": (None, PRIVATE),
 }
 
 
@@ -144,6 +148,7 @@ def check_together(key: str, args: TrainingArguments) -> None:
     workers = args.dataloader_num_workers > 0
     for name, fits, need in (
         ("use_liger_kernel", is_liger_kernel_available(), "the library liger-kernel, which is not installed"),
+        ("sync_ref_model", vars(args).get("beta"), "beta above 0, which makes a reference model"),
         ("activation_offloading", torch.cuda.is_available(), "a GPU"),
         ("dataloader_persistent_workers", workers, "dataloader_num_workers above 0"),
         ("dataloader_multiprocessing_context", workers, "dataloader_num_workers above 0"),

@@ -153,8 +153,8 @@ DAYS = [
         "no space left on the disk while saving",
         [*SFT, "output_dir={folder}/disk"],
         "Error while training sft: There is no space left to write {folder}/disk/tiny/sft/checkpoint-2/optimizer.pt: "
-        "0.00 of 0.10 MB are free. Make space there. Finished stages and the last checkpoint stay. The same command with "
-        "--resume goes on from the last checkpoint.",
+        "0.00 of 0.10 MB are free. Make space there. Finished stages and the last checkpoint stay. The same command "
+        "with --resume goes on from the last checkpoint.",
         FINISHED,
         before=full,
         after=goes_on_after_room_is_made,
