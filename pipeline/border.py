@@ -6,6 +6,7 @@ that missed a threshold, 130 for an interrupt.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -35,6 +36,9 @@ def guard(work: Callable[[], Any], debug: bool) -> Any:
         SystemExit: With the exit code, after an error.
     """
     begin()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of few characters shows ? for the others
     try:
         return work()
     except SystemExit as stop:
@@ -71,9 +75,10 @@ def _told(error: Exception) -> tuple[str, int]:
         return f"Error{_during()}: {known}{_trace(error)}", BAD_INPUT
     text = " ".join(f"{type(error).__name__}: {error}".split())
     shown = text if len(text) <= 300 else f"{text[:297]}..."
+    kept = f" Finished stages and checkpoints stay. {NOW.goes_on}" if NOW.folder is not None else ""
     return (
         f"Error{_during()}: {shown.rstrip('.: ')}. Nobody foresaw this error: change what it names, or report it with "
-        f"the trace. Finished stages and checkpoints stay. {NOW.goes_on}{_trace(error)}",
+        f"the trace.{kept}{_trace(error)}",
         UNEXPECTED,
     )
 

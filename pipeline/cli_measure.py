@@ -140,7 +140,7 @@ def sample(
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of the answer; 0 is greedy.")] = 1.0,
     latents: Annotated[int | None, typer.Option(min=0, help="Latents; default: those of the checkpoint.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default: 64 or what fits.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same samples.")] = 0,
     plugin: Annotated[list[str] | None, typer.Option(help="A recipe's plugin; repeat for more.")] = None,
 ) -> None:
     """Sample answers from a checkpoint."""

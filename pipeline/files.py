@@ -42,7 +42,7 @@ def check_writable(folder: Path, key: str) -> None:
         raise PlaceError(
             f"{folder} cannot be written to: {error.strerror} ({place}). Name another place with {key}, or change this "
             "one."
-        ) from error
+        ) from None
 
 
 def room(folder: Path) -> str:

@@ -51,10 +51,8 @@ def _full(error: Exception) -> str:
     what = f" to write {file}" if file is not None else ""
     place = next((at for at in (file and file.parent, NOW.folder) if at is not None and at.is_dir()), None)
     free = f": {room(place)}" if place is not None else ""
-    return (
-        f"There is no space left{what}{free}. Make space there. Finished stages and the last checkpoint stay. "
-        f"{NOW.goes_on}"
-    )
+    kept = f" Finished stages and the last checkpoint stay. {NOW.goes_on}" if NOW.folder is not None else ""
+    return f"There is no space left{what}{free}. Make space there.{kept}"
 
 
 def written_file(error: BaseException) -> Path | None:

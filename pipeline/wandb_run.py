@@ -15,7 +15,7 @@ from typing import Any
 from transformers.utils import strtobool
 
 from ..data.errors import UserError
-from .files import write_whole
+from .files import check_writable, write_whole
 from .sections import Recipe
 
 logger = logging.getLogger(__name__)
@@ -47,13 +47,15 @@ def check_wandb(recipe: Recipe) -> None:
     """Checks the WANDB_* variables of the environment.
 
     Raises:
-        TrackingError: One that W&B refuses.
+        UserError: One that W&B refuses, or a WANDB_DIR that cannot be written to.
     """
     if not is_wanted(recipe):
         return
     import wandb
     from pydantic import ValidationError
 
+    if os.environ.get("WANDB_DIR"):
+        check_writable(root(recipe.folder), "WANDB_DIR")
     try:
         wandb.Settings().update_from_env_vars(dict(os.environ))
     except ValidationError as error:

@@ -1,8 +1,10 @@
 """What a user sees of an error: one paragraph of one process, and where the stack trace is."""
 
+import io
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -51,11 +53,11 @@ def test_without_a_run_folder_the_trace_is_in_a_file_that_is_named(capsys, monke
         raise RuntimeError("first line\nsecond line")
 
     monkeypatch.setattr(check, "print_plan", fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code, _, error = neuralese(capsys, "check", TINY)
     assert code == 1 and "Error: RuntimeError: first line second line. Nobody foresaw" in error
     (name,) = re.findall(r"The full trace is in (\S+neuralese-\S+\.log), and --debug shows it\.", error)
     trace = Path(name).read_text()
-    Path(name).unlink()
     assert "Traceback" in trace and "in fail" in trace
 
 
@@ -85,6 +87,15 @@ def test_the_first_process_of_a_launch_that_fails_speaks(capsys, monkeypatch, tm
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setattr(border, "_speaker", None)
     assert border._speaks()
+
+
+def test_a_terminal_of_few_characters_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    with pytest.raises(SystemExit) as stop:
+        main(["check", TINY])
+    assert not stop.value.code
+    sys.stdout.flush()
+    assert b"Examples" in sys.stdout.buffer.getvalue()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import errno
 import shutil
 import signal
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,7 @@ def read_only(scene):
 
 
 def full(scene):
+    scene.monkeypatch.setattr(tempfile, "tempdir", str(scene.folder))  # where the trace goes then
     mount(scene.folder / "disk", "100k", scene.cleanup)
 
 

@@ -63,6 +63,12 @@ DAYS = [
         before=variables(WANDB_INIT_TIMEOUT="soon"),
     ),
     BadDay(
+        "a `WANDB_DIR` that cannot be written to",
+        ["check", TINY],
+        "/proc/wandb cannot be written to: No such file or directory (/proc). Name another place with WANDB_DIR",
+        before=variables(WANDB_DIR="/proc/wandb"),
+    ),
+    BadDay(
         "a W&B key, and no network",
         TRAIN,
         "W&B could not start (Failed to get resume status for run",
