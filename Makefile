@@ -21,7 +21,8 @@ help:
 	touch $@
 
 demo: .venv
-	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml scripts/train.py recipes/quickstart.yaml --resume
+	$(BIN)/accelerate launch --quiet --config_file recipes/accelerate/cpu.yaml scripts/train.py \
+		recipes/quickstart.yaml --resume
 
 test: lint types tests
 

@@ -71,7 +71,7 @@ def load_problems(
     """
     _check_arguments(path, dataset, name, columns, limit, step_splitter)
     if path is not None:
-        path = Path(path)
+        path = Path(path).expanduser()
         if not columns and step_splitter is None and path.suffix.lower() not in TABLES:
             return read_problems(path)[:limit]
         rows = _table_rows(path) if path.suffix.lower() in TABLES else read_rows(path)

@@ -10,6 +10,7 @@ from accelerate import PartialState
 
 from ..data.problem import Problem
 from ..data.tasks import change_one, guess_share
+from .activity import doing
 from .evaluate.audit import (
     PAUSE,
     Audit,
@@ -22,10 +23,11 @@ from .evaluate.audit import (
 )
 from .evaluate.audit_table import print_audit, write_audit
 from .evaluate.report import report_images, write_report
+from .files import writable
 from .latent.config import LatentConfig
 from .latent.latentize import has_supervision
 from .loading import load_reasoner
-from .measure import find_checkpoints, run_folder, writable
+from .measure import find_checkpoints, run_folder
 from .problems import load_evaluation
 from .recipe import load_recipe
 from .run import RunError, join_processes, trained_stages
@@ -78,7 +80,8 @@ def audit_folder(
     task = recipe.data.eval.task
     floor = guess_share(task, problems) if guess is None else guess
     asked = Question(problems, evaluation[: PROBED * count], floor, _change(recipe, subject.reasoner.config))
-    found = audit(subject, compared, text, asked, recipe.evaluate, recipe.seed)
+    with doing("auditing"):
+        found = audit(subject, compared, text, asked, recipe.evaluate, recipe.seed)
     if state.is_main_process:
         write_audit(target, found)
         print_audit(found)

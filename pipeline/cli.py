@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from ..data.errors import UserError
+from .activity import NOW
+from .border import STOPPED, complain, guard
 from .cli_measure import measure_app
-from .terminal import Overrides, quiet
+from .files import check_writable
+from .terminal import Overrides, home, quiet
 
+DEBUG = "--debug"
 app = typer.Typer(
-    help="Turn a base language model into a latent reasoner.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Turn a base language model into a latent reasoner.",
+    epilog=f"With {DEBUG} every command shows the stack trace of an error.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 recipes_app = typer.Typer(help="The recipes that come with the package.", no_args_is_help=True)
 app.add_typer(measure_app)
 app.add_typer(recipes_app, name="recipes")
 
-# Exit codes besides 0: bad input, a curriculum that missed a threshold, an interrupt.
-BAD_INPUT, STOPPED, INTERRUPTED = 2, 3, 130
-
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.", callback=home)],
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the recipe's folder.")] = False,
 ) -> None:
@@ -37,20 +41,14 @@ def train(
     quiet()
     from .run import leave_processes, run, stopped_curriculum
 
-    try:
-        run(loaded, resume)
-    except KeyboardInterrupt:
-        _complain("Interrupted. The same command with --resume goes on from the last checkpoint.", INTERRUPTED)
+    NOW.goes_on = "The same command with --resume goes on from the last checkpoint."
+    run(loaded, resume)
     leave_processes()
     stopped = stopped_curriculum(loaded)
     if stopped is not None:
-        from accelerate import PartialState
-
         from .train.curriculum import why_stopped
 
-        if not PartialState().is_main_process:
-            sys.exit(STOPPED)
-        _complain(why_stopped(stopped), STOPPED)
+        complain(why_stopped(stopped), STOPPED)
 
 
 @app.command()
@@ -82,7 +80,9 @@ def list_recipes() -> None:
 @recipes_app.command("copy")
 def copy_recipe(
     name: Annotated[str, typer.Argument(help="A name from `neuralese recipes list`.")],
-    target: Annotated[Path | None, typer.Argument(help="File to write; default: NAME.yaml here.")] = None,
+    target: Annotated[
+        Path | None, typer.Argument(help="File to write; default: NAME.yaml here.", callback=home)
+    ] = None,
 ) -> None:
     """Copy a recipe to make it yours. An existing file is kept."""
     import yaml
@@ -96,6 +96,7 @@ def copy_recipe(
     path = target or Path(f"{Path(name).name}.yaml")
     if path.exists():
         raise RecipeError(f"{path} exists and was kept. Name another file to write.")
+    check_writable(path.parent, "a second argument")
     text = known[name].read_text(encoding="utf-8")
     if "\nextends:" in text:  # a path that holds only where the original lies
         first = text.splitlines()[0]
@@ -112,19 +113,11 @@ def packaged_recipes() -> dict[str, Path]:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Runs the command line; an error the user can mend is one paragraph, not a stack trace."""
-    try:
-        return app(arguments)
-    except UserError as error:
-        _complain(f"Error: {error}", BAD_INPUT)
-    except (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError) as error:
-        _complain(f"Error: {error.strerror}: {error.filename}. Check the path and its permissions.", BAD_INPUT)
-
-
-def _complain(message: str, code: int) -> NoReturn:
-    sys.stdout.flush()
-    typer.secho(message, fg="red", err=True)
-    sys.exit(code)
+    """Runs the command line; no error reaches the user as a stack trace, unless `--debug` asks for it."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = given[: given.index("--")] if "--" in given else given
+    rest = given[len(options) :]
+    return guard(partial(app, [item for item in options if item != DEBUG] + rest), debug=DEBUG in options)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import Overrides, quiet
+from .terminal import LatentFolder, Output, Overrides, RecipeFile, RunFolder, home, quiet
 
 measure_app = typer.Typer()
 
 
 @measure_app.command(name="eval")
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint of one.")],
+    folder: RunFolder,
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option(help="Where to write the results as JSON.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
+    output: Output = None,
+    recipe: RecipeFile = None,
 ) -> None:
     """Measure the checkpoints of a run, or one checkpoint. Keys such as evaluate.num_samples=64 change how."""
     quiet()
@@ -31,10 +31,12 @@ def evaluate(
 
 @measure_app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="Run folder, a folder in its samples/, or a file of samples.")],
-    b: Annotated[Path, typer.Argument(help="The same for the second model.")],
+    a: Annotated[
+        Path, typer.Argument(help="Run folder, a folder in its samples/, or a file of samples.", callback=home)
+    ],
+    b: Annotated[Path, typer.Argument(help="The same for the second model.", callback=home)],
     k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Of pass@k; repeat for more.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where to write the differences as JSON.")] = None,
+    output: Output = None,
 ) -> None:
     """Compare two evaluated models on the same problems: paired differences, intervals and tests."""
     quiet()
@@ -45,13 +47,13 @@ def compare(
 
 @measure_app.command()
 def calibrate(
-    folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint with latents.")],
+    folder: LatentFolder,
     overrides: Overrides = None,
     noise: Annotated[str, typer.Option(help="Kind of noise.")] = "gaussian",
     scale: Annotated[list[float] | None, typer.Option(help="A scale to try; repeat for more.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of the answers; 0: noise alone.")] = 0.0,
-    output: Annotated[Path | None, typer.Option(help="Where to write the results as JSON.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
+    output: Output = None,
+    recipe: RecipeFile = None,
 ) -> None:
     """Measure pass@1 and pass@k against the scale of a noise, and propose one for RL and sampling."""
     quiet()
@@ -65,7 +67,7 @@ def calibrate(
 @measure_app.command(name="reward-model")
 def reward_model(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint with latents.")],
+    folder: LatentFolder,
     overrides: Overrides = None,
     noise: Annotated[str, typer.Option(help="Noise on the latents, such as gaussian:0.3.")] = "gaussian:0.3",
     thoughts: Annotated[int, typer.Option(min=2, help="Thoughts of each problem.")] = 8,
@@ -73,12 +75,15 @@ def reward_model(
     temperature: Annotated[float, typer.Option(min=0.0, help="Of those answers; 0 takes the most likely one.")] = 0.0,
     problems: Annotated[int, typer.Option(min=2, help="Training problems; a fifth of them chooses the epoch.")] = 6000,
     samples: Annotated[
-        Path | None, typer.Option(help="Learn from the samples of this file, which an evaluation scored.")
+        Path | None,
+        typer.Option(help="Learn from the samples of this file, which an evaluation scored.", callback=home),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the problems.")] = 30,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Of AdamW.")] = 1e-3,
-    output: Annotated[Path | None, typer.Option(help="Folder to write; default: latent_reward beside it.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: latent_reward beside it.", callback=home)
+    ] = None,
+    recipe: RecipeFile = None,
 ) -> None:
     """Train a latent reward model, which tells good thoughts from bad ones. Evaluate with evaluate.latent_reward."""
     if samples is not None:
@@ -107,13 +112,15 @@ def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
 
 @measure_app.command()
 def audit(
-    folder: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint with latents.")],
+    folder: LatentFolder,
     overrides: Overrides = None,
-    control: Annotated[Path | None, typer.Option(help="Checkpoint of a pause control, or a run with one.")] = None,
+    control: Annotated[
+        Path | None, typer.Option(help="Checkpoint of a pause control, or a run with one.", callback=home)
+    ] = None,
     problems: Annotated[int, typer.Option(min=2, help="Evaluation problems to answer.")] = 500,
     guess: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Accuracy of a guess.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where to write the audit as JSON.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe, for checkpoints outside a run folder.")] = None,
+    output: Output = None,
+    recipe: RecipeFile = None,
 ) -> None:
     """Ask whether a model's answers are made of its latents, and what its latents say."""
     quiet()
@@ -126,14 +133,14 @@ def audit(
 
 @measure_app.command()
 def sample(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id.", callback=home)],
     question: Annotated[str, typer.Argument(help="A question of the kind the model was trained for.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Samples.")] = 1,
     noise: Annotated[str | None, typer.Option(help="Noise on the latents, such as gaussian:0.3.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of the answer; 0 is greedy.")] = 1.0,
     latents: Annotated[int | None, typer.Option(min=0, help="Latents; default: those of the checkpoint.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default: 64 or what fits.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same samples.")] = 0,
     plugin: Annotated[list[str] | None, typer.Option(help="A recipe's plugin; repeat for more.")] = None,
 ) -> None:
     """Sample answers from a checkpoint."""
@@ -163,7 +170,10 @@ def sample(
 @measure_app.command(name="check-reward")
 def check_reward_command(
     spec: Annotated[
-        str, typer.Argument(help="package.module:function, path/to/file.py:function, a built-in name, or a model.")
+        str,
+        typer.Argument(
+            help="package.module:function, path/to/file.py:function, a built-in name, or a model.", callback=home
+        ),
     ],
     completion: Annotated[list[str] | None, typer.Option(help="A completion to score; repeat for more.")] = None,
     question: Annotated[str, typer.Option(help="The question, for rewards that read it.")] = "?",

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from .rl_sections import Reward
-from .section import Section
+from .section import HomePath, Section
 
 Selector = Literal["majority", "likelihood", "reward", "weighted", "latent_reward", "latent_weighted", "agreement"]
 
@@ -74,8 +74,8 @@ class EvaluateSection(Section):
         ("majority",), description="ways to choose one of k samples, see docs/algorithm.md"
     )
     selection_reward: Reward | None = Field(None, description="by which reward and weighted choose")
-    latent_reward: str | None = Field(None, description="folder of the latent reward model, which judges thoughts")
-    scorer: str = Field("exact_match", description="reward function; a score above 0.5 counts as right")
+    latent_reward: HomePath | None = Field(None, description="folder of the latent reward model, which judges thoughts")
+    scorer: HomePath = Field("exact_match", description="reward function; a score above 0.5 counts as right")
     max_new_tokens: int = Field(64, gt=0)
     batch_size: int = Field(256, gt=0, description="answers drawn at once")
     bootstrap: int = Field(1000, gt=0, description="resamples behind the 95% intervals")

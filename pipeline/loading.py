@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os.path
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def load_reasoner(
         ModelError: Nothing to load there, an unfit architecture, or a latent section that is absent where `trained`
             asks for it, cannot be read, or contradicts the tokenizer.
     """
-    name = str(name_or_path)
+    name = os.path.expanduser(name_or_path)
     config, tokenizer = load_tokenizer(name, trust_remote_code)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code:
         raise ModelError(
@@ -96,7 +97,7 @@ def load_tokenizer(name_or_path: str | Path, trust_remote_code: bool = False) ->
     Raises:
         ModelError: Nothing to load there.
     """
-    name = str(name_or_path)
+    name = os.path.expanduser(name_or_path)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 
+from .activity import NOW, doing
 from .evaluate.evaluate import Measurement, write_results
 from .evaluate.latent_reward_training import draw_thoughts, held_out, kept_thoughts, train_latent_reward
 from .evaluate.report import write_report
@@ -20,7 +21,7 @@ from .evaluate.samples import Sampled
 from .evaluate.settings import Setting
 from .evaluate.table import print_results
 from .evaluate_sections import SamplingSection
-from .files import write_whole
+from .files import check_writable, writable, write_whole
 from .latent.noise import parse_noise
 from .loading import load_reasoner
 from .plugins import load_plugins
@@ -84,6 +85,7 @@ def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | Non
         checkpoints = {}
     if not checkpoints:
         raise RunError(f"{folder} holds no finished stage and no checkpoint.")
+    NOW.folder = run_folder(folder)
     return recipe, checkpoints
 
 
@@ -91,17 +93,6 @@ def run_folder(folder: Path) -> Path | None:
     """The run that a folder is, or that it is a checkpoint of; None for any other folder."""
     parents = (folder, *folder.resolve().parents[:3])  # run/stage/final, or run/stage/part/final
     return next((parent for parent in parents if (parent / "recipe.yaml").is_file()), None)
-
-
-def writable(target: Path) -> Path:
-    """The file itself.
-
-    Raises:
-        RunError: Its folder does not exist.
-    """
-    if not target.parent.is_dir():
-        raise RunError(f"There is no folder {target.parent} to write the results to.")
-    return target
 
 
 def _stage_name(checkpoint: Path) -> str:
@@ -205,6 +196,7 @@ def train_reward_model(
     target = output or (folder if (folder / "recipe.yaml").is_file() else folder.parent) / "latent_reward"
     if target.exists():
         raise RunError(f"{target} exists. Move it away, or name another folder with --output.")
+    check_writable(target, "--output")
     model = recipe.model
     reasoner = load_reasoner(checkpoints[name], trust_remote_code=model.trust_remote_code, dtype=model.dtype)
     reasoner.model.to(PartialState().device)
@@ -215,7 +207,8 @@ def train_reward_model(
         drawn, rows = _read_own_samples(samples, checkpoints[name])
         thoughts = kept_thoughts(reasoner, rows, drawn, recipe.evaluate)
         _warn_of_evaluation(rows, recipe)
-    head, report = train_latent_reward(thoughts, epochs, learning_rate, recipe.seed)
+    with doing("training the latent reward model"):
+        head, report = train_latent_reward(thoughts, epochs, learning_rate, recipe.seed)
     head.config.checkpoint = digest(checkpoints[name])
     head.save_pretrained(target)
     write_whole(target / "report.json", json.dumps(asdict(report)))

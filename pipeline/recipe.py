@@ -41,7 +41,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: Missing file, YAML that does not parse, unknown key, wrong type, or a bad override.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     values = read_values(path)
     for override in overrides:
         _apply(values, override)
@@ -72,7 +72,7 @@ def read_values(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise RecipeError(f"{path}: extends={base!r} must be the path of a recipe, relative to this one.")
-    return _merged(read_values(path.parent / base, (*readers, path.resolve())), values)
+    return _merged(read_values(path.parent / Path(base).expanduser(), (*readers, path.resolve())), values)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

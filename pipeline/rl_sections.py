@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from .section import Section
+from .section import HomePath, Section
 
 
 class Reward(Section):
     """A reward function or a reward model, its weight, and what is done when it is slow or fails."""
 
-    function: str | None = Field(None, description="module:function, path/to/file.py:function or a built-in name")
-    model: str | None = Field(None, description="a sequence classifier: hub id or folder")
+    function: HomePath | None = Field(None, description="module:function, path/to/file.py:function or a built-in name")
+    model: HomePath | None = Field(None, description="a sequence classifier: hub id or folder")
     label: int | None = Field(None, ge=0, description="the model's label whose probability counts; None: its only one")
     weight: float = Field(1.0, allow_inf_nan=False)
     timeout: float | None = Field(None, gt=0, allow_inf_nan=False, description="seconds that one try may take")

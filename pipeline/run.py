@@ -19,12 +19,14 @@ from accelerate.utils import set_seed
 
 from ..data.errors import UserError
 from ..data.problem import Problem
+from .activity import NOW, doing
 from .build import build_model
 from .evaluate.evaluate import Measurement, measure, read_results, write_results
 from .evaluate.report import report_images, write_report
 from .evaluate.sample_files import digest
 from .evaluate.table import metric_name, print_results
 from .files import write_whole
+from .launch import announce, check_launch
 from .loading import load_reasoner, load_tokenizer
 from .problems import load_all
 from .recipe import RecipeError, load_recipe
@@ -37,6 +39,7 @@ from .train.examples import encode_checked
 from .train.rl import train_rl
 from .train.sft import train_sft
 from .validate import check_recipe
+from .wandb_run import print_wandb
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +91,10 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     state = join_processes()
     stages = plan(recipe)
     check_recipe(recipe)
+    check_launch(recipe)
     prepare_folder(recipe, resume)
+    NOW.folder = recipe.folder
+    announce(state)
     set_seed(recipe.seed)
     problems = load_all(recipe)
     _build_base(recipe, [*problems.held_out, *problems.train])
@@ -105,7 +111,8 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
             if not is_done(folder):
                 tracker.start(stage.name)
                 started = time.perf_counter()
-                stage.train(context, checkpoint_of(recipe, stage.after), folder)
+                with doing(f"training {stage.name}"):
+                    stage.train(context, checkpoint_of(recipe, stage.after), folder)
                 _record_seconds(recipe, stage.name, time.perf_counter() - started)
         rows = _evaluate(recipe, trained_stages(recipe, recipe.folder), evaluation, tracker)
     except BaseException:
@@ -270,7 +277,7 @@ def evaluate_checkpoint(
     if samples is not None:
         folder = samples / stage
         source = {"checkpoint": digest(checkpoint), "task": recipe.data.eval.model_dump(mode="json")}
-    with torch.no_grad():
+    with torch.no_grad(), doing(f"measuring {stage}"):
         rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed, folder, source)
     if stopped_summary(checkpoint.parent) is not None:
         # Latents, then the steps that stayed text; an evaluation that asks for a number of latents says so itself.
@@ -297,8 +304,4 @@ def print_places(recipe: Recipe) -> None:
     for stage in plan(recipe):
         if is_done(folder / stage.name):
             print(f"Checkpoint   {folder / stage.name / 'final'}")
-    offline = sorted((folder / "wandb").glob("offline-run-*"))
-    if offline:
-        print(f"W&B          {len(offline)} offline runs; to upload: wandb sync {folder / 'wandb'}/offline-run-*")
-    elif recipe.tracking.wandb:
-        print(f"W&B          project {recipe.tracking.project}, group {recipe.name}")
+    print_wandb(recipe, folder)

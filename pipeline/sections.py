@@ -10,13 +10,13 @@ from pydantic import Field, field_validator, model_validator
 
 from .evaluate_sections import EvaluateSection
 from .rl_sections import RLSection
-from .section import Section
+from .section import HomePath, Section
 
 
 class ModelSection(Section):
     """The base model: a hub id or folder, or an untrained model built from a Transformers config."""
 
-    name_or_path: str | None = None
+    name_or_path: HomePath | None = None
     config: dict[str, Any] | None = Field(None, description="model_type and the fields of that Transformers config")
     dtype: Literal["float32", "bfloat16"] = "float32"
     trust_remote_code: bool = False
@@ -37,8 +37,8 @@ class DataSource(Section):
     task: str | None = Field(None, description="a generated task: chain, prosqa or graph_path")
     options: dict[str, Any] = Field(default_factory=dict, description="fields of the task")
     size: int | None = Field(None, gt=0, description="problems to generate")
-    path: str | None = None
-    dataset: str | None = None
+    path: HomePath | None = None
+    dataset: HomePath | None = None
     name: str | None = Field(None, description="configuration of the Hugging Face dataset")
     split: str = "train"
     columns: dict[str, str | None] | None = Field(None, description="our field -> their column")
@@ -160,15 +160,15 @@ class ControlsSection(Section):
 
 class TrackingSection(Section):
     wandb: bool = True
-    project: str = "neuralese"
-    entity: str | None = None
+    project: str | None = Field(None, description="None: WANDB_PROJECT, else neuralese")
+    entity: str | None = Field(None, description="None: WANDB_ENTITY, else that of the key")
 
 
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = 0
-    output_dir: str = "outputs"
-    plugins: list[str] = Field(
+    seed: int = Field(0, ge=0, lt=2**32, description="NumPy takes no other")
+    output_dir: HomePath = "outputs"
+    plugins: list[HomePath] = Field(
         default_factory=list, description="modules or files that register noises and thought sources of one's own"
     )
     model: ModelSection

@@ -6,11 +6,30 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from .section import expanded
+
+Place = TypeVar("Place", Path, str, None)
+
+
+def home(path: Place) -> Place:
+    """A path with `~` as the home folder, which a shell leaves as it is in `--output=~/x`."""
+    try:
+        return None if path is None else type(path)(expanded(str(path)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Overrides = Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, as dotted.key=value.")]
+Output = Annotated[Path | None, typer.Option(help="Where to write the results as JSON.", callback=home)]
+RunFolder = Annotated[Path, typer.Argument(help="Run folder, or a checkpoint of one.", callback=home)]
+LatentFolder = Annotated[Path, typer.Argument(help="Run folder, or a checkpoint with latents.", callback=home)]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="Recipe, for checkpoints outside a run folder.", callback=home)
+]
 
 
 def quiet() -> None:

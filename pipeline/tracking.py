@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
-import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +13,7 @@ from transformers import TrainerCallback
 
 from .files import write_whole
 from .sections import Recipe
-
-logger = logging.getLogger(__name__)
+from .wandb_run import is_wanted, start_wandb
 
 
 class Tracker:
@@ -30,6 +26,7 @@ class Tracker:
         self.recipe, self.folder, self.is_main = recipe, folder, is_main
         self.stage = ""
         self.wandb_run: Any = None
+        self.is_offline = False
         if is_main:
             _drop_torn_line(folder / "metrics.jsonl")
 
@@ -37,8 +34,9 @@ class Tracker:
         """Begins (or, on resume, goes on with) the W&B run of a stage."""
         self.finish()
         self.stage = stage
-        if self.is_main and self.recipe.tracking.wandb:
-            self.wandb_run = _start_wandb(self.recipe, self.folder, stage)
+        if self.is_main and is_wanted(self.recipe):
+            self.wandb_run = start_wandb(self.recipe, self.folder, stage, self.is_offline)
+            self.is_offline = self.wandb_run.offline
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         """Records metrics at an optimizer step of the current stage, counted from the stage's start."""
@@ -91,42 +89,6 @@ def _drop_torn_line(path: Path) -> None:
     """A killed run may leave half a line, which no reader could parse."""
     if path.is_file() and not (text := path.read_text(encoding="utf-8")).endswith("\n") and text:
         write_whole(path, text[: text.rfind("\n") + 1])
-
-
-def _wandb_id(folder: Path) -> str:
-    """A token of the run folder: runs of one name in other folders or on other machines stay apart in W&B."""
-    path = folder / "wandb_id"
-    if not path.is_file():
-        write_whole(path, secrets.token_hex(4))
-    return path.read_text(encoding="utf-8")
-
-
-def _start_wandb(recipe: Recipe, folder: Path, stage: str) -> Any:
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-
-    options: dict[str, Any] = {
-        "project": recipe.tracking.project,
-        "entity": recipe.tracking.entity,
-        "group": recipe.name,
-        "job_type": stage,
-        "name": f"{recipe.name}-{stage}",
-        "dir": str(folder),
-        "config": recipe.model_dump(mode="json"),
-    }
-    try:
-        asked = os.environ.get("WANDB_MODE")
-        mode: Any = asked or ("online" if wandb.login(prompt=False, verify=False) else "offline")
-        run = wandb.init(mode=mode, id=f"{recipe.name}-{stage}-{_wandb_id(folder)}", resume="allow", **options)
-    except wandb.errors.Error as error:
-        logger.warning("W&B could not start (%s). This run is recorded offline.", str(error).splitlines()[0])
-        run = wandb.init(mode="offline", **options)
-    if not run.offline and not run.disabled:
-        print(f"W&B {stage}: {run.url}")
-    run.define_metric("global_step")
-    run.define_metric("*", step_metric="global_step")
-    return run
 
 
 class TrackingCallback(TrainerCallback):

@@ -11,6 +11,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from ..rewards.loading import load_reward
 from .evaluate.latent_reward import check_latent_reward
 from .evaluate.search import check_search
+from .files import check_writable
 from .latent.noise import Noise, check_fits, parse_noise
 from .latent.supervision import check_supervision
 from .latent.thoughts import THOUGHT_SOURCES, build_source
@@ -21,6 +22,7 @@ from .train.limits import curriculum_args
 from .train.reward_model import check_recipe_reward
 from .train.rl_settings import check_batch, grpo_args, rollout_settings
 from .train.sft import sft_args
+from .wandb_run import check_wandb
 
 # Noise in an evaluation is left out where a model has no latents, such as a control.
 SAMPLING = "evaluate.sampling"
@@ -34,6 +36,8 @@ def check_recipe(recipe: Recipe) -> None:
         UserError: Trainer keys or values that a config class refuses, an unknown thought source, noise, reward or
             scorer.
     """
+    check_writable(recipe.folder, "output_dir")
+    check_wandb(recipe)
     load_plugins(recipe.plugins)
     built: dict[str, Any] = {
         stage: build(recipe, recipe.folder / stage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import bad_days
 import pytest
@@ -22,7 +23,11 @@ def all_days() -> Iterator[tuple[str, BadDay]]:
 
 @pytest.mark.parametrize("day", [pytest.param(day, id=f"{module}: {day.what}") for module, day in all_days()])
 def test_bad_day(day, finished, tmp_path, monkeypatch, capsys, caplog):
-    scene = Scene(tmp_path, finished[0], monkeypatch)
+    with ExitStack() as cleanup:
+        live_through(day, Scene(tmp_path, finished[0], monkeypatch, cleanup), capsys, caplog)
+
+
+def live_through(day, scene, capsys, caplog):
     places = {"folder": str(scene.folder), "finished": str(scene.finished)}
     if day.before is not None:
         day.before(scene)

@@ -37,7 +37,7 @@ def whole(path, seconds=30):
 
 
 def read_run(path):
-    """Group, job type, id, config and logged rows of an offline run file."""
+    """Project, entity, group, job type, id, config and logged rows of an offline run file."""
     run, rows, config = None, [], {}
     for kind, record in whole(path):
         if kind == "run":
@@ -46,4 +46,5 @@ def read_run(path):
         elif kind == "history":
             items = record.history.item
             rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
-    return {"group": run.run_group, "job_type": run.job_type, "id": run.run_id, "config": config, "rows": rows}
+    names = {"project": run.project, "entity": run.entity, "group": run.run_group}
+    return {**names, "job_type": run.job_type, "id": run.run_id, "config": config, "rows": rows}

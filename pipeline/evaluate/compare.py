@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from ...data.errors import UserError
-from ..files import write_whole
+from ..files import writable, write_whole
 from .metrics import pass_at_k
 from .samples import Sampled
 from .statistics import Difference, paired_difference
@@ -55,8 +55,11 @@ def compare(a: Path, b: Path, ks: Sequence[int], output: Path | None) -> None:
         ks: Of pass@k; those above the number of samples are left out, unless all are.
 
     Raises:
-        CompareError: No samples there, none drawn in the same way, other problems, or too few samples.
+        UserError: No samples there, none drawn in the same way, other problems, too few samples, or an output that
+            cannot be written.
     """
+    if output is not None:
+        writable(output)
     files_a, files_b = sample_files(a), sample_files(b)
     if a.is_file() and b.is_file():
         pairs = [(files_a[a.stem], files_b[b.stem])]

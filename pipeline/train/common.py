@@ -23,12 +23,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ...data.problem import Problem
 from ..curriculum import Encoded
+from ..files import check_room
 from ..latent.reasoner import LatentMixin
 from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
 from ..sections import Recipe
 from ..tracking import Tracker
 from .lora import merge_adapter
+from .trainer_values import check_together, check_values, with_files
 
 # Set by the pipeline, so that two places cannot disagree.
 RESERVED = {
@@ -111,9 +113,10 @@ def trainer_config(
         key: The recipe key of the mapping, such as sft.trainer.
 
     Raises:
-        RecipeError: Unknown or reserved keys, or values the config class refuses.
+        RecipeError: Unknown or reserved keys, or values that cannot be trained with.
     """
     check_trainer_keys(cls, key, values)
+    check_values(key, cls, values)
     ours: dict[str, Any] = {
         # Launchers do not hand it to their workers, and without it processes on CPU do not find each other.
         "use_cpu": on_cpu(),
@@ -133,9 +136,12 @@ def trainer_config(
         "remove_unused_columns": False,
     }
     try:
-        return cls(**{**ours, **values, **fixed})
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"{key}: {cls.__name__} refuses these values: {error}") from error
+        args = cls(**{**ours, **with_files(key, values), **fixed})
+    except Exception as error:  # the libraries that a value asks for raise errors of their own
+        text = " ".join(str(error).split())
+        raise RecipeError(f"{key}: {cls.__name__} refuses these values: {text}") from error
+    check_together(key, args)
+    return args
 
 
 def on_cpu() -> bool:
@@ -214,6 +220,7 @@ def train_and_hand_over(
     """
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     trainer.add_callback(NoLastCheckpointCallback)
+    check_room(context.folder, sum(weight.numel() * weight.element_size() for weight in trainer.model.parameters()))
     checkpoint = last_whole_checkpoint(folder) if context.resume else None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,13 @@ class Scene:
     Attributes:
         folder: A folder of its own; it stands for `{folder}` in the command.
         finished: A finished run of the tiny recipe, `{finished}` in the command. Not to be changed: copy it.
+        cleanup: Undoes what the day did to the machine, such as a mount.
     """
 
     folder: Path
     finished: Path
     monkeypatch: pytest.MonkeyPatch
+    cleanup: ExitStack
 
 
 @dataclass(frozen=True)

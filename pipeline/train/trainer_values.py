@@ -1,0 +1,193 @@
+"""Values of a `trainer:` section that its config class takes, and that would end in an error long after the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.training_args import trainer_log_levels
+from transformers.utils import is_liger_kernel_available
+from trl import GRPOConfig, SFTConfig
+
+from ...data.errors import reason
+from ..recipe import RecipeError
+from ..section import expanded
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+# The config classes check few of their fields. What is not here is checked against the type of its field alone.
+BOUNDS: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "max_steps",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "num_generations",
+            "max_completion_length",
+            "num_iterations",
+            "steps_per_generation",
+            "generation_batch_size",
+            "save_total_limit",
+            "ref_model_sync_steps",
+            "dataloader_prefetch_factor",
+            "torch_empty_cache_steps",
+            "ddp_timeout",
+            "ddp_bucket_cap_mb",
+            "dataset_num_proc",
+        ),
+        Count,
+    ),
+    **dict.fromkeys(
+        (
+            "learning_rate",
+            "weight_decay",
+            "adam_epsilon",
+            "max_grad_norm",
+            "warmup_steps",
+            "neftune_noise_alpha",
+            "beta",
+            "epsilon",
+            "epsilon_high",
+            "dataloader_num_workers",
+            "router_aux_loss_coef",
+        ),
+        Amount,
+    ),
+    **dict.fromkeys(("num_train_epochs", "save_steps", "logging_steps", "temperature", "delta"), AboveZero),
+    **dict.fromkeys(("min_p", "ref_model_mixup_alpha", "top_entropy_quantile", "label_smoothing_factor"), Share),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), BelowOne),
+    "top_p": Annotated[float, Field(gt=0, le=1)],
+    "top_k": Annotated[int, Field(ge=0)],
+    "log_level": Literal[tuple(trainer_log_levels)],
+    "log_level_replica": Literal[tuple(trainer_log_levels)],
+    "torch_compile_mode": Literal["default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
+    "train_sampling_strategy": Literal["random", "sequential", "group_by_length", "batch_rebalance"],
+}
+# Names that the config class takes as they are; the trainer refuses others, or falls back without a word.
+NAMES: dict[tuple[type[TrainingArguments], str], Any] = {
+    (SFTConfig, "loss_type"): Literal["nll", "dft"],
+    (GRPOConfig, "loss_type"): Literal["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"],
+    (GRPOConfig, "importance_sampling_level"): Literal["token", "sequence"],
+    (GRPOConfig, "multi_objective_aggregation"): Literal["sum_then_normalize", "normalize_then_sum"],
+    (GRPOConfig, "scale_rewards"): Literal["group", "batch", "none", True, False],
+}
+PAIRS = "the pipeline makes rows of question and answer itself, one problem each"
+TOKENS = "the tokens are those of the model's tokenizer"
+MEASURES = "the pipeline measures by itself"
+PRIVATE = "a run sends nothing to the hub; upload its final/ folder yourself"
+# Keys that only one value fits, and why.
+FIXED: dict[str, tuple[Any, str]] = {
+    "packing": (False, PAIRS),
+    "padding_free": (False, PAIRS),
+    "assistant_only_loss": (False, PAIRS),
+    "completion_only_loss": (True, PAIRS),
+    "max_length": (None, "problems are taken whole, and refused where they do not fit the model"),
+    "chat_template_path": (None, PAIRS),
+    "eos_token": (None, TOKENS),
+    "pad_token": (None, TOKENS),
+    "eval_on_start": (False, MEASURES),
+    "debug": ("", "it looks for NaN in masks too, which have none"),
+    "cast_lm_head_to_fp32": (False, "answers are read through the model's own head; model.dtype sets its precision"),
+    "push_to_hub": (False, PRIVATE),
+    "log_completions_hub_repo": (None, PRIVATE),
+}
+
+
+def check_values(key: str, cls: type[TrainingArguments], values: dict[str, Any]) -> None:
+    """Checks the values of a `trainer:` mapping, whose keys are known.
+
+    Args:
+        key: The recipe key of the mapping, such as sft.trainer.
+
+    Raises:
+        RecipeError: A value of the wrong type or out of its bounds, or one that does not fit the pipeline.
+    """
+    types = get_type_hints(cls)
+    for name, value in values.items():
+        if name in FIXED and value != FIXED[name][0]:
+            only, why = FIXED[name]
+            raise RecipeError(f"{key}.{name}={value!r} does not work here: {why}. Remove it, or set it to {only}.")
+        is_default = value is None or (name == "max_steps" and value == -1)
+        bound = NAMES.get((cls, name), BOUNDS.get(name))
+        try:
+            TypeAdapter(types[name]).validate_python(value, strict=True)
+            if bound is not None and not is_default:
+                TypeAdapter(bound).validate_python(value)
+        except ValidationError as error:
+            raise RecipeError(f"{key}.{name}={value!r}: {error.errors()[0]['msg']}. Change the value.") from None
+
+
+def with_files(key: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values with the home folder in the path of a DeepSpeed config.
+
+    Raises:
+        RecipeError: There is no such file.
+    """
+    path = values.get("deepspeed")
+    if not isinstance(path, str):
+        return values
+    file = Path(expanded(path))
+    if not file.is_file():
+        raise RecipeError(f"{key}.deepspeed={path!r}: there is no such file. Give the path of a DeepSpeed config.")
+    return {**values, "deepspeed": str(file)}
+
+
+def check_together(key: str, args: TrainingArguments) -> None:
+    """Checks what the trainer would find out when it is made: values that need each other, a library, or a GPU.
+
+    Raises:
+        RecipeError: Values that do not work here.
+    """
+    workers = args.dataloader_num_workers > 0
+    for name, fits, need in (
+        ("use_liger_kernel", is_liger_kernel_available(), "the library liger-kernel, which is not installed"),
+        ("sync_ref_model", vars(args).get("beta"), "beta above 0, which makes a reference model"),
+        ("activation_offloading", torch.cuda.is_available(), "a GPU"),
+        ("dataloader_persistent_workers", workers, "dataloader_num_workers above 0"),
+        ("dataloader_multiprocessing_context", workers, "dataloader_num_workers above 0"),
+    ):
+        if not fits and vars(args).get(name):
+            raise RecipeError(f"{key}.{name}={vars(args)[name]!r} needs {need}. Remove it.")
+    if args.save_strategy == "best":
+        raise RecipeError(f"{key}.save_strategy=best does not work here: {MEASURES}. Take steps, epoch or no.")
+    check_optimizer(key, args)
+
+
+def check_optimizer(key: str, args: TrainingArguments) -> None:
+    """Builds the optimizer and the learning-rate schedule over two weights, as training will over all.
+
+    Raises:
+        RecipeError: A library that is not installed, or settings they refuse.
+    """
+    try:
+        made, settings = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(2, 2))
+        optimizer = made([torch.nn.Parameter(torch.zeros(2, 2))], **settings)
+    except Exception as error:  # each optimizer raises errors of its own
+        raise RecipeError(
+            f"{key}: the optimizer {args.optim.value} cannot be used: {reason(error).rstrip('.')}."
+        ) from error
+    steps = max(args.max_steps, 1)
+    try:
+        get_scheduler(
+            args.lr_scheduler_type,
+            optimizer=optimizer,
+            num_warmup_steps=args.get_warmup_steps(steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        )
+    except Exception as error:
+        raise RecipeError(
+            f"{key}: the schedule {args.lr_scheduler_type.value} cannot be used: {_why(error)}. lr_scheduler_kwargs "
+            "holds its settings."
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    return reason(error).rstrip(".")

@@ -1,0 +1,254 @@
+"""Disks that are full or read-only, too little memory, interrupts, and errors that nobody foresaw."""
+
+import errno
+import shutil
+import signal
+import tempfile
+from types import SimpleNamespace
+
+import pytest
+import torch
+from disks import mount, read_only_run, remount
+
+from neuralese.pipeline import measure
+from neuralese.pipeline.cli import main
+from neuralese.pipeline.train import common
+
+from .day import TINY, BadDay
+
+SFT = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null"]
+SFT += ["tracking.wandb=false", "evaluate.sampling=[]"]
+AS_BEFORE = "the run, as it was"
+FINISHED = "finished stages and checkpoints; --resume goes on"
+
+
+def read_only(scene):
+    read_only_run(scene.finished, scene.folder / "disk", scene.cleanup)
+
+
+def full(scene):
+    scene.monkeypatch.setattr(tempfile, "tempdir", str(scene.folder))  # where the trace goes then
+    mount(scene.folder / "disk", "100k", scene.cleanup)
+
+
+def goes_on_after_room_is_made(scene):
+    disk = scene.folder / "disk"
+    assert (disk / "tiny" / "base" / "final").is_dir() and not (disk / "tiny" / "sft" / "final").exists()
+    remount(disk, "size=20m")
+    with pytest.raises(SystemExit) as done:
+        main([*(argument.replace("{folder}", str(disk)) for argument in SFT), "--resume"])
+    assert not done.value.code
+    assert (disk / "tiny" / "sft" / "final" / "model.safetensors").is_file()
+
+
+def raising(error):
+    """At the third step of training, after a checkpoint."""
+
+    def fail(self, args, state, control, **_):
+        if state.global_step == 3:
+            raise error
+
+    def before(scene):
+        scene.monkeypatch.setattr(common.ProgressCallback, "on_step_end", fail)
+
+    return before
+
+
+def has_checkpoint_and_trace(scene):
+    assert (scene.folder / "tiny" / "sft" / "checkpoint-2").is_dir()
+    trace = (scene.folder / "tiny" / "error.log").read_text()
+    assert "while training sft" in trace and "Traceback" in trace and "on_step_end" in trace
+
+
+def interrupted(scene):
+    def interrupt(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+
+    scene.monkeypatch.setattr(measure, "load_evaluation", interrupt)
+
+
+def home(scene):
+    scene.monkeypatch.setenv("HOME", str(scene.folder))
+    scene.monkeypatch.chdir(scene.folder)
+
+
+def is_at_home(scene):
+    assert (scene.folder / "runs" / "tiny" / "sft" / "final").is_dir()
+    assert not (scene.folder / "~").exists()
+
+
+def one_of_two(scene):
+    """What `accelerate launch --num_processes 2` without a config file sets."""
+    scene.monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    scene.monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    scene.monkeypatch.setenv("MASTER_PORT", "29500")
+
+
+def nearly_full(scene):
+    scene.monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000, total=2_000_000))
+
+
+def never_trained(scene):
+    assert (scene.folder / "tiny" / "base" / "final").is_dir() and not list(scene.folder.rglob("checkpoint-*"))
+
+
+def without_launcher(scene):
+    scene.monkeypatch.delenv("WORLD_SIZE", raising=False)
+    scene.monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")  # which the config class sets, to be set back
+
+
+def quota(scene):
+    def fail(*_, **__):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded", str(scene.folder / "tiny" / "sft" / "final.partial"))
+
+    scene.monkeypatch.setattr(common, "release", fail)
+
+
+DAYS = [
+    BadDay(
+        "`train`, `check`: a read-only `output_dir`",
+        ["check", TINY, "output_dir={folder}/disk/tiny/new"],
+        "{folder}/disk/tiny/new/tiny cannot be written to: Read-only file system",
+        before=read_only,
+    ),
+    BadDay(
+        "`train --resume` of a run on a read-only disk",
+        ["train", TINY, "output_dir={folder}/disk", "--resume"],
+        "{folder}/disk/tiny cannot be written to: Read-only file system ({folder}/disk/tiny). Name another place with "
+        "output_dir",
+        AS_BEFORE,
+        before=read_only,
+    ),
+    *(
+        BadDay(
+            f"`{command}` of a run on a read-only disk",
+            [command, "{folder}/disk/tiny"],
+            "cannot be written to: Read-only file system ({folder}/disk/tiny). Name another place with --output",
+            AS_BEFORE,
+            before=read_only,
+        )
+        for command in ("eval", "audit", "calibrate", "reward-model")
+    ),
+    BadDay(
+        "`compare --output` on a read-only disk",
+        ["compare", "{finished}", "{finished}", "--output", "{folder}/disk/tiny/differences.json"],
+        "cannot be written to: Read-only file system ({folder}/disk/tiny). Name another place with --output",
+        before=read_only,
+    ),
+    BadDay(
+        "`recipes copy` on a read-only disk",
+        ["recipes", "copy", "quickstart", "{folder}/disk/my.yaml"],
+        "cannot be written to: Read-only file system ({folder}/disk). Name another place with a second argument",
+        before=read_only,
+    ),
+    BadDay(
+        "`eval --output` in a folder that does not exist",
+        ["eval", "{finished}", "--output", "{folder}/none/eval.json"],
+        "There is no folder {folder}/none to write eval.json to. Name another with --output.",
+    ),
+    BadDay(
+        "an `output_dir` that is a file",
+        ["check", TINY, f"output_dir={TINY}"],
+        "cannot be written to: Not a directory",
+    ),
+    BadDay(
+        "no space left on the disk while saving",
+        [*SFT, "output_dir={folder}/disk"],
+        "Error while training sft: There is no space left to write {folder}/disk/tiny/sft/checkpoint-2/optimizer.pt: "
+        "0.00 of 0.10 MB are free. Make space there. Finished stages and the last checkpoint stay. The same command "
+        "with --resume goes on from the last checkpoint.",
+        FINISHED,
+        before=full,
+        after=goes_on_after_room_is_made,
+    ),
+    BadDay(
+        "a disk with less room than the weights will take",
+        SFT,
+        "{folder}/tiny has too little room for the weights of a stage, 0.02 MB: 0.01 of 2.00 MB are free. Make space",
+        FINISHED,
+        before=nearly_full,
+        after=never_trained,
+    ),
+    BadDay(
+        "a DeepSpeed config without a launcher",
+        [*SFT, "sft.trainer.deepspeed={zero_optimization: {stage: 2}}"],
+        "sft.trainer.deepspeed needs a launcher, which tells the processes of each other.",
+        before=without_launcher,
+    ),
+    BadDay(
+        "a disk quota that is used up",
+        SFT,
+        "There is no space left to write {folder}/tiny/sft/final.partial",
+        FINISHED,
+        before=quota,
+    ),
+    BadDay(
+        "a GPU with too little memory",
+        SFT,
+        "Error while training sft: There is too little memory (OutOfMemoryError: CUDA out of memory. Tried to allocate "
+        "20.00 GiB). Lower per_device_train_batch_size in the trainer section of that stage",
+        FINISHED,
+        before=raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")),
+        after=has_checkpoint_and_trace,
+    ),
+    BadDay(
+        "a computer with too little memory",
+        [*SFT, "sft.trainer.per_device_train_batch_size=4"],
+        "There is too little memory (RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+        "4000000000000 bytes",
+        FINISHED,
+        before=raising(
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes.")
+        ),
+        after=has_checkpoint_and_trace,
+    ),
+    BadDay(
+        "an error that nobody foresaw",
+        SFT,
+        "Error while training sft: RuntimeError: shapes do not fit. Nobody foresaw this error: change what it names, "
+        "or report it with the trace. Finished stages and checkpoints stay. The same command with --resume goes on "
+        "from the last checkpoint. The full trace is in {folder}/tiny/error.log, and --debug shows it.",
+        FINISHED,
+        code=1,
+        before=raising(RuntimeError("shapes do not fit")),
+        after=has_checkpoint_and_trace,
+    ),
+    BadDay(
+        "an interrupt while training",
+        SFT,
+        "Interrupted while training sft. The same command with --resume goes on from the last checkpoint.",
+        FINISHED,
+        code=130,
+        before=raising(KeyboardInterrupt()),
+    ),
+    BadDay(
+        "an interrupt in any other command",
+        ["eval", "{finished}", "--output", "{folder}/eval.json"],
+        "Interrupted. Run the command again.",
+        AS_BEFORE,
+        code=130,
+        before=interrupted,
+    ),
+    BadDay(
+        "`output_dir=~/runs`",
+        [*SFT, "output_dir=~/runs"],
+        "Checkpoint {folder}/runs/tiny/sft/final",
+        "all of the run in one folder",
+        code=0,
+        before=home,
+        after=is_at_home,
+    ),
+    BadDay(
+        "the home folder of a user who is not there",
+        ["check", TINY, "output_dir=~nobody-of-this-name/runs"],
+        "output_dir: '~nobody-of-this-name/runs' begins with a home folder that does not exist; write the path in full",
+    ),
+    BadDay(
+        "`accelerate launch --num_processes 2` without a config file",
+        SFT,
+        "accelerate launch was asked for several processes and has started one",
+        "one process trains, as is printed",
+        code=0,
+        before=one_of_two,
+    ),
+]
