@@ -26,7 +26,8 @@ from .loading import load_reasoner
 from .plugins import load_plugins
 from .problems import load_all, load_evaluation
 from .recipe import load_recipe
-from .run import RunError, evaluate_checkpoint, join_processes, read_seconds, trained_stages
+from .run import evaluate_checkpoint, join_processes, read_seconds, trained_stages
+from .run_folder import RunError
 from .sections import Recipe
 
 logger = logging.getLogger(__name__)

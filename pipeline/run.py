@@ -1,4 +1,4 @@
-"""Chains the stages of a recipe: prepares the run folder, hands checkpoints over, resumes, evaluates, reports."""
+"""Chains the stages of a recipe: hands checkpoints over, resumes, evaluates, reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
-from ..data.errors import UserError
 from ..data.problem import Problem
 from .build import build_model
 from .evaluate.evaluate import Measurement, measure, read_results, write_results
@@ -27,7 +26,8 @@ from .evaluate.table import metric_name, print_results
 from .files import write_whole
 from .loading import load_reasoner, load_tokenizer
 from .problems import load_all
-from .recipe import RecipeError, load_recipe
+from .recipe import RecipeError
+from .run_folder import open_folder
 from .sections import Recipe
 from .tracking import Tracker
 from .train.arms import ARMS
@@ -39,10 +39,6 @@ from .train.sft import train_sft
 from .validate import check_recipe
 
 logger = logging.getLogger(__name__)
-
-
-class RunError(UserError):
-    """A run folder that cannot be used as asked."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,11 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     state = join_processes()
     stages = plan(recipe)
     check_recipe(recipe)
-    prepare_folder(recipe, resume)
+    with open_folder(recipe, resume):
+        return _run(recipe, stages, state, resume)
+
+
+def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume: bool) -> list[Measurement]:
     set_seed(recipe.seed)
     problems = load_all(recipe)
     _build_base(recipe, [*problems.held_out, *problems.train])
@@ -155,54 +155,6 @@ def checkpoint_of(recipe: Recipe, stage: str) -> str | Path:
     if stage == "base" and recipe.model.name_or_path is not None:
         return recipe.model.name_or_path
     return recipe.folder / stage / "final"
-
-
-def prepare_folder(recipe: Recipe, resume: bool) -> None:
-    """Makes the run folder, or checks that it holds this recipe's run.
-
-    A run that ended before its first stage, as bad data end it, left nothing to protect: it is begun anew.
-
-    Raises:
-        RunError: The folder holds another recipe's run, or this one's without `resume`.
-    """
-    state, file = PartialState(), recipe.folder / "recipe.yaml"
-    is_begun = any((recipe.folder / name).is_dir() for name in ("sft", "curriculum", "rl", *ARMS))
-    if file.is_file() and is_begun:
-        held = load_recipe(file)
-        # What is measured may change between runs; what was trained may not.
-        free = {"evaluate", "controls", "tracking", "output_dir"}
-        trained, asked = _as_trained(held), _as_trained(recipe)
-        changed = [key for key in Recipe.model_fields if key not in free and trained[key] != asked[key]]
-        if changed:
-            raise RunError(
-                f"{recipe.folder} already holds the run of another recipe: it differs in {', '.join(changed)}. "
-                "Nothing was changed. Choose another name (name=...), or move the folder away."
-            )
-        if not resume:
-            raise RunError(
-                f"{recipe.folder} already holds a run of this recipe. Nothing was changed. Add --resume to go on with "
-                "it, or choose another name (name=...)."
-            )
-    elif not file.is_file() and recipe.folder.is_dir() and any(recipe.folder.iterdir()):
-        raise RunError(f"{recipe.folder} exists and holds no run of ours. Choose another name (name=...).")
-    state.wait_for_everyone()
-    if state.is_main_process:
-        recipe.folder.mkdir(parents=True, exist_ok=True)
-        if not is_begun:
-            shutil.rmtree(recipe.folder / "base", ignore_errors=True)
-        elif held.evaluate != recipe.evaluate:
-            (recipe.folder / "results.json").unlink(missing_ok=True)  # measured in another way than asked for now
-        write_whole(file, recipe.to_yaml())
-    state.wait_for_everyone()
-
-
-def _as_trained(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without how long rewards are waited for: a run that a slow one ended may go on with more patience."""
-    values = recipe.model_dump()
-    for reward in (values["rl"] or {}).get("rewards", []):
-        for key in ("timeout", "retries", "on_error"):
-            del reward[key]
-    return values
 
 
 def _build_base(recipe: Recipe, problems: list[Problem]) -> None:

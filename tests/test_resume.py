@@ -7,7 +7,7 @@ import torch
 from runs import assert_same_weights, tiny
 
 from neuralese.pipeline.run import run
-from neuralese.pipeline.train import common, curriculum
+from neuralese.pipeline.train import checkpoints, common, curriculum
 
 
 def trained(folder):
@@ -80,7 +80,7 @@ def test_torn_files_of_a_killed_run_do_not_stop_a_resume(finished, tmp_path, mon
     (sft / "checkpoint-2" / "trainer_state.json").write_text('{"global_')
     with open(tmp_path / "tiny" / "metrics.jsonl", "a") as metrics:
         metrics.write('{"stage": "sft", "st')
-    assert common.last_whole_checkpoint(sft) == str(sft / "checkpoint-1")
+    assert checkpoints.last_whole_checkpoint(sft) == sft / "checkpoint-1"
     run(recipe, resume=True)
     assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
     assert all(json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())

@@ -19,7 +19,6 @@ from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.trainer_utils import get_last_checkpoint
 
 from ...data.problem import Problem
 from ..curriculum import Encoded
@@ -28,6 +27,8 @@ from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
 from ..sections import Recipe
 from ..tracking import Tracker
+from ..whole import flush
+from .checkpoints import Launch, LaunchCallback, checkpoint_to_resume
 from .lora import merge_adapter
 
 # Set by the pipeline, so that two places cannot disagree.
@@ -39,6 +40,8 @@ RESERVED = {
     "run_name": "the recipe's name",
     "resume_from_checkpoint": "--resume",
     "remove_unused_columns": "the pipeline",
+    "save_only_model": "the pipeline, which resumes with the optimizer's state",
+    "restore_callback_states_from_checkpoint": "the pipeline, whose callbacks read the log again",
     "disable_tqdm": "the pipeline",
     "model_init_kwargs": "the model section",
     "reward_weights": "the weights of rl.rewards",
@@ -121,7 +124,7 @@ def trainer_config(
         "gradient_checkpointing": False,
         "logging_steps": 10,
         "logging_first_step": True,
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # a power cut may tear the newest one
         **defaults,
     }
     fixed = {
@@ -187,22 +190,6 @@ def is_done(folder: Path) -> bool:
     return (folder / "final").is_dir()
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end. Torn ones, left by a kill while saving, are removed.
-
-    Trainer writes the state file last, so a checkpoint without it lacks other parts too.
-    """
-    state = PartialState()
-    if state.is_main_process:
-        for checkpoint in folder.glob("checkpoint-*"):
-            try:
-                json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                shutil.rmtree(checkpoint)
-    state.wait_for_everyone()
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
 def train_and_hand_over(
     trainer: Trainer, context: Context, reasoner: Reasoner, base: str | Path, folder: Path, report: Report | None = None
 ) -> None:
@@ -211,10 +198,15 @@ def train_and_hand_over(
     Args:
         base: Where the stage's starting weights were loaded from; a LoRA is merged into these.
         report: Called after training; what it returns is kept as `final/report.json`.
+
+    Raises:
+        CheckpointError: The checkpoint to resume from was made under another launch.
     """
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     trainer.add_callback(NoLastCheckpointCallback)
-    checkpoint = last_whole_checkpoint(folder) if context.resume else None
+    launch = Launch.of(trainer)
+    trainer.add_callback(LaunchCallback(launch))
+    checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
@@ -239,6 +231,7 @@ def train_and_hand_over(
             (partial / REPORT).write_text(text, encoding="utf-8")
         reasoner.tokenizer.save_pretrained(partial)
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+        flush(folder)  # the checkpoints are removed next
         partial.rename(folder / "final")
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old)

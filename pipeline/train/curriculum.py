@@ -120,7 +120,9 @@ class ArmTrainer:
                 started.save_pretrained(self.folder / "final.partial")
                 (self.folder / "final.partial").rename(self.folder / "final")
             else:
-                (self.folder / "final").symlink_to(Path(kept) / "final")
+                link = self.folder / "final"
+                link.unlink(missing_ok=True)  # of a stage that was deleted, and trained anew
+                link.symlink_to(Path(kept) / "final")
         state.wait_for_everyone()
 
     def _load(self, visit: Visit) -> Reasoner:
@@ -180,7 +182,17 @@ class ArmTrainer:
         )
 
     def _train(self, visit: Visit) -> None:
-        """Trains one stage; its report holds steps, accuracy and whether it was promoted."""
+        """Trains one stage; its report holds steps, accuracy and whether it was promoted.
+
+        Raises:
+            RecipeError: Options that do not go together, or an optimizer's state to begin with that is not there.
+        """
+        if visit.optimizer_of is not None and not visit.optimizer_of.is_file():
+            raise RecipeError(
+                f"{visit.folder} begins with the optimizer's state of the stage before it, as reset_optimizer=false "
+                f"asks, and that was removed when the curriculum was finished. Delete {self.folder} to train all of "
+                "its stages anew."
+            )
         recipe, section, stage = self.recipe, self.section, visit.stage
         is_last = stage is self.stages[-1]
         args = curriculum_args(recipe, visit.folder, is_last)
