@@ -12,6 +12,7 @@ import typer
 from ..data.errors import UserError
 from .cli_measure import measure_app
 from .terminal import Overrides, quiet
+from .terminated import TERMINATED, TerminatedError, sigterm_raises
 
 app = typer.Typer(
     help="Turn a base language model into a latent reasoner.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -114,7 +115,10 @@ def packaged_recipes() -> dict[str, Path]:
 def main(arguments: list[str] | None = None) -> Any:
     """Runs the command line; an error the user can mend is one paragraph, not a stack trace."""
     try:
-        return app(arguments)
+        with sigterm_raises():
+            return app(arguments)
+    except TerminatedError:
+        _complain("Terminated. What was finished is kept; `train` goes on from there with --resume.", TERMINATED)
     except UserError as error:
         _complain(f"Error: {error}", BAD_INPUT)
     except (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError) as error:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from filelock import SoftFileLock, Timeout
 
 from ..data.errors import UserError
+from .main_process import on_main
+from .whole import flush_one
 
-WAIT = 3.0  # seconds; filelock takes over a lock file that a power cut left empty after 2
+WAIT = 1.0  # seconds; on network disks filelock takes over what a dead process left at its second attempt
 
 
 class LockedError(UserError):
@@ -39,14 +41,27 @@ def hold(file: Path, what: str, instead: str) -> Iterator[None]:
             f"{what}: already running: {_holder(file)}. Nothing was changed. Wait for it, kill it, or {instead}. If "
             f"it runs no more, delete {file}."
         ) from None
+    flush_one(file)  # an empty one, as a power cut may leave it, names nobody and can only be deleted
     try:
         yield
     finally:
         lock.release()
 
 
+@contextmanager
+def hold_for_all(file: Path, what: str, instead: str) -> Iterator[None]:
+    """As `hold`, by the main process for all of a launch."""
+    with ExitStack() as held:
+        on_main(lambda: held.enter_context(hold(file, what, instead)))
+        yield
+
+
 def _holder(file: Path) -> str:
     """Process, host and start of who holds a lock file, as filelock writes them: a line each, the start its time."""
-    pid, host = [*file.read_text(encoding="utf-8", errors="replace").splitlines(), "?", "?"][:2]
     since = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
-    return f"pid {pid} on host {host.partition('?')[0] or '?'} since {since}"  # after ? stands a container's namespace
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    if len(lines) < 2:
+        return f"a process since {since} whose lock file does not name it"
+    return (
+        f"pid {lines[0]} on host {lines[1].partition('?')[0]} since {since}"  # after ? stands a container's namespace
+    )

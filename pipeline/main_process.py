@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from ..data.errors import UserError
 
 
-def on_main(work: Callable[[], None]) -> None:
+def on_main(work: Callable[[], object]) -> None:
     """Does something on the main process while the others wait. What it raises ends all of them."""
     failure: list[Exception | None] = [None]
     if PartialState().is_main_process:

@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 
 from ..data.problem import Problem
 from .build import build_model
-from .evaluate.evaluate import Measurement, measure, read_results, write_results
+from .evaluate.evaluate import Measurement, ResultsError, measure, read_results, write_results
 from .evaluate.report import report_images, write_report
 from .evaluate.sample_files import digest
 from .evaluate.table import metric_name, print_results
@@ -37,6 +37,7 @@ from .train.examples import encode_checked
 from .train.rl import train_rl
 from .train.sft import train_sft
 from .validate import check_recipe
+from .whole import read_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -175,18 +176,12 @@ def _record_seconds(recipe: Recipe, stage: str, seconds: float) -> None:
         write_whole(recipe.folder / "seconds.json", json.dumps(times))
 
 
-def read_seconds(folder: Path) -> dict[str, float]:
-    """Wall-clock seconds of each stage, as recorded in the run folder."""
-    file = folder / "seconds.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
 def _evaluate(
     recipe: Recipe, checkpoints: Mapping[str, Path], problems: list[Problem], tracker: Tracker
 ) -> list[Measurement]:
     """Measures the final checkpoint of every stage, writes results.json and the report, prints the table."""
     state, file = PartialState(), recipe.folder / "results.json"
-    rows = [] if not file.is_file() else read_results(file)
+    rows = _measured(file)
     measured = {row.stage for row in rows}
     missing = [name for name in checkpoints if name not in measured]
     if missing:
@@ -206,6 +201,16 @@ def _evaluate(
         print_places(recipe)
     state.wait_for_everyone()
     return rows
+
+
+def _measured(file: Path) -> list[Measurement]:
+    """What an earlier start of the run has measured. Rows that cannot be read are measured again, from the samples."""
+    try:
+        return read_results(file) if file.is_file() else []
+    except ResultsError as error:
+        if PartialState().is_main_process:
+            logger.warning("%s is measured again: %s", file, error)
+        return []
 
 
 def evaluate_checkpoint(

@@ -16,7 +16,8 @@ from .main_process import on_main
 from .recipe import RecipeError, load_recipe
 from .sections import Recipe
 from .train.arms import ARMS
-from .whole import fault_in, fault_of
+from .train.curriculum import read_report
+from .whole import fault_in
 
 LOCK = "running.lock"
 STAGES = ("sft", "curriculum", "rl", *ARMS)
@@ -139,7 +140,7 @@ def _check_finished(folder: Path) -> None:
     """Makes sure that what finished stages left is whole.
 
     Raises:
-        RunError: A disk fault has changed it.
+        UserError: A disk fault has changed it.
     """
     for final in sorted((*folder.glob("*/final"), *folder.glob("*/*/final"))):
         fault = fault_in(final) if final.is_dir() and not final.is_symlink() else None
@@ -149,12 +150,7 @@ def _check_finished(folder: Path) -> None:
                 "or delete it, and --resume trains it anew; the other stages are kept."
             )
     for report in sorted(folder.glob("*/report.json")):
-        fault = fault_of(report)
-        if fault is not None:
-            raise RunError(
-                f"{report} is whole no more ({fault}). Nothing was changed. Delete it and {report.parent / 'final'}, "
-                "and --resume writes both anew."
-            )
+        read_report(report)
 
 
 def _prepare(recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from .files import write_whole
+from .metrics_file import mend, read_rows, write_rows
 from .sections import Recipe
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class Tracker:
         self.stage = ""
         self.wandb_run: Any = None
         if is_main:
-            _drop_torn_line(folder / "metrics.jsonl")
+            mend(folder / "metrics.jsonl")
 
     def start(self, stage: str) -> None:
         """Begins (or, on resume, goes on with) the W&B run of a stage."""
@@ -57,13 +59,10 @@ class Tracker:
         file = self.folder / "metrics.jsonl"
         if not self.is_main or not file.is_file():
             return
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [json.loads(line) for line in lines]
-        kept = [
-            line for line, row in zip(lines, rows, strict=True) if row["stage"] != self.stage or row["step"] <= step
-        ]
-        if len(kept) < len(lines):
-            write_whole(file, "".join(kept))
+        rows = read_rows(file)
+        kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= step]
+        if len(kept) < len(rows):
+            write_rows(file, kept)
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
         """Records a table in W&B, at an optimizer step of the current stage."""
@@ -87,18 +86,16 @@ class Tracker:
             self.wandb_run = None
 
 
-def _drop_torn_line(path: Path) -> None:
-    """A killed run may leave half a line, which no reader could parse."""
-    if path.is_file() and not (text := path.read_text(encoding="utf-8")).endswith("\n") and text:
-        write_whole(path, text[: text.rfind("\n") + 1])
-
-
 def _wandb_id(folder: Path) -> str:
     """A token of the run folder: runs of one name in other folders or on other machines stay apart in W&B."""
     path = folder / "wandb_id"
-    if not path.is_file():
-        write_whole(path, secrets.token_hex(4))
-    return path.read_text(encoding="utf-8")
+    token = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    if not re.fullmatch("[0-9a-f]{8}", token):
+        if path.is_file():
+            logger.warning("%s cannot be read. W&B shows what follows as runs of their own.", path)
+        token = secrets.token_hex(4)
+        write_whole(path, token)
+    return token
 
 
 def _start_wandb(recipe: Recipe, folder: Path, stage: str) -> Any:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 
 from ..data.errors import reason
+
+logger = logging.getLogger(__name__)
 
 
 def fault_in(folder: Path) -> str | None:
@@ -45,11 +49,34 @@ def fault_of(file: Path) -> str | None:
     return None
 
 
+def read_json(file: Path, lost: str) -> Any:
+    """What a JSON file holds; None where it is not there, or cannot be read, which a warning says.
+
+    Args:
+        lost: What follows from that, for the warning.
+    """
+    try:
+        return json.loads(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        logger.warning("%s cannot be read (%s). %s", file, reason(error), lost)
+        return None
+
+
+def read_seconds(folder: Path) -> dict[str, float]:
+    """Wall-clock seconds of each stage, as recorded in the run folder."""
+    return read_json(folder / "seconds.json", "How long earlier stages took is not known.") or {}
+
+
 def flush(folder: Path) -> None:
     """Has all files below a folder written to the disk, so that a power cut leaves them whole."""
     for path in (folder, *folder.rglob("*")):
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        flush_one(path)
+
+
+def flush_one(path: Path) -> None:
+    """Has a file, or the names in a folder, written to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
