@@ -58,10 +58,12 @@ def hold_for_all(file: Path, what: str, instead: str) -> Iterator[None]:
 
 def _holder(file: Path) -> str:
     """Process, host and start of who holds a lock file, as filelock writes them: a line each, the start its time."""
-    since = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        since = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return "a process that has just ended"
     if len(lines) < 2:
         return f"a process since {since} whose lock file does not name it"
-    return (
-        f"pid {lines[0]} on host {lines[1].partition('?')[0]} since {since}"  # after ? stands a container's namespace
-    )
+    host = lines[1].partition("?")[0]  # the namespace of a container follows
+    return f"pid {lines[0]} on host {host} since {since}"
