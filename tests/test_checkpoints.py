@@ -16,7 +16,7 @@ from neuralese.pipeline.train.checkpoints import (
 )
 from neuralese.pipeline.whole import fault_in
 
-HERE = Launch(1, "none", 0, 8, 1, "float32")
+HERE = Launch(1, "none", 0, 8, 1, "float32", "1 problem (ab)")
 
 
 def launch(**changed):
@@ -106,11 +106,12 @@ def test_folders_that_are_no_checkpoints_are_left_alone(tmp_path):
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps: 2 then, 1 now"),
         ({"gpus_per_process": 2}, "gpus_per_process: 2 then, 0 now"),
         ({"precision": "bf16"}, "precision: bf16 then, float32 now"),
+        ({"training_data": "2 problems"}, "training_data: 2 problems then, 1 problem .ab. now"),
     ],
 )
 def test_another_launch_is_refused_by_the_key_that_differs(tmp_path, made, says):
     checkpoint = make_checkpoint(tmp_path / "checkpoint-2", **made)
-    with pytest.raises(CheckpointError, match=f"another launch, which differs in {says}. Nothing was changed"):
+    with pytest.raises(CheckpointError, match=f"other conditions: {says}. Nothing was changed"):
         checkpoint_to_resume(tmp_path, HERE)
     assert checkpoint.is_dir()
 

@@ -33,6 +33,14 @@ def logged(folder):
     return [(row["step"], row["loss"]) for row in rows if row["stage"] == "sft" and "loss" in row]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The output folder of the same run, uninterrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(tiny(folder, *SHORT))
+    return folder
+
+
 @pytest.fixture
 def paused(tmp_path):
     """A run that waits after its third step for the file `go`, its folder already there and held."""
@@ -49,7 +57,7 @@ def paused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_launch_is_refused_while_the_first_lives(finished, paused, tmp_path):
+def test_a_second_launch_is_refused_while_the_first_lives(whole, paused, tmp_path):
     for arguments in ([], ["--resume"]):
         second = subprocess.run(command(tmp_path, "-", *arguments), capture_output=True, **TEXT)
         assert second.returncode == 2 and f"already running: pid {paused.pid} on host" in second.stderr
@@ -59,15 +67,14 @@ def test_a_second_launch_is_refused_while_the_first_lives(finished, paused, tmp_
     (tmp_path / "go").touch()
     _, err = paused.communicate(timeout=240)
     assert paused.returncode == 0, err
-    whole = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
-    assert logged(tmp_path) == [(row["step"], row["loss"]) for row in whole if row["stage"] == "sft" and "loss" in row]
-    assert_same_weights(finished[0] / "sft" / "final", tmp_path / "tiny" / "sft" / "final")
+    assert logged(tmp_path) == logged(whole) and len(logged(whole)) == 4
+    assert_same_weights(whole / "tiny" / "sft" / "final", tmp_path / "tiny" / "sft" / "final")
     assert not (tmp_path / "tiny" / LOCK).exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_was_killed_or_terminated_goes_on(finished, paused, tmp_path, sent):
+def test_a_run_that_was_killed_or_terminated_goes_on(whole, paused, tmp_path, sent):
     paused.send_signal(sent)
     _, err = paused.communicate(timeout=240)
     if sent == signal.SIGTERM:
@@ -76,8 +83,8 @@ def test_a_run_that_was_killed_or_terminated_goes_on(finished, paused, tmp_path,
     else:  # nobody could remove the lock: its process is dead, and it is taken over
         assert paused.returncode == -9 and (tmp_path / "tiny" / LOCK).exists()
     run(tiny(tmp_path, *SHORT), resume=True)
-    assert_same_weights(finished[0] / "sft" / "final", tmp_path / "tiny" / "sft" / "final")
-    assert [step for step, _ in logged(tmp_path)] == [1, 2, 3, 4]
+    assert_same_weights(whole / "tiny" / "sft" / "final", tmp_path / "tiny" / "sft" / "final")
+    assert logged(tmp_path) == logged(whole)
 
 
 @pytest.mark.slow

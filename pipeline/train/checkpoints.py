@@ -34,6 +34,7 @@ class Launch:
         backend: What they train under; DDP, which leaves the same files as one process, counts as none.
         gpus_per_process: More than one under torch's DataParallel; 0 on CPU.
         precision: Of the computation, as the trainer's bf16 and fp16 say.
+        training_data: What tells the training problems from others; a file may be changed meanwhile.
     """
 
     processes: int
@@ -42,9 +43,10 @@ class Launch:
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     precision: str
+    training_data: str
 
     @classmethod
-    def of(cls, trainer: Trainer) -> Launch:
+    def of(cls, trainer: Trainer, training_data: str) -> Launch:
         """The launch that a trainer runs under."""
         args, state = trainer.args, trainer.accelerator.state
         zero = state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else None
@@ -55,6 +57,7 @@ class Launch:
             per_device_train_batch_size=args.per_device_train_batch_size,
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             precision="bf16" if args.bf16 else "fp16" if args.fp16 else "float32",
+            training_data=training_data,
         )
 
     @property
@@ -86,7 +89,8 @@ def checkpoint_to_resume(folder: Path, launch: Launch) -> str | None:
     """The checkpoint that a stage goes on from; None where it has none that is whole.
 
     Raises:
-        CheckpointError: It was made under another launch. A stage that is finished, or has not begun, is bound to none.
+        CheckpointError: It was made under another launch, or from other data. A stage that is finished, or has not
+            begun, is bound to none.
     """
     checkpoint = last_whole_checkpoint(folder)
     if checkpoint is None:
@@ -95,9 +99,8 @@ def checkpoint_to_resume(folder: Path, launch: Launch) -> str | None:
     differs = [f"{key}: {then[key]} then, {now[key]} now" for key in now if then[key] != now[key]]
     if differs:
         raise CheckpointError(
-            f"{checkpoint} was made under another launch, which differs in {'; '.join(differs)}. Nothing was changed. "
-            f"Launch as then, or delete the checkpoints in {folder}, and this stage begins anew; finished stages are "
-            "kept."
+            f"{checkpoint} was made under other conditions: {'; '.join(differs)}. Nothing was changed. Restore them, "
+            f"or delete the checkpoints in {folder}, and this stage begins anew; finished stages are kept."
         )
     return str(checkpoint)
 

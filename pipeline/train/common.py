@@ -8,6 +8,8 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,6 +86,14 @@ class Context:
     evaluation: list[Problem]
     tracker: Tracker
     resume: bool
+
+    @cached_property
+    def training_data(self) -> str:
+        """What tells the training problems from others."""
+        seen = sha256()
+        for problem in self.train:
+            seen.update(repr(problem).encode())
+        return f"{len(self.train)} problems ({seen.hexdigest()[:8]})"
 
 
 def check_trainer_keys(cls: type[TrainingArguments], key: str, values: dict[str, Any]) -> None:
@@ -204,7 +214,7 @@ def train_and_hand_over(
     """
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     trainer.add_callback(NoLastCheckpointCallback)
-    launch = Launch.of(trainer)
+    launch = Launch.of(trainer, context.training_data)
     trainer.add_callback(LaunchCallback(launch))
     checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None
     try:

@@ -240,7 +240,7 @@ DAYS = [
     BadDay(
         "`--resume` by one process of a stage that two were training",
         [*RESUME, *SFT_ALONE],
-        "was made under another launch, which differs in processes: 2 then, 1 now",
+        "was made under other conditions: processes: 2 then, 1 now",
         "the checkpoint",
         before=checkpoint(processes=2),
         after=checkpoint_is_kept,
@@ -248,7 +248,7 @@ DAYS = [
     BadDay(
         "`--resume` without DeepSpeed of a stage that was trained under ZeRO-3",
         [*RESUME, *SFT_ALONE],
-        "differs in processes: 2 then, 1 now; backend: DeepSpeed ZeRO-3 then, none now",
+        "other conditions: processes: 2 then, 1 now; backend: DeepSpeed ZeRO-3 then, none now",
         "the checkpoint",
         before=checkpoint(processes=2, backend="DeepSpeed ZeRO-3"),
         after=checkpoint_is_kept,
@@ -256,9 +256,17 @@ DAYS = [
     BadDay(
         "`--resume` in float32 of a stage that was trained in bf16",
         [*RESUME, *SFT_ALONE],
-        "differs in precision: bf16 then, float32 now",
+        "other conditions: precision: bf16 then, float32 now",
         "the checkpoint",
         before=checkpoint(precision="bf16"),
+        after=checkpoint_is_kept,
+    ),
+    BadDay(
+        "`--resume` after the training data were changed",
+        [*RESUME, *SFT_ALONE],
+        "other conditions: training_data: 1 problem (ab) then, 200 problems",
+        "the checkpoint",
+        before=checkpoint(),
         after=checkpoint_is_kept,
     ),
     BadDay(
