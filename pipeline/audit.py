@@ -30,7 +30,8 @@ from .loading import load_reasoner
 from .measure import find_checkpoints, run_folder
 from .problems import load_evaluation
 from .recipe import load_recipe
-from .run import RunError, join_processes, trained_stages
+from .run import join_processes, trained_stages
+from .run_folder import RunError
 from .sections import Recipe
 from .tracking import Tracker
 

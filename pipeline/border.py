@@ -1,7 +1,7 @@
 """Where every error ends: a user reads one paragraph, and the stack trace lies in a file that it names.
 
 Exit codes: 2 for what the user can mend (input, disk, memory), 1 for an error that nobody foresaw, 3 for a curriculum
-that missed a threshold, 130 for an interrupt.
+that missed a threshold, 130 for an interrupt, 143 for a SIGTERM.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..data.errors import UserError
 from .activity import NOW, begin
 from .files import write_whole
 from .foreign_errors import explain
+from .terminated import TERMINATED, TerminatedError, sigterm_raises
 
 BAD_INPUT, UNEXPECTED, STOPPED, INTERRUPTED = 2, 1, 3, 130
 
@@ -40,7 +41,10 @@ def guard(work: Callable[[], Any], debug: bool) -> Any:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal of few characters shows ? for the others
     try:
-        return work()
+        with sigterm_raises():
+            return work()
+    except TerminatedError:
+        complain(f"Terminated{_during()}. What was finished is kept. {NOW.goes_on}", TERMINATED)
     except SystemExit as stop:
         # Typer turns an interrupt into this code, and says nothing.
         if stop.code != INTERRUPTED:

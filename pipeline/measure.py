@@ -24,11 +24,14 @@ from .evaluate_sections import SamplingSection
 from .files import check_writable, writable, write_whole
 from .latent.noise import parse_noise
 from .loading import load_reasoner
+from .lock import hold_for_all
 from .plugins import load_plugins
 from .problems import load_all, load_evaluation
 from .recipe import load_recipe
-from .run import RunError, evaluate_checkpoint, join_processes, read_seconds, trained_stages
+from .run import evaluate_checkpoint, join_processes, trained_stages
+from .run_folder import RunError
 from .sections import Recipe
+from .whole import read_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +44,16 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
 
     Raises:
         RunError: No run or checkpoint there, or no recipe that says what to measure on.
+        LockedError: Another evaluation writes the same results.
     """
     state = join_processes()
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
     target = writable(output or folder / "eval.json")
     problems = load_evaluation(recipe)
     rows: list[Measurement] = []
-    for name, checkpoint in checkpoints.items():
-        rows += evaluate_checkpoint(recipe, checkpoint, name, problems, target.with_name(f"{target.stem}-samples"))
+    with hold_for_all(target.with_name(f"{target.stem}.lock"), str(target), "name another file with --output"):
+        for name, checkpoint in checkpoints.items():
+            rows += evaluate_checkpoint(recipe, checkpoint, name, problems, target.with_name(f"{target.stem}-samples"))
     if state.is_main_process:
         write_results(target, rows)
         seconds = read_seconds(folder) if (folder / "recipe.yaml").is_file() else {}

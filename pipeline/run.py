@@ -1,4 +1,4 @@
-"""Chains the stages of a recipe: prepares the run folder, hands checkpoints over, resumes, evaluates, reports."""
+"""Chains the stages of a recipe: hands checkpoints over, resumes, evaluates, reports."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
-from ..data.errors import UserError
 from ..data.problem import Problem
 from .activity import NOW, doing
 from .build import build_model
-from .evaluate.evaluate import Measurement, measure, read_results, write_results
+from .evaluate.evaluate import Measurement, ResultsError, measure, read_results, write_results
 from .evaluate.report import report_images, write_report
 from .evaluate.sample_files import digest
 from .evaluate.table import metric_name, print_results
@@ -29,7 +28,8 @@ from .files import write_whole
 from .launch import announce, check_launch
 from .loading import load_reasoner, load_tokenizer
 from .problems import load_all
-from .recipe import RecipeError, load_recipe
+from .recipe import RecipeError
+from .run_folder import open_folder
 from .sections import Recipe
 from .tracking import Tracker
 from .train.arms import ARMS
@@ -40,12 +40,9 @@ from .train.rl import train_rl
 from .train.sft import train_sft
 from .validate import check_recipe
 from .wandb_run import print_wandb
+from .whole import read_seconds
 
 logger = logging.getLogger(__name__)
-
-
-class RunError(UserError):
-    """A run folder that cannot be used as asked."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,13 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     stages = plan(recipe)
     check_recipe(recipe)
     check_launch(recipe)
-    prepare_folder(recipe, resume)
-    NOW.folder = recipe.folder
-    announce(state)
+    with open_folder(recipe, resume):
+        NOW.folder = recipe.folder
+        announce(state)
+        return _run(recipe, stages, state, resume)
+
+
+def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume: bool) -> list[Measurement]:
     set_seed(recipe.seed)
     problems = load_all(recipe)
     _build_base(recipe, [*problems.held_out, *problems.train])
@@ -164,54 +165,6 @@ def checkpoint_of(recipe: Recipe, stage: str) -> str | Path:
     return recipe.folder / stage / "final"
 
 
-def prepare_folder(recipe: Recipe, resume: bool) -> None:
-    """Makes the run folder, or checks that it holds this recipe's run.
-
-    A run that ended before its first stage, as bad data end it, left nothing to protect: it is begun anew.
-
-    Raises:
-        RunError: The folder holds another recipe's run, or this one's without `resume`.
-    """
-    state, file = PartialState(), recipe.folder / "recipe.yaml"
-    is_begun = any((recipe.folder / name).is_dir() for name in ("sft", "curriculum", "rl", *ARMS))
-    if file.is_file() and is_begun:
-        held = load_recipe(file)
-        # What is measured may change between runs; what was trained may not.
-        free = {"evaluate", "controls", "tracking", "output_dir"}
-        trained, asked = _as_trained(held), _as_trained(recipe)
-        changed = [key for key in Recipe.model_fields if key not in free and trained[key] != asked[key]]
-        if changed:
-            raise RunError(
-                f"{recipe.folder} already holds the run of another recipe: it differs in {', '.join(changed)}. "
-                "Nothing was changed. Choose another name (name=...), or move the folder away."
-            )
-        if not resume:
-            raise RunError(
-                f"{recipe.folder} already holds a run of this recipe. Nothing was changed. Add --resume to go on with "
-                "it, or choose another name (name=...)."
-            )
-    elif not file.is_file() and recipe.folder.is_dir() and any(recipe.folder.iterdir()):
-        raise RunError(f"{recipe.folder} exists and holds no run of ours. Choose another name (name=...).")
-    state.wait_for_everyone()
-    if state.is_main_process:
-        recipe.folder.mkdir(parents=True, exist_ok=True)
-        if not is_begun:
-            shutil.rmtree(recipe.folder / "base", ignore_errors=True)
-        elif held.evaluate != recipe.evaluate:
-            (recipe.folder / "results.json").unlink(missing_ok=True)  # measured in another way than asked for now
-        write_whole(file, recipe.to_yaml())
-    state.wait_for_everyone()
-
-
-def _as_trained(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without how long rewards are waited for: a run that a slow one ended may go on with more patience."""
-    values = recipe.model_dump()
-    for reward in (values["rl"] or {}).get("rewards", []):
-        for key in ("timeout", "retries", "on_error"):
-            del reward[key]
-    return values
-
-
 def _build_base(recipe: Recipe, problems: list[Problem]) -> None:
     folder = recipe.folder / "base"
     if recipe.model.config is not None:
@@ -230,18 +183,12 @@ def _record_seconds(recipe: Recipe, stage: str, seconds: float) -> None:
         write_whole(recipe.folder / "seconds.json", json.dumps(times))
 
 
-def read_seconds(folder: Path) -> dict[str, float]:
-    """Wall-clock seconds of each stage, as recorded in the run folder."""
-    file = folder / "seconds.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
 def _evaluate(
     recipe: Recipe, checkpoints: Mapping[str, Path], problems: list[Problem], tracker: Tracker
 ) -> list[Measurement]:
     """Measures the final checkpoint of every stage, writes results.json and the report, prints the table."""
     state, file = PartialState(), recipe.folder / "results.json"
-    rows = [] if not file.is_file() else read_results(file)
+    rows = _measured(file)
     measured = {row.stage for row in rows}
     missing = [name for name in checkpoints if name not in measured]
     if missing:
@@ -261,6 +208,16 @@ def _evaluate(
         print_places(recipe)
     state.wait_for_everyone()
     return rows
+
+
+def _measured(file: Path) -> list[Measurement]:
+    """What an earlier start of the run has measured. Rows that cannot be read are measured again, from the samples."""
+    try:
+        return read_results(file) if file.is_file() else []
+    except ResultsError as error:
+        if PartialState().is_main_process:
+            logger.warning("%s is measured again: %s", file, error)
+        return []
 
 
 def evaluate_checkpoint(

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from .files import write_whole
+from .metrics_file import mend, read_rows, write_rows
 from .sections import Recipe
 from .wandb_run import is_wanted, start_wandb
 
@@ -28,7 +28,7 @@ class Tracker:
         self.wandb_run: Any = None
         self.is_offline = False
         if is_main:
-            _drop_torn_line(folder / "metrics.jsonl")
+            mend(folder / "metrics.jsonl")
 
     def start(self, stage: str) -> None:
         """Begins (or, on resume, goes on with) the W&B run of a stage."""
@@ -55,13 +55,10 @@ class Tracker:
         file = self.folder / "metrics.jsonl"
         if not self.is_main or not file.is_file():
             return
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [json.loads(line) for line in lines]
-        kept = [
-            line for line, row in zip(lines, rows, strict=True) if row["stage"] != self.stage or row["step"] <= step
-        ]
-        if len(kept) < len(lines):
-            write_whole(file, "".join(kept))
+        rows = read_rows(file)
+        kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= step]
+        if len(kept) < len(rows):
+            write_rows(file, kept)
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
         """Records a table in W&B, at an optimizer step of the current stage."""
@@ -83,12 +80,6 @@ class Tracker:
         if self.wandb_run is not None:
             self.wandb_run.finish(exit_code=exit_code)
             self.wandb_run = None
-
-
-def _drop_torn_line(path: Path) -> None:
-    """A killed run may leave half a line, which no reader could parse."""
-    if path.is_file() and not (text := path.read_text(encoding="utf-8")).endswith("\n") and text:
-        write_whole(path, text[: text.rfind("\n") + 1])
 
 
 class TrackingCallback(TrainerCallback):

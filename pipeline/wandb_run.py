@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shlex
 from pathlib import Path
@@ -80,9 +81,13 @@ def root(folder: Path) -> Path:
 def token(folder: Path) -> str:
     """A token of the run folder: runs of one name in other folders or on other machines stay apart in W&B."""
     path = folder / "wandb_id"
-    if not path.is_file():
-        write_whole(path, secrets.token_hex(4))
-    return path.read_text(encoding="utf-8")
+    found = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    if not re.fullmatch("[0-9a-f]{8}", found):
+        if path.is_file():
+            logger.warning("%s cannot be read. W&B shows what follows as runs of their own.", path)
+        found = secrets.token_hex(4)
+        write_whole(path, found)
+    return found
 
 
 def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:

@@ -21,8 +21,8 @@ def take_over(cell: Cell) -> list[str]:
     """
     # They load torch, which --list can do without.
     from neuralese.pipeline.evaluate.evaluate import read_results, write_results
-    from neuralese.pipeline.run import read_seconds
     from neuralese.pipeline.train.common import is_done
+    from neuralese.pipeline.whole import read_seconds
 
     source = cell.after
     row = read_row(source) if source is not None else None

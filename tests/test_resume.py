@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from checkpoint_files import cut
 from runs import assert_same_weights, tiny
+from transformers import Trainer
 
+from neuralese.pipeline import run as run_module
 from neuralese.pipeline.run import run
-from neuralese.pipeline.train import common, curriculum
+from neuralese.pipeline.train import checkpoints, common, curriculum
 
 
 def trained(folder):
@@ -80,7 +83,7 @@ def test_torn_files_of_a_killed_run_do_not_stop_a_resume(finished, tmp_path, mon
     (sft / "checkpoint-2" / "trainer_state.json").write_text('{"global_')
     with open(tmp_path / "tiny" / "metrics.jsonl", "a") as metrics:
         metrics.write('{"stage": "sft", "st')
-    assert common.last_whole_checkpoint(sft) == str(sft / "checkpoint-1")
+    assert checkpoints.last_whole_checkpoint(sft) == sft / "checkpoint-1"
     run(recipe, resume=True)
     assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
     assert all(json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
@@ -96,3 +99,70 @@ def test_no_checkpoint_is_left_at_the_last_step(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tiny(tmp_path, "tracking.wandb=false"))
     assert [path.name for path in (tmp_path / "tiny" / "sft").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"), [("sft", "optimizer.pt"), ("curriculum", "model.safetensors"), ("rl", "rng_state.pth")]
+)
+def test_a_torn_newest_checkpoint_costs_one_interval(finished, tmp_path, monkeypatch, caplog, stage, name):
+    """By default there is one before it, and from there the run ends where the whole one did."""
+    folder, _ = finished
+    recipe = tiny(tmp_path, "tracking.wandb=false", f"{stage}.trainer.save_steps=1")
+
+    def die_at_four(self, args, state, control, **kwargs):
+        assert stage not in args.output_dir or state.global_step < 4, "killed"
+
+    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die_at_four)
+    with pytest.raises(AssertionError, match="killed"):
+        run(recipe)
+    monkeypatch.undo()
+    left = sorted((tmp_path / "tiny" / stage).rglob("checkpoint-*"))
+    assert [path.name for path in left] == ["checkpoint-2", "checkpoint-3"]
+    cut(left[1] / name, 0.9)
+    run(recipe, resume=True)
+    assert f"{left[1]} is not whole ({name}:" in caplog.text and "goes on from checkpoint-2" in caplog.text
+    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
+
+
+def test_an_interrupt_while_a_checkpoint_is_written_costs_one_interval(finished, tmp_path, monkeypatch):
+    folder, _ = finished
+    recipe = tiny(tmp_path, "tracking.wandb=false", "sft.trainer.save_steps=1")
+    original, calls = Trainer._save_rng_state, []
+
+    def interrupted_at_three(self, output_dir):
+        calls.append(output_dir)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        original(self, output_dir)
+
+    monkeypatch.setattr(Trainer, "_save_rng_state", interrupted_at_three)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe)
+    monkeypatch.undo()
+    assert (tmp_path / "tiny" / "sft" / "checkpoint-3").is_dir()
+    assert checkpoints.last_whole_checkpoint(tmp_path / "tiny" / "sft").name == "checkpoint-2"
+    run(recipe, resume=True)
+    assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
+
+
+def test_an_interrupt_while_results_are_measured_keeps_what_there_is(finished, tmp_path, monkeypatch):
+    _, rows = finished
+    recipe = tiny(tmp_path, "tracking.wandb=false")
+    original = run_module.evaluate_checkpoint
+
+    def interrupted_at_rl(recipe, checkpoint, stage, *rest):
+        if stage == "rl":
+            raise KeyboardInterrupt
+        return original(recipe, checkpoint, stage, *rest)
+
+    monkeypatch.setattr(run_module, "evaluate_checkpoint", interrupted_at_rl)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe)
+    measured = []
+    monkeypatch.setattr(
+        run_module, "evaluate_checkpoint", lambda recipe, checkpoint, stage, *rest: (
+            measured.append(stage) or original(recipe, checkpoint, stage, *rest)
+        )
+    )  # fmt: skip
+    assert run(recipe, resume=True) == [row for row in rows if row.stage in ("sft", "curriculum", "rl")]
+    assert measured == ["rl"]

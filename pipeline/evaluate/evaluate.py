@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...data.errors import UserError, reason
 from ...data.problem import Problem
 from ...rewards.answers import normalise_answer
 from ..evaluate_sections import EvaluateSection
@@ -28,6 +29,10 @@ from .settings import Setting, settings_of
 from .statistics import guess_floor
 
 logger = logging.getLogger(__name__)
+
+
+class ResultsError(UserError):
+    """A file of results that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -200,4 +205,15 @@ def write_results(path: Path, rows: Sequence[Measurement]) -> None:
 
 
 def read_results(path: Path) -> list[Measurement]:
-    return [Measurement.from_dict(values) for values in json.loads(path.read_text(encoding="utf-8"))]
+    """The rows of results.json, or of another file of results.
+
+    Raises:
+        ResultsError: It holds something else.
+    """
+    try:
+        return [Measurement.from_dict(values) for values in json.loads(path.read_bytes())]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ResultsError(
+            f"{path} holds no results ({reason(error)}). Delete it and measure again: `neuralese train ... --resume` "
+            "writes results.json, `neuralese eval` other files."
+        ) from error

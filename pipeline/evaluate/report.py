@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-import json
+import logging
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +14,9 @@ from typing import Any
 from ..evaluate_sections import EvaluateSection
 from ..files import write_whole
 from ..recipe import load_recipe
+from ..whole import read_json, read_seconds
 from .audit_table import VERDICTS
-from .evaluate import Measurement, read_results
+from .evaluate import Measurement, ResultsError, read_results
 from .report_data import Sampling, chosen_at, read_curves, read_samplings, selector_k
 from .report_figures import (
     WIDTH,
@@ -30,6 +31,8 @@ from .report_figures import (
 )
 from .selection import selector_name
 from .table import costs, metric_name, results_columns, stage_name, table_rows
+
+logger = logging.getLogger(__name__)
 
 CURVES = {"loss": "loss (nats)", "accuracy": "held-out greedy accuracy", "reward": "mean reward"}
 PACKAGES = ("neuralese", "torch", "transformers", "trl", "accelerate", "peft")
@@ -61,9 +64,9 @@ def write_report(folder: Path) -> Path:
     It reads recipe.yaml, results.json, metrics.jsonl, seconds.json and samples/, and what came later: audit.json,
     eval.json and eval-samples/. What is not there is left out.
     """
-    recipe, results = folder / "recipe.yaml", folder / "results.json"
-    rows = read_results(results) if results.is_file() else []
-    seconds = _json(folder / "seconds.json") or {}
+    recipe = folder / "recipe.yaml"
+    rows = _rows(folder / "results.json")
+    seconds = read_seconds(folder)
     settings = load_recipe(recipe).evaluate if recipe.is_file() else EvaluateSection()
     samplings = read_samplings(folder / "samples", rows, settings.bootstrap)
     page = _Page(folder)
@@ -71,10 +74,10 @@ def write_report(folder: Path) -> Path:
     page.plots("Learning curves", "", _learning_curves(folder))
     page.passes(samplings)
     page.selectors(samplings)
-    if (folder / "eval.json").is_file():
-        again = read_results(folder / "eval.json")
+    again = _rows(folder / "eval.json")
+    if again:
         page.evaluated_again(again, read_samplings(folder / "eval-samples", again, settings.bootstrap))
-    page.audit(_json(folder / "audit.json"), rows)
+    page.audit(read_json(folder / "audit.json", "The report leaves it out."), rows)
     page.timings(seconds, rows)
     page.recipe(recipe)
     path = folder / "report.html"
@@ -95,7 +98,7 @@ class _Page:
         self.prefix, self.level = "", 2  # of the PNG files, and of the headings
         self.images.mkdir(exist_ok=True)
         for old in report_images(folder).values():
-            old.unlink()
+            old.unlink(missing_ok=True)  # another process may write the report too
 
     def text(self) -> str:
         title = html.escape(self.name)
@@ -235,8 +238,13 @@ def _reading(reading: dict[str, Any]) -> str:
     return f'<li>{html.escape(reading["question"])}<span class="note">{rest}</span></li>'
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _rows(path: Path) -> list[Measurement]:
+    """Rows of results; none where they are not there or cannot be read."""
+    try:
+        return read_results(path) if path.is_file() else []
+    except ResultsError as error:
+        logger.warning("The report leaves out what it cannot read: %s", error)
+        return []
 
 
 def _note(text: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ..metrics_file import read_rows
 from .evaluate import Measurement
 from .metrics import agreement, bootstrap_ci, pass_at_k
 from .sample_files import SamplesError
@@ -53,9 +52,7 @@ class Sampling:
 def read_curves(folder: Path, metric: str) -> dict[str, list[tuple[int, float]]]:
     """(optimizer step, value) of a logged metric for each stage that has it, in the order they were trained in."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    file = folder / "metrics.jsonl"
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        row: dict[str, Any] = json.loads(line)
+    for row in read_rows(folder / "metrics.jsonl"):
         if isinstance(row.get(metric), int | float):
             curves.setdefault(row["stage"], []).append((row["step"], row[metric]))
     return {stage: sorted(points) for stage, points in curves.items()}

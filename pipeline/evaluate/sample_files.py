@@ -110,7 +110,7 @@ def read_samples(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]
 def _lines(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     head: dict[str, Any] = {}
     rows: dict[int, dict[str, Any]] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file):
             try:
                 values = json.loads(line)

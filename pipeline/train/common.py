@@ -8,6 +8,8 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +21,6 @@ from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.trainer_utils import get_last_checkpoint
 
 from ...data.problem import Problem
 from ..curriculum import Encoded
@@ -29,6 +30,8 @@ from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
 from ..sections import Recipe
 from ..tracking import Tracker
+from ..whole import flush
+from .checkpoints import Launch, LaunchCallback, checkpoint_to_resume
 from .lora import merge_adapter
 from .trainer_values import check_together, check_values, with_files
 
@@ -41,6 +44,8 @@ RESERVED = {
     "run_name": "the recipe's name",
     "resume_from_checkpoint": "--resume",
     "remove_unused_columns": "the pipeline",
+    "save_only_model": "the pipeline, which resumes with the optimizer's state",
+    "restore_callback_states_from_checkpoint": "the pipeline, whose callbacks read the log again",
     "disable_tqdm": "the pipeline",
     "model_init_kwargs": "the model section",
     "reward_weights": "the weights of rl.rewards",
@@ -84,6 +89,14 @@ class Context:
     tracker: Tracker
     resume: bool
 
+    @cached_property
+    def training_data(self) -> str:
+        """What tells the training problems from others."""
+        seen = sha256()
+        for problem in self.train:
+            seen.update(repr(problem).encode())
+        return f"{len(self.train)} problems ({seen.hexdigest()[:8]})"
+
 
 def check_trainer_keys(cls: type[TrainingArguments], key: str, values: dict[str, Any]) -> None:
     """Checks the keys of a `trainer:` mapping against the fields of its config class.
@@ -124,7 +137,7 @@ def trainer_config(
         "gradient_checkpointing": False,
         "logging_steps": 10,
         "logging_first_step": True,
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # a power cut may tear the newest one
         **defaults,
     }
     fixed = {
@@ -193,22 +206,6 @@ def is_done(folder: Path) -> bool:
     return (folder / "final").is_dir()
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end. Torn ones, left by a kill while saving, are removed.
-
-    Trainer writes the state file last, so a checkpoint without it lacks other parts too.
-    """
-    state = PartialState()
-    if state.is_main_process:
-        for checkpoint in folder.glob("checkpoint-*"):
-            try:
-                json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                shutil.rmtree(checkpoint)
-    state.wait_for_everyone()
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
 def train_and_hand_over(
     trainer: Trainer, context: Context, reasoner: Reasoner, base: str | Path, folder: Path, report: Report | None = None
 ) -> None:
@@ -217,11 +214,16 @@ def train_and_hand_over(
     Args:
         base: Where the stage's starting weights were loaded from; a LoRA is merged into these.
         report: Called after training; what it returns is kept as `final/report.json`.
+
+    Raises:
+        CheckpointError: The checkpoint to resume from was made under another launch.
     """
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     trainer.add_callback(NoLastCheckpointCallback)
     check_room(context.folder, sum(weight.numel() * weight.element_size() for weight in trainer.model.parameters()))
-    checkpoint = last_whole_checkpoint(folder) if context.resume else None
+    launch = Launch.of(trainer, context.training_data)
+    trainer.add_callback(LaunchCallback(launch))
+    checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
@@ -246,6 +248,7 @@ def train_and_hand_over(
             (partial / REPORT).write_text(text, encoding="utf-8")
         reasoner.tokenizer.save_pretrained(partial)
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+        flush(folder)  # the checkpoints are removed next
         partial.rename(folder / "final")
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old)

@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from peft import get_peft_model
 from transformers import Trainer
 
+from ...data.errors import reason
 from ..collate import Collator, StageDataset
 from ..curriculum import Format
 from ..files import write_whole
@@ -26,6 +27,7 @@ from ..schedule import TEXT, Rules, Stage, best_visit, is_stopped, next_stage
 from ..sections import Recipe
 from ..tracking import TrackingCallback
 from .arms import ARMS, LATENT, latent_stages, most_steps, step_limits
+from .checkpoints import CheckpointError
 from .common import (
     REPORT,
     Context,
@@ -87,7 +89,7 @@ class ArmTrainer:
             if not is_done(visit.folder):
                 self._train(visit)
             visits.append(visit)
-            reports.append(json.loads((visit.folder / "final" / REPORT).read_text(encoding="utf-8")))
+            reports.append(read_report(visit.folder / "final" / REPORT))
         self._finish(visits, reports)
 
     def _visit(self, index: int, reports: Sequence[dict[str, Any]], visits: Sequence[Visit]) -> Visit:
@@ -120,7 +122,9 @@ class ArmTrainer:
                 started.save_pretrained(self.folder / "final.partial")
                 (self.folder / "final.partial").rename(self.folder / "final")
             else:
-                (self.folder / "final").symlink_to(Path(kept) / "final")
+                link = self.folder / "final"
+                link.unlink(missing_ok=True)  # of a stage that was deleted, and trained anew
+                link.symlink_to(Path(kept) / "final")
         state.wait_for_everyone()
 
     def _load(self, visit: Visit) -> Reasoner:
@@ -180,7 +184,17 @@ class ArmTrainer:
         )
 
     def _train(self, visit: Visit) -> None:
-        """Trains one stage; its report holds steps, accuracy and whether it was promoted."""
+        """Trains one stage; its report holds steps, accuracy and whether it was promoted.
+
+        Raises:
+            RecipeError: Options that do not go together, or an optimizer's state to begin with that is not there.
+        """
+        if visit.optimizer_of is not None and not visit.optimizer_of.is_file():
+            raise RecipeError(
+                f"{visit.folder} begins with the optimizer's state of the stage before it, as reset_optimizer=false "
+                f"asks, and that was removed when the curriculum was finished. Delete {self.folder} to train all of "
+                "its stages anew."
+            )
         recipe, section, stage = self.recipe, self.section, visit.stage
         is_last = stage is self.stages[-1]
         args = curriculum_args(recipe, visit.folder, is_last)
@@ -247,10 +261,25 @@ def train_curriculum(context: Context, base: str | Path, folder: Path, arm: str 
     ArmTrainer(context, base, folder, arm).train()
 
 
+def read_report(file: Path) -> dict[str, Any]:
+    """The report of a curriculum, or of one of its stages.
+
+    Raises:
+        CheckpointError: It is not whole.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file} is whole no more ({reason(error)}). Nothing was changed. Delete it and {file.parent / 'final'}, "
+            "and --resume writes both anew; the stages are kept."
+        ) from error
+
+
 def stopped_summary(folder: Path) -> dict[str, Any] | None:
     """The report of a curriculum that was stopped below a threshold; None for one that was not."""
     file = folder / REPORT
-    summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"stopped": False}
+    summary = read_report(file) if file.is_file() else {"stopped": False}
     return summary if summary["stopped"] else None
 
 

@@ -1,0 +1,190 @@
+"""Checkpoints of an unfinished stage: which one to go on from, and under which launch it may be gone on with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from ...data.errors import UserError
+from ..main_process import on_main
+from ..whole import fault_in, flush
+
+logger = logging.getLogger(__name__)
+STATE = "trainer_state.json"
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be gone on from."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the items, the optimizer and the files of a checkpoint depend on besides the recipe.
+
+    Attributes:
+        processes: Of the launch, on all machines.
+        backend: What they train under; DDP, which leaves the same files as one process, counts as none.
+        gpus_per_process: More than one under torch's DataParallel; 0 on CPU.
+        precision: Of the computation, as the trainer's bf16 and fp16 say.
+        training_data: What tells the training problems from others; a file may be changed meanwhile.
+    """
+
+    processes: int
+    backend: str
+    gpus_per_process: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    precision: str
+    training_data: str
+
+    @classmethod
+    def of(cls, trainer: Trainer, training_data: str) -> Launch:
+        """The launch that a trainer runs under."""
+        args, state = trainer.args, trainer.accelerator.state
+        zero = state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else None
+        return cls(
+            processes=args.world_size,
+            backend="none" if zero is None else f"DeepSpeed ZeRO-{zero}",
+            gpus_per_process=args.n_gpu,
+            per_device_train_batch_size=args.per_device_train_batch_size,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            precision="bf16" if args.bf16 else "fp16" if args.fp16 else "float32",
+            training_data=training_data,
+        )
+
+    @property
+    def is_deepspeed(self) -> bool:
+        """DeepSpeed writes the optimizer's state, in files of its own."""
+        return self.backend != "none"
+
+    @property
+    def shards(self) -> int:
+        """Files that DeepSpeed parts the optimizer's state into."""
+        return 0 if self.backend in ("none", "DeepSpeed ZeRO-0") else self.processes
+
+
+class LaunchCallback(TrainerCallback, ExportableState):
+    """Records the launch in the state file of every checkpoint, and has checkpoints written to the disk."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": asdict(self.launch)}
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # each process writes a file of its own
+        on_main(lambda: flush(Path(args.output_dir) / f"checkpoint-{state.global_step}"))
+
+
+def checkpoint_to_resume(folder: Path, launch: Launch) -> str | None:
+    """The checkpoint that a stage goes on from; None where it has none that is whole.
+
+    Raises:
+        CheckpointError: It was made under another launch, or from other data. A stage that is finished, or has not
+            begun, is bound to none.
+    """
+    checkpoint = last_whole_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    then, now = asdict(_launch_of(checkpoint)), asdict(launch)
+    differs = [f"{key}: {then[key]} then, {now[key]} now" for key in now if then[key] != now[key]]
+    if differs:
+        raise CheckpointError(
+            f"{checkpoint} was made under other conditions: {'; '.join(differs)}. Nothing was changed. Restore them, "
+            f"or delete the checkpoints in {folder}, and this stage begins anew; finished stages are kept."
+        )
+    return str(checkpoint)
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole. Newer ones, torn by a kill or a power cut, are removed with a warning.
+
+    Raises:
+        CheckpointError: It does not say under which launch it was made.
+    """
+    on_main(lambda: _remove_torn(folder))
+    return next(iter(_newest_first(folder)), None)
+
+
+def _remove_torn(folder: Path) -> None:
+    for checkpoint in _newest_first(folder):
+        fault = fault_of_checkpoint(checkpoint)
+        if fault is None:
+            return
+        shutil.rmtree(checkpoint)
+        left = _newest_first(folder)
+        goes_on = f"Training goes on from {left[0].name}, if that is whole." if left else "The stage begins anew."
+        logger.warning("%s is not whole (%s) and was removed. %s", checkpoint, fault, goes_on)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """Checkpoints by their step."""
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]), reverse=True)
+
+
+def _launch_of(checkpoint: Path) -> Launch:
+    """The launch that a checkpoint was made under.
+
+    Raises:
+        CheckpointError: It does not say so.
+    """
+    recorded = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["stateful_callbacks"]
+    if LaunchCallback.__name__ not in recorded:
+        raise CheckpointError(
+            f"{checkpoint} does not say under which launch it was made; an earlier version of this program wrote it. "
+            f"Go on with that version, or delete {checkpoint}, and this stage begins anew; finished stages are kept."
+        )
+    return Launch(**recorded[LaunchCallback.__name__]["attributes"])
+
+
+def fault_of_checkpoint(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint; None where they are whole.
+
+    A missing one counts: the Trainer would go on without an optimizer's state or a random one, and not say so.
+
+    Raises:
+        CheckpointError: It does not say under which launch it was made.
+    """
+    if not (checkpoint / STATE).is_file():  # the Trainer writes it last
+        return f"{STATE} is missing"
+    fault = fault_in(checkpoint)
+    if fault is not None:
+        return fault
+    launch = _launch_of(checkpoint)
+    ranks = range(launch.processes)
+    needed = ["rng_state.pth"] if launch.processes == 1 else [f"rng_state_{rank}.pth" for rank in ranks]
+    if not launch.is_deepspeed:
+        needed += ["optimizer.pt", "scheduler.pt"]
+    for name in needed:
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+    return _missing_shards(checkpoint, launch.shards) if launch.is_deepspeed else _missing_weights(checkpoint)
+
+
+def _missing_shards(checkpoint: Path, count: int) -> str | None:
+    """What is missing of DeepSpeed's files: those of the folder that `latest` names."""
+    latest = checkpoint / "latest"
+    folder = checkpoint / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
+    if folder is None or not folder.is_dir():
+        return "the folder of DeepSpeed's files is missing"
+    found = len(list(folder.glob("*optim_states.pt")))
+    return f"of {count} parts of the optimizer's state {found} are there" if found < count else None
+
+
+def _missing_weights(checkpoint: Path) -> str | None:
+    """The file of weights that is missing; None where all are there."""
+    for index in checkpoint.glob("*.safetensors.index.json"):
+        for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())):
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+    return None if list(checkpoint.rglob("*.safetensors")) else "the weights are missing"

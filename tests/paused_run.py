@@ -1,0 +1,25 @@
+"""`neuralese train` that waits or dies once a stage's third step is done: `paused_run.py FILE ARGUMENTS...`.
+
+It waits until FILE is there; without a FILE, given as -, it dies as under SIGKILL.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from neuralese.pipeline.cli import main
+from neuralese.pipeline.train import common
+
+file = sys.argv[1]
+
+
+def stop_after_three(self, args, state, control, **kwargs):
+    while state.global_step == 3 and not Path(file).exists():
+        if file == "-":
+            os._exit(9)
+        time.sleep(0.05)
+
+
+common.ProgressCallback.on_step_end = stop_after_three
+main(sys.argv[2:])

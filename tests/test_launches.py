@@ -1,0 +1,112 @@
+"""Real launches: two of one name, one that is killed or terminated, and one that goes on in another way."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from filelock import SoftFileLock
+from runs import TINY, assert_same_weights, tiny
+from test_distributed import CONFIGS, LAUNCH
+
+from neuralese.pipeline.lock import LockedError
+from neuralese.pipeline.run import run
+from neuralese.pipeline.run_folder import LOCK
+from neuralese.pipeline.train.checkpoints import CheckpointError
+
+SHORT = ["tracking.wandb=false", "rl=null", "curriculum=null"]
+TEXT = {"cwd": ROOT, "text": True}
+
+
+def command(folder, wait_for, *arguments):
+    train = ["train", str(TINY), f"output_dir={folder}", *SHORT, *arguments]
+    return [sys.executable, "tests/paused_run.py", str(wait_for), *train]
+
+
+def logged(folder):
+    """(step, loss) of SFT."""
+    file = folder / "tiny" / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return [(row["step"], row["loss"]) for row in rows if row["stage"] == "sft" and "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The output folder of the same run, uninterrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(tiny(folder, *SHORT))
+    return folder
+
+
+@pytest.fixture
+def paused(tmp_path):
+    """A run that waits after its third step for the file `go`, its folder already there and held."""
+    process = subprocess.Popen(
+        command(tmp_path, tmp_path / "go"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **TEXT
+    )
+    deadline = time.monotonic() + 240
+    while len(logged(tmp_path)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert process.poll() is None, process.communicate()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_a_second_launch_is_refused_while_the_first_lives(whole, paused, tmp_path):
+    for arguments in ([], ["--resume"]):
+        second = subprocess.run(command(tmp_path, "-", *arguments), capture_output=True, **TEXT)
+        assert second.returncode == 2 and f"already running: pid {paused.pid} on host" in second.stderr
+        assert "Traceback" not in second.stderr and len(second.stderr.strip().splitlines()) == 1
+    with pytest.raises(LockedError, match=f"already running: pid {paused.pid} "):
+        run(tiny(tmp_path, *SHORT), resume=True)
+    (tmp_path / "go").touch()
+    _, err = paused.communicate(timeout=240)
+    assert paused.returncode == 0, err
+    assert logged(tmp_path) == logged(whole) and len(logged(whole)) == 4
+    assert_same_weights(whole / "tiny" / "sft" / "final", tmp_path / "tiny" / "sft" / "final")
+    assert not (tmp_path / "tiny" / LOCK).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_was_killed_or_terminated_goes_on(whole, paused, tmp_path, sent):
+    paused.send_signal(sent)
+    _, err = paused.communicate(timeout=240)
+    if sent == signal.SIGTERM:
+        assert paused.returncode == 143 and not (tmp_path / "tiny" / LOCK).exists()
+        assert "Terminated" in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+    else:  # nobody could remove the lock: its process is dead, and it is taken over
+        assert paused.returncode == -9 and (tmp_path / "tiny" / LOCK).exists()
+    run(tiny(tmp_path, *SHORT), resume=True)
+    assert_same_weights(whole / "tiny" / "sft" / "final", tmp_path / "tiny" / "sft" / "final")
+    assert logged(tmp_path) == logged(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [case for case in CONFIGS if case.values != ("zero2",)])
+def test_a_stage_of_two_processes_goes_on_with_two(tmp_path, config):
+    """One process is refused; two hold the folder together, and are refused together where another run holds it."""
+
+    def launch(*arguments):
+        train = command(tmp_path, *arguments)[1:]
+        return subprocess.run(
+            [*LAUNCH, f"recipes/accelerate/{config}.yaml", *train], capture_output=True, timeout=600, **TEXT
+        )
+
+    assert launch("-").returncode != 0 and [step for step, _ in logged(tmp_path)][:2] == [1, 2]
+    says = "processes: 2 then, 1 now" + ("; backend: DeepSpeed ZeRO-3 then, none now" if config == "zero3" else "")
+    with pytest.raises(CheckpointError, match=says):
+        run(tiny(tmp_path, *SHORT), resume=True)
+    with SoftFileLock(tmp_path / "tiny" / LOCK):
+        refused = launch("go", "--resume")
+    assert refused.returncode != 0 and "already running: pid" in refused.stderr
+    (tmp_path / "go").touch()
+    done = launch(tmp_path / "go", "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [step for step, _ in logged(tmp_path)] == [1, 2, 3, 4]
+    assert "not whole" not in done.stderr and not (tmp_path / "tiny" / LOCK).exists()
