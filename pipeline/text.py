@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from ..data.errors import DataError, shown
+from ..data.problem import check_unicode
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -27,10 +28,12 @@ def text_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, name: Cal
         name: Names a text in messages, by its place.
 
     Raises:
-        DataError: A text in which the tokenizer sees a control token all the same.
+        DataError: A text in which the tokenizer sees a control token all the same, or that is no Unicode text.
     """
     if not texts:
         return []
+    for place, text in enumerate(texts):
+        check_unicode(text, name(place))
     rows = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
     control = control_ids(tokenizer)
     for place, row in enumerate(rows):
