@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ...data.errors import UserError
+from ..files import follow_umask
 from ..latent.generate import pad_left
 from ..latent.given import latent_states
 from ..reasoner import Reasoner
@@ -70,6 +71,11 @@ class LatentRewardModel(PreTrainedModel):
         """r (N, L) of the states (N, L, d) after the latents from number `first` on, counted from 0."""
         inner = self.first(self.norm(states.float())) + self.place.weight[first : first + states.size(1)]
         return self.last(nn.functional.gelu(inner)).squeeze(-1)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Writes a folder that `load_latent_reward` reads."""
+        super().save_pretrained(folder, **options)
+        follow_umask(Path(folder))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):

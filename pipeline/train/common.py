@@ -23,6 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ...data.problem import Problem
 from ..curriculum import Encoded
+from ..files import follow_umask
 from ..latent.reasoner import LatentMixin
 from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
@@ -151,6 +152,14 @@ class NoLastCheckpointCallback(TrainerCallback):
             control.should_save = False
 
 
+class UmaskCallback(TrainerCallback):
+    """Gives the weights of every checkpoint the mode of other new files."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            follow_umask(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
 class ProgressCallback(TrainerCallback):
     """One progress bar for a Trainer, on the main process. Whoever trains stops it, also after an error."""
 
@@ -214,6 +223,7 @@ def train_and_hand_over(
     """
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     trainer.add_callback(NoLastCheckpointCallback)
+    trainer.add_callback(UmaskCallback)
     checkpoint = last_whole_checkpoint(folder) if context.resume else None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -239,6 +249,7 @@ def train_and_hand_over(
             (partial / REPORT).write_text(text, encoding="utf-8")
         reasoner.tokenizer.save_pretrained(partial)
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+        follow_umask(partial)
         partial.rename(folder / "final")
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old)
