@@ -13,7 +13,7 @@ LAYERS = [
      "pipeline.evaluate_sections", "pipeline.sections"],
     ["pipeline.recipe", "pipeline.problems", "pipeline.schedule", "pipeline.curriculum", "pipeline.collate",
      "pipeline.reasoner", "pipeline.loading", "pipeline.tracking", "pipeline.build", "pipeline.score",
-     "pipeline.text"],
+     "pipeline.text", "pipeline.model_folder"],
     ["pipeline.train", "pipeline.evaluate"],
     ["pipeline.validate"],
     ["pipeline.run", "pipeline.preview"],
