@@ -1,5 +1,7 @@
 """Problems from a local file or a Hugging Face dataset, with columns under any name."""
 
+import csv
+import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,8 +11,9 @@ from typing import Any
 
 from .errors import DataError, reason, shown, suggest
 from .gsm8k import parse_gsm8k
-from .problem import FIELDS, Problem, missing_file, parse_problem, parse_rows, read_problems, read_rows
+from .problem import FIELDS, Problem, parse_problem, parse_rows, read_problems
 from .prosqa import parse_symbolic
+from .rows import missing_file, read_rows
 
 # Read by the dataset builders of `datasets`; any other file is read as JSON or JSONL, told by its content.
 TABLES = {".csv": "csv", ".parquet": "parquet"}
@@ -55,7 +58,8 @@ def load_problems(
     Args:
         path: a JSONL, JSON, CSV or Parquet file. CSV values that look like numbers are read as numbers: 1.50 becomes
             1.5. Use JSONL where the exact text matters.
-        dataset: a dataset id on the Hub, or a folder, as `datasets.load_dataset` takes it. No code of it is run.
+        dataset: a dataset id on the Hub, or a folder, as `datasets.load_dataset` takes it. No code of it is run. Of a
+            key that a JSON object has twice it keeps the last, and an integer of 2^63 or more becomes a float.
         name: the configuration of the dataset.
         split: the split of the dataset, slices such as "train[:100]" included. A file has no splits and ignores it.
         columns: our field -> their column, such as {"question": "prompt", "steps": "cot"}. A field that is not named
@@ -147,16 +151,35 @@ def _table_rows(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise missing_file(path)
     kind = TABLES[path.suffix.lower()]
+    if kind == "csv":
+        _check_header(path)
     # Without this an answer "None" or "NA" in a CSV file would be read as a missing value.
     options = {"keep_default_na": False} if kind == "csv" else {}
     try:
-        table = _load(kind, data_files=str(path), split="train", **options)
+        # `datasets` takes a pattern, in which brackets and stars of a file's name would mean something.
+        table = _load(kind, data_files=glob.escape(str(path)), split="train", **options)
     except Exception as error:
         raise DataError(
             f"{path} could not be read as {kind}: {reason(error.__cause__ or error)}. Repair the file, or rename it if "
             f"its format is another one."
         ) from error
     return _numbered(table, str(path))
+
+
+def _check_header(path: Path) -> None:
+    """Make sure that every column of a CSV file has a name of its own.
+
+    Raises:
+        DataError: Two have one name, of which a reader would keep the first; or the file is not UTF-8 text.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file), [])
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}). Save it as UTF-8.") from error
+    twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: the column {twice[0]!r} stands twice in the header. Rename or remove one of the two.")
 
 
 def _dataset_rows(dataset: str, name: str | None, split: str) -> Iterator[tuple[str, Any]]:

@@ -3,14 +3,18 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import DataError, shown, suggest
+from .rows import read_rows
 
 FIELDS = ("question", "steps", "answer")
+# Announces the answer in what a model writes; the answer is what follows the last one.
+MARKER = "###"
+MOST_NESTED = 100  # levels of lists and objects in a column, far below what ends Python's recursion
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def parse_problem(row: dict[str, Any], where: str) -> Problem:
         where: names the row in messages, such as "train.jsonl, line 3".
 
     Raises:
-        DataError: a key is missing, has the wrong type or is empty.
+        DataError: a key is missing, has the wrong type or is empty; the answer holds the marker of answers; a column is
+            nested too deep or holds half of a character.
     """
     if not isinstance(row, dict):
         raise DataError(
@@ -61,8 +66,44 @@ def parse_problem(row: dict[str, Any], where: str) -> Problem:
                 f"{where}: {key!r} is missing; found {found}.{suggest(key, map(str, row))} Add the key, "
                 f"or name the column that holds it in `columns`."
             )
+    for key, value in row.items():
+        _check_value(key, value, where)
     extra = {key: value for key, value in row.items() if key not in FIELDS}
     return Problem(_question(row["question"], where), _steps(row["steps"], where), _answer(row["answer"], where), extra)
+
+
+def _check_value(column: Any, value: Any, where: str) -> None:
+    """Make sure that a column with its name can be tokenized, copied and written.
+
+    Raises:
+        DataError: A lone surrogate in a text, or lists and objects in each other without end.
+    """
+    waiting = [(value, 0), (column, 0)]
+    while waiting:
+        part, depth = waiting.pop()
+        if depth > MOST_NESTED:
+            raise DataError(f"{where}: {column} is nested more than {MOST_NESTED} levels deep. Write flat columns.")
+        if isinstance(part, str):
+            check_unicode(part, f"{where}: {shown(column)}")
+        elif isinstance(part, dict):
+            waiting += [(inner, depth + 1) for pair in part.items() for inner in pair]
+        elif isinstance(part, list | tuple):
+            waiting += [(inner, depth + 1) for inner in part]
+
+
+def check_unicode(text: str, name: str) -> None:
+    """Make sure that a text can be written as UTF-8, and so be tokenized.
+
+    Raises:
+        DataError: It has a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{name} has the lone surrogate {text[error.start]!r}, half of a character and no text: {shown(text)}. "
+            f"Write the whole character, or remove it."
+        ) from error
 
 
 def _question(value: Any, where: str) -> str:
@@ -99,6 +140,11 @@ def _answer(value: Any, where: str) -> str:
     text = str(value).strip()
     if not text:
         raise DataError(f"{where}: answer is empty ({shown(value)}). Give the answer, or remove the row.")
+    if MARKER in text:
+        raise DataError(
+            f"{where}: answer {shown(text)} holds {MARKER!r}, after which a model's answer is read, so none could ever "
+            f"be right. Give the bare answer; step_splitter: gsm8k reads the rows of GSM8K."
+        )
     return text
 
 
@@ -131,72 +177,6 @@ def parse_rows(rows: Iterable[tuple[str, Any]], parse: Callable[[Any, str], Prob
     if errors:
         raise errors[0]
     return problems
-
-
-def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """Yield `(where, row)` for each row of a JSONL file or JSON list, before any check of the row itself.
-
-    Raises:
-        DataError: as `read_problems`, for the file and its JSON.
-    """
-    path = Path(path)
-    text = _read_text(path)
-    start = text.lstrip()
-    if not start:
-        raise DataError(f"{path} is empty. Write one JSON object with question, steps and answer on each line.")
-    if start[0] == "[":
-        yield from _list_rows(path, text)
-    else:
-        yield from _line_rows(path, text)
-
-
-def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise DataError(f"{path} is a folder. Give the path of a JSONL, JSON, CSV or Parquet file in it.")
-    if not path.is_file():
-        raise missing_file(path)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"{path} could not be read: {error.strerror}. Check its permissions.") from error
-
-
-def missing_file(path: Path) -> DataError:
-    """Return the error for a file that does not exist, with the nearest name in its folder."""
-    if not path.parent.is_dir():
-        return DataError(f"{path} does not exist, nor does its folder {path.parent}. Check the path.")
-    near = suggest(path.name, sorted(os.listdir(path.parent)))
-    return DataError(f"{path} does not exist.{near} Relative paths start at {Path.cwd()}.")
-
-
-def _list_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(text)
-    except ValueError as error:
-        raise DataError(
-            f"{path} starts with '[' but is not a JSON list: {error}. Repair it, or write one JSON object a line."
-        ) from error
-    if not rows:
-        raise DataError(f"{path} is an empty list. Put at least one problem in it.")
-    for index, row in enumerate(rows):
-        yield f"{path}, index {index}", row
-
-
-def _line_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    # Not splitlines(): it also splits at characters such as U+2028, which JSON allows inside strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"{where}: not JSON: {error}; got {shown(line.strip())}. Write one whole JSON object on each line."
-            ) from error
-        yield where, row
 
 
 def write_problems(path: str | os.PathLike[str], problems: Iterable[Problem]) -> None:

@@ -12,22 +12,33 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
+from ..data.errors import DataError, shown
 from ..data.problem import Problem
 from .curriculum import ANSWER_PREFIX
 from .latent.config import ModelError
-from .latent.tokens import prepare_tokenizer
+from .latent.tokens import SPECIAL_TOKENS, prepare_tokenizer
 from .loading import make_reasoner
 from .recipe import nearest
 
 PAD, EOS, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
+CONTROL = frozenset({PAD, EOS, UNKNOWN, *SPECIAL_TOKENS})
 
 
 def build_tokenizer(problems: Iterable[Problem]) -> PreTrainedTokenizerFast:
-    """A tokenizer with one token for each word of the problems. White space separates words and leaves no token."""
+    """A tokenizer with one token for each word of the problems. White space separates words and leaves no token.
+
+    Raises:
+        DataError: A word that is the name of a control token.
+    """
     words: set[str] = set()
-    for problem in problems:
-        for text in (problem.question, *problem.steps, problem.answer):
-            words.update(text.split())
+    for row, problem in enumerate(problems):
+        own = {word for text in (problem.question, *problem.steps, problem.answer) for word in text.split()}
+        if own & CONTROL:
+            raise DataError(
+                f"Problem {row} has the word {min(own & CONTROL)!r}, the name of a control token of the tokenizer that "
+                f"is built from the data: {shown(problem.question)}. Write it in another way, or remove the row."
+            )
+        words |= own
     vocabulary = [PAD, EOS, UNKNOWN, ANSWER_PREFIX.strip(), *sorted(words - {ANSWER_PREFIX.strip()})]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

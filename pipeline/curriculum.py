@@ -13,6 +13,7 @@ from ..data.problem import Problem
 from .latent.config import LatentConfig, ModelError
 from .latent.supervision import IGNORE
 from .schedule import TEXT, Stage
+from .text import text_ids
 
 SEPARATOR = "\n"
 ANSWER_PREFIX = "### "
@@ -37,10 +38,14 @@ def encode(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> l
     """Tokenizes the parts one by one, so that training and inference cut the text at the same places.
 
     Raises:
-        DataError: A part that tokenizes to nothing.
+        DataError: A part that tokenizes to nothing, or to a control token.
     """
-    texts = [text for problem in problems for text in _parts(problem)]
-    ids = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    texts, rows = [], []
+    for row, problem in enumerate(problems):
+        parts = _parts(problem)
+        texts += parts
+        rows += [row] * len(parts)
+    ids = iter(text_ids(texts, tokenizer, lambda place: f"Problem {rows[place]}"))
     bos, announced = _bos(tokenizer), tokenizer(ANSWER_PREFIX.strip(), add_special_tokens=False)["input_ids"]
     encoded = []
     for row, problem in enumerate(problems):
@@ -61,13 +66,12 @@ def check_answers(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBas
     """Makes sure that the tokenizer can write the answers a model is measured by.
 
     Raises:
-        DataError: An answer with a word that the tokenizer does not know, which no stage can teach.
+        DataError: An answer with a word that the tokenizer does not know or takes for a control token, which no stage
+            can teach.
     """
-    unknown = tokenizer.unk_token_id
-    if unknown is None:
-        return
-    for row, ids in enumerate(tokenizer([p.answer for p in problems], add_special_tokens=False)["input_ids"]):
-        if unknown in ids:
+    answers = [problem.answer for problem in problems]
+    for row, ids in enumerate(text_ids(answers, tokenizer, lambda row: f"The answer of held-out problem {row}")):
+        if tokenizer.unk_token_id in ids:
             raise DataError(
                 f"The answer {problems[row].answer!r} of held-out problem {row} has words that the tokenizer does not "
                 "know, so no training stage can show it. Evaluate on data of the kind the training data is."
@@ -84,13 +88,13 @@ def encode_prompts(
     """Token ids of questions with their latent placeholders, as inference begins.
 
     Raises:
-        ModelError: An empty question.
+        UserError: An empty question, or one with a control token.
     """
     if not all(question.strip() for question in questions):
         raise ModelError("The question is empty. Give a question the model was trained for.")
     bos, block = _bos(tokenizer), latent_block(num_latents, config)
-    ids = tokenizer([question + SEPARATOR for question in questions], add_special_tokens=False)["input_ids"]
-    return [bos + row + block for row in ids]
+    texts = [question + SEPARATOR for question in questions]
+    return [bos + row + block for row in text_ids(texts, tokenizer, lambda place: f"Question {place}")]
 
 
 def check_room(questions: Sequence[str], prompts: Sequence[Sequence[int]], room: int, limit: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,6 +23,14 @@ def write_whole(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)  # on a full disk half a file would take the room of a whole one
         raise
     partial.replace(path)
+
+
+def follow_umask(folder: Path) -> None:
+    """Gives the weights in a folder the mode of other new files. safetensors writes them for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o666 & ~mask)
 
 
 def check_writable(folder: Path, key: str) -> None:

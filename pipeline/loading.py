@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from ..data.errors import reason
 from .latent.config import VERSION, LatentConfig, ModelError
 from .latent.latentize import MODULES, latent_section, latentize, load_modules, measure_embedding_rms
 from .latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
 from .latent.verify import check_exact
+from .model_folder import check_config, check_model, check_vocabulary, not_loaded
 from .reasoner import Reasoner
 
 logger = logging.getLogger(__name__)
@@ -46,11 +47,6 @@ def load_reasoner(
     """
     name = os.path.expanduser(name_or_path)
     config, tokenizer = load_tokenizer(name, trust_remote_code)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code:
-        raise ModelError(
-            f"{name!r} is a {config.model_type!r} model, which has no causal language model in Transformers. "
-            "Latents need a decoder-only causal language model."
-        )
     if latent_section(config) is None and trained:
         raise ModelError(
             f"{name!r} has no latent section in its config.json: it was not trained as a latent reasoner. Name a "
@@ -71,11 +67,12 @@ def _load_model(name: str, trust_remote_code: bool, dtype: Any) -> PreTrainedMod
             name,
             trust_remote_code=trust_remote_code,
             dtype=dtype,
+            use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with their names
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"The weights of {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ModelError(f"The weights of {name!r} cannot be loaded: {reason(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     if info["mismatched_keys"]:
@@ -95,17 +92,17 @@ def load_tokenizer(name_or_path: str | Path, trust_remote_code: bool = False) ->
     """The config of a model, and its tokenizer with the tokens that latents need; no weights.
 
     Raises:
-        ModelError: Nothing to load there.
+        ModelError: Nothing to load there, or no causal language model in full precision with its tokenizer.
     """
     name = os.path.expanduser(name_or_path)
+    check_model(name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"No model could be loaded from {name!r}: {str(error).splitlines()[0]} Check the folder or the hub id; "
-            "private models need a Hugging Face token."
-        ) from error
+    except Exception as error:  # those who read tokenizers raise errors of every kind
+        raise not_loaded(name, error) from error
+    check_config(name, config, trust_remote_code)
+    check_vocabulary(name, tokenizer)
     prepare_tokenizer(tokenizer)
     return config, tokenizer
 

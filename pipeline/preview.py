@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from .build import build_config, build_tokenizer
 from .curriculum import Encoded, Format
-from .latent.config import LatentConfig, ModelError
+from .latent.config import LatentConfig
 from .latent.supervision import IGNORE
 from .latent.tokens import LATENT, special_token_ids
 from .loading import load_tokenizer
+from .model_folder import Unreachable
 from .problems import Problems
 from .schedule import TEXT, Stage
 from .sections import Recipe
@@ -32,11 +33,11 @@ def print_examples(recipe: Recipe, problems: Problems, console: Console) -> None
     Raises:
         UserError: As `encode_checked`.
     """
-    found = recipe_tokenizer(recipe, problems)
-    if found is None:
-        console.print(f"The tokenizer of {recipe.model.name_or_path} is not at hand, so no examples are shown.")
+    try:
+        config, tokenizer = recipe_tokenizer(recipe, problems)
+    except Unreachable as error:
+        console.print(f"No examples are shown. {escape(str(error))}", soft_wrap=True, highlight=False)
         return
-    config, tokenizer = found
     encoded = encode_checked(recipe, problems, tokenizer, config)
     stages = [TEXT]
     latent, section = recipe.latent, recipe.curriculum
@@ -96,8 +97,12 @@ def _shown(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
     return PLACEHOLDER if text == LATENT else tokenizer.decode([token]).replace("\n", "⏎") or text
 
 
-def recipe_tokenizer(recipe: Recipe, problems: Problems) -> tuple[Any, PreTrainedTokenizerBase] | None:
-    """Config and tokenizer a run would train with; None where they would have to be downloaded and cannot be."""
+def recipe_tokenizer(recipe: Recipe, problems: Problems) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Config and tokenizer a run would train with.
+
+    Raises:
+        ModelError: There are none; `Unreachable` where they would have to be downloaded and cannot be.
+    """
     model = recipe.model
     if model.config is not None:
         shown = [*problems.held_out, *problems.train]
@@ -106,9 +111,4 @@ def recipe_tokenizer(recipe: Recipe, problems: Problems) -> tuple[Any, PreTraine
         tokenizer = build_tokenizer(shown)
         return build_config(model.config, tokenizer), tokenizer
     assert model.name_or_path is not None
-    try:
-        return load_tokenizer(model.name_or_path, model.trust_remote_code)
-    except ModelError:
-        if Path(model.name_or_path).is_dir():
-            raise
-        return None
+    return load_tokenizer(model.name_or_path, model.trust_remote_code)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .curriculum import check_room, encode_prompts
+from .files import follow_umask
 from .latent.config import LatentConfig, ModelError, context_window
 from .latent.generate import Rollouts, Sampling, rollout
 from .latent.noise import Noise, parse_noise
@@ -208,3 +209,4 @@ class Reasoner:
         """Writes an ordinary Hugging Face folder: safetensors, tokenizer, config with the latent section."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        follow_umask(Path(folder))

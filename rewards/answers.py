@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-MARKER = "###"
+from ..data.problem import MARKER
 
 _FORMAT = re.compile(r"#{3,}")
 _NUMBER = re.compile(

@@ -199,7 +199,7 @@ def test_a_bad_reward_ends_training_with_a_message_and_loses_nothing(capsys, fin
         (["data.train={path: nothing.jsonl}"], "nothing.jsonl"),
         (["model.config.n_head=3"], "model.config"),
         (["model.config.n_heads=2"], "did you mean 'n_head'"),
-        (["model={name_or_path: no/such-model}"], "No model could be loaded from 'no/such-model'"),
+        (["model={name_or_path: no/such-model}"], "There is no model 'no/such-model': no folder here"),
         (["curriculum.eval_problems=500"], "hold out all 200 training problems"),
         (["rl.trainer.num_generations=3"], "rl.trainer"),
         (["data.train.options.modulus=1"], "modulus"),
@@ -253,7 +253,7 @@ def test_bad_data_is_named(capsys, tmp_path, lines, message):
 def test_eval_and_sample_name_what_is_missing(capsys, tmp_path):
     assert_one_paragraph(neuralese(capsys, "eval", tmp_path / "none"), "There is no folder")
     assert_one_paragraph(neuralese(capsys, "eval", tmp_path), "lies in no run folder")
-    assert_one_paragraph(neuralese(capsys, "sample", tmp_path / "none", "1 ="), "No model could be loaded")
+    assert_one_paragraph(neuralese(capsys, "sample", tmp_path / "none", "1 ="), "There is no folder")
 
 
 def test_a_finished_run_is_refused_then_resumed(capsys, finished):

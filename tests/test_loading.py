@@ -86,7 +86,7 @@ def test_a_tokenizer_without_the_special_tokens_is_named(reasoner):
 
 
 def test_a_missing_model_is_named(tmp_path):
-    with pytest.raises(ModelError, match="No model could be loaded"):
+    with pytest.raises(ModelError, match=r"There is no folder .*nothing\. Check the path"):
         load_reasoner(tmp_path / "nothing")
 
 

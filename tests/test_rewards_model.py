@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from test_cli import TINY
+from text_tokenizers import chat_like
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -200,3 +201,37 @@ def test_check_finds_a_bad_reward_model_before_training(tmp_path):
         with pytest.raises(RewardError, match=said):
             check_recipe(load_recipe(TINY, [f"rl.rewards=[{{{entry}}}]"]))
     check_recipe(load_recipe(TINY, [f"rl.rewards=[{{model: '{tmp_path}', label: 1}}]"]))
+
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.content | trim }}<|im_end|>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("options", "control"),
+    [
+        ({}, []),
+        ({"sep_token": "<|im_end|>"}, []),
+        ({"chat_template": TURNS}, ["<|im_start|>", "<|im_end|>"] * 2),
+    ],
+)
+def test_control_tokens_spelled_in_a_completion_are_text(tmp_path, options, control):
+    """As one text, as a pair and in a chat, of which the template alone writes control tokens."""
+    words = chat_like()
+    words.pad_token = "<|endoftext|>"
+    for name, value in options.items():
+        setattr(words, name, value)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "num_labels": 1}
+    GPT2ForSequenceClassification(GPT2Config(vocab_size=len(words), **sizes)).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    reward = RewardModel(str(tmp_path))
+    text = "17 <|im_end|><|im_start|> <|endoftext|>"
+    ids = reward._encode([text], [text])["input_ids"][0].tolist()
+    assert [words.convert_ids_to_tokens(i) for i in ids if i in words.all_special_ids] == control
+    assert words.decode(ids).count(text) == 2
+
+
+@pytest.mark.parametrize(("form", "text"), [("pair", "1 [SEP] 2"), ("text", "1 [PAD] 2"), ("chat", "1 [PAD] 2")])
+def test_a_control_token_that_cannot_be_text_is_refused(tmp_path, form, text):
+    classifier(tmp_path, form)
+    with pytest.raises(RewardError, match=r"cannot read a question or completion as text: .*\[(SEP|PAD)\]"):
+        RewardModel(str(tmp_path))(["a b"], [text])

@@ -1,5 +1,6 @@
 """What RL begins with: checkpoints of every mode, checkpoints that are not what the recipe says, data of one's own."""
 
+import ast
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from runs import tiny, weights
 
-from neuralese.data.errors import DataError, UserError
+from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.run import run
 
@@ -63,11 +64,33 @@ def test_a_checkpoint_that_does_not_fit_is_named_before_training(finished, tmp_p
     assert not list((tmp_path / "tiny" / "rl").glob("*"))
 
 
-def test_a_column_of_several_types_is_named_before_training(tmp_path):
-    rows = [{"question": f"{i} + 1 =", "steps": [str(i + 1)], "answer": str(i + 1)} for i in range(40)]
-    rows = [{**row, "level": i if i < 39 else "none"} for i, row in enumerate(rows)]
+def test_columns_reach_rewards_as_they_stand_in_the_data(tmp_path):
+    """Objects with keys of their own, mixed types, integers beyond 64 bits. What a reward changes stays its own."""
+    reward = tmp_path / "keep.py"
+    reward.write_text(
+        "seen = []\n"
+        "def keep(prompts, completions, question, extra, **columns):\n"
+        "    seen.extend((q, repr(x)) for q, x in zip(question, extra))\n"
+        "    for x in extra:\n"
+        "        x.append(0) if isinstance(x, list) else x.clear() if isinstance(x, dict) else None\n"
+        "    open(__file__ + '.txt', 'w').write(repr(seen))\n"
+        "    return [float(len(c)) for c in completions]\n"
+    )
+    values = [{"a": 1}, {"b": 2}, 2**63, "text", None, [1, "two", {"c": [None]}], 1.5, True]
+    rows = [
+        {"question": f"{i} + 1 =", "steps": [str(i + 1)], "answer": str(i + 1), "extra": values[i % 8]}
+        for i in range(16)
+    ]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(DataError, match="'level' of the training data has values of several types"):
-        run(tiny(tmp_path, "tracking.wandb=false", f"data.train={{path: '{file}'}}", f"data.eval={{path: '{file}'}}"))
-    assert not (tmp_path / "tiny" / "sft").exists()
+    data = [
+        f"data.train={{path: '{file}'}}",
+        f"data.eval={{path: '{file}'}}",
+        f"rl.rewards=[{{function: '{reward}:keep'}}]",
+    ]
+    stages = ["tracking.wandb=false", "sft=null", "curriculum=null", "rl.noise=null", "evaluate.problems=2"]
+    run(tiny(tmp_path, *data, *stages, "rl.trainer.max_steps=16"))
+    seen = ast.literal_eval((tmp_path / "keep.py.txt").read_text())
+    given = {row["question"]: repr(row["extra"]) for row in rows}
+    assert len(seen) == 16 * 8 and all(given[question] == value for question, value in seen)
+    assert len({value for _, value in seen}) == len(values)

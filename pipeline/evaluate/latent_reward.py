@@ -6,6 +6,7 @@ step. The trunk is the reasoner's own and stays as it is; what is trained is a s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ...data.errors import UserError
+from ..files import follow_umask
 from ..latent.generate import pad_left
 from ..latent.given import latent_states
+from ..model_folder import check_model
 from ..reasoner import Reasoner
 
 
@@ -70,6 +73,11 @@ class LatentRewardModel(PreTrainedModel):
         """r (N, L) of the states (N, L, d) after the latents from number `first` on, counted from 0."""
         inner = self.first(self.norm(states.float())) + self.place.weight[first : first + states.size(1)]
         return self.last(nn.functional.gelu(inner)).squeeze(-1)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Writes a folder that `load_latent_reward` reads."""
+        super().save_pretrained(folder, **options)
+        follow_umask(Path(folder))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -132,9 +140,12 @@ def check_latent_reward(folder: str | Path) -> None:
     """Makes sure that a latent reward model is there.
 
     Raises:
-        LatentRewardError: There is none.
+        UserError: There is none, or its files are damaged.
     """
-    if not (Path(folder) / "config.json").is_file():
+    file = Path(folder) / "config.json"
+    if file.is_file():
+        check_model(str(folder))
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")).get("model_type") != "latent_reward":
         raise LatentRewardError(f"There is no latent reward model in {folder}. `neuralese reward-model` trains one.")
 
 
@@ -142,7 +153,7 @@ def load_latent_reward(folder: str | Path, reasoner: Reasoner) -> LatentRewardMo
     """Loads a latent reward model and checks that it fits a reasoner.
 
     Raises:
-        LatentRewardError: There is none, or it was trained for another shape.
+        UserError: There is none, or it was trained for another shape.
     """
     check_latent_reward(folder)
     model = LatentRewardModel.from_pretrained(folder)

@@ -33,7 +33,11 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> int:
         ModelError: The tokenizer has no end-of-sequence token, so that an answer could never end.
     """
     if tokenizer.eos_token is None:
-        raise ModelError("The tokenizer has no eos_token, so an answer could never end. Set one before training.")
+        known = list(dict.fromkeys([*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder]))
+        raise ModelError(
+            f"The tokenizer of {tokenizer.name_or_path or 'the model'} has no eos_token, so an answer could never end. "
+            f'Set "eos_token" in its tokenizer_config.json to the token that ends a text; it has {known[:8] or "none"}.'
+        )
     missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
     # `replace` would drop the extra special tokens a chat tokenizer already has.
     added = tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)

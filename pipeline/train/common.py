@@ -24,7 +24,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ...data.problem import Problem
 from ..curriculum import Encoded
-from ..files import check_room
+from ..files import check_room, follow_umask
 from ..latent.reasoner import LatentMixin
 from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
@@ -170,6 +170,14 @@ class NoLastCheckpointCallback(TrainerCallback):
             control.should_save = False
 
 
+class UmaskCallback(TrainerCallback):
+    """Gives the weights of every checkpoint the mode of other new files."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            follow_umask(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
 class ProgressCallback(TrainerCallback):
     """One progress bar for a Trainer, on the main process. Whoever trains stops it, also after an error."""
 
@@ -221,6 +229,7 @@ def train_and_hand_over(
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     trainer.add_callback(NoLastCheckpointCallback)
     check_room(context.folder, sum(weight.numel() * weight.element_size() for weight in trainer.model.parameters()))
+    trainer.add_callback(UmaskCallback)
     launch = Launch.of(trainer, context.training_data)
     trainer.add_callback(LaunchCallback(launch))
     checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None
@@ -248,6 +257,7 @@ def train_and_hand_over(
             (partial / REPORT).write_text(text, encoding="utf-8")
         reasoner.tokenizer.save_pretrained(partial)
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+        follow_umask(partial)
         flush(folder)  # the checkpoints are removed next
         partial.rename(folder / "final")
         for old in folder.glob("checkpoint-*"):

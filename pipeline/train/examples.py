@@ -29,7 +29,7 @@ from ..recipe import RecipeError
 from ..schedule import TEXT, Stage
 from ..sections import Recipe
 from .arms import ARMS, LATENT, latent_stages, most_steps
-from .rl_settings import rl_dataset
+from .rl_settings import rl_rows
 
 
 def encode_checked(
@@ -71,7 +71,7 @@ def encode_checked(
                 f"rl.noise={recipe.rl.noise} has no latents to fall on: the model reasons in text. Set rl.noise=null."
             )
         room = recipe.rl.trainer.get("max_completion_length", GRPOConfig.max_completion_length)
-        rl_dataset(problems.train, most)
+        rl_rows(problems.train, most)
         rows = [item.question + block for item in encoded]
         check_room([problem.question for problem in problems.train], rows, room, window)
     return encoded

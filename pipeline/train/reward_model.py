@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 from transformers.utils import logging as transformers_logging
@@ -20,6 +21,7 @@ from ...rewards.loading import load_reward
 from ...rewards.patience import Patience
 from ..latent.config import context_window
 from ..rl_sections import Reward
+from ..text import control_ids
 from .common import on_cpu
 
 logger = logging.getLogger(__name__)
@@ -92,25 +94,24 @@ class RewardModel:
 
     def _encode(self, questions: Sequence[str], texts: Sequence[str]) -> Any:
         """Token ids and masks (n, T) of questions with completions. What is too long loses its beginning."""
-        given: tuple[Any, ...]
+        options: dict[str, Any] = {
+            "padding": True, "truncation": self.window is not None, "max_length": self.window, "return_tensors": "pt",
+        }  # fmt: skip
         if self.tokenizer.chat_template is not None:
             chats = [
                 [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
                 for question, text in zip(questions, texts, strict=True)
             ]
-            given = (self.tokenizer.apply_chat_template(chats, tokenize=False),)
-        elif self.tokenizer.sep_token is not None:
-            given = (list(questions), list(texts))
+            try:
+                batch = self.tokenizer.apply_chat_template(chats, sanitize_control_tokens=True, **options)
+            except ValueError as error:
+                raise self._unreadable(str(error)) from error
         else:
-            given = ([f"{question}\n{text}" for question, text in zip(questions, texts, strict=True)],)
-        batch = self.tokenizer(
-            *given,
-            padding=True,
-            truncation=self.window is not None,
-            max_length=self.window,
-            add_special_tokens=self.tokenizer.chat_template is None,  # a template writes its own
-            return_tensors="pt",
-        )
+            given: tuple[list[str], ...] = (list(questions), list(texts))
+            if self.tokenizer.sep_token is None:
+                given = ([f"{question}\n{text}" for question, text in zip(*given, strict=True)],)
+            batch = self.tokenizer(*given, split_special_tokens=True, return_special_tokens_mask=True, **options)
+            self._check_text(batch["input_ids"], batch.pop("special_tokens_mask").bool())
         if batch["input_ids"].size(1) == self.window and not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -120,6 +121,23 @@ class RewardModel:
                 self.name,
             )
         return batch
+
+    def _check_text(self, ids: Tensor, is_added: Tensor) -> None:
+        """Makes sure that no text became a control token; those that the tokenizer added (n, T) are its own.
+
+        Raises:
+            RewardError: One did.
+        """
+        control = torch.tensor(sorted(control_ids(self.tokenizer)))
+        found = ids[torch.isin(ids, control) & ~is_added]
+        if len(found):
+            raise self._unreadable(f"it spells {self.tokenizer.convert_ids_to_tokens(found[0].item())!r}")
+
+    def _unreadable(self, why: str) -> RewardError:
+        return RewardError(
+            f"The reward model {self.name!r} cannot read a question or completion as text: {why}, a control token of "
+            "its tokenizer. Remove the problem, or set on_error: none, which goes on without its rewards."
+        )
 
 
 def load_config(name: str, label: int | None) -> Any:

@@ -24,7 +24,7 @@ from .latent_grpo import LatentGRPOTrainer
 from .lora import lora_config
 from .ppo import Critic, LatentPPOTrainer
 from .reward_model import recipe_reward
-from .rl_settings import grpo_args, rl_dataset, rollout_settings
+from .rl_settings import RowCollator, grpo_args, rl_rows, rollout_settings
 
 
 def train_rl(context: Context, base: str | Path, folder: Path) -> None:
@@ -72,13 +72,15 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
             temperature=args.temperature, top_k=args.top_k or 0, top_p=args.top_p or 1.0, min_p=args.min_p,
         )  # fmt: skip
         callbacks.append(held_out)
+    rows = RowCollator(rl_rows(context.train, reasoner.config.num_latents))
     trainer = _trainer_of(section, reasoner, settings)(
         reward_funcs=rewards,
         args=args,
-        train_dataset=rl_dataset(context.train, reasoner.config.num_latents),
+        train_dataset=rows.numbers(),
         peft_config=lora_config(context.recipe, reasoner),
         callbacks=callbacks,
     )
+    trainer.data_collator = rows
     completions.trainer = trainer
     if held_out is not None:
         held_out.trainer = trainer

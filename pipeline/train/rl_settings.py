@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset
 from trl import GRPOConfig
 
@@ -54,24 +56,22 @@ def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
     ]
 
 
-def rl_dataset(problems: list[Problem], num_latents: int) -> Dataset:
-    """The dataset of RL.
+@dataclass(frozen=True)
+class RowCollator:
+    """The rows that a batch of their numbers stands for: in an Arrow table they would not stay what they were.
 
-    Raises:
-        DataError: A column that TRL keeps for itself, or one whose values are not of one type.
+    There objects would all get the keys of each other, integers have 64 bits, and a column has one type. Each row is a
+    copy, which whoever gets it may change.
     """
-    rows = rl_rows(problems, num_latents)
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    for name, values in columns.items():
-        try:
-            pyarrow.array(values)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise DataError(
-                f"The column {name!r} of the training data has values of several types: {reason}. Give it one type, or "
-                "leave it out."
-            ) from error
-    return Dataset.from_dict(columns)
+
+    rows: Sequence[dict[str, Any]]
+
+    def __call__(self, batch: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
+        return [deepcopy(self.rows[item["row"]]) for item in batch]
+
+    def numbers(self) -> Dataset:
+        """The dataset of the rows' numbers, which TRL shuffles and repeats."""
+        return Dataset.from_dict({"row": range(len(self.rows))})
 
 
 def rollout_settings(recipe: Recipe) -> Rollout:

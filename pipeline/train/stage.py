@@ -16,6 +16,7 @@ from trl.models import unwrap_model_for_generation
 
 from ...data.problem import Problem
 from ..evaluate_sections import EvaluateSection
+from ..files import follow_umask
 from ..latent.noise import Noise
 from ..reasoner import Reasoner
 from ..score import is_right
@@ -96,6 +97,7 @@ def save_optimizer(optimizer: Any, file: Path) -> None:
     """Writes the state of an optimizer, tensors and numbers, as safetensors."""
     state = optimizer.state_dict()["state"]
     save_file({f"{i}.{key}": torch.as_tensor(value) for i, of in state.items() for key, value in of.items()}, file)
+    follow_umask(file.parent)
 
 
 def load_optimizer(file: Path) -> dict[int, dict[str, torch.Tensor]]:
