@@ -162,12 +162,16 @@ def _check_value(name: str, index: int, value: Any, completions: Sequence[Any]) 
     )
     if not isinstance(value, Real | np.bool_) or _is_nan_or_inf(value):
         raise RewardError(f"{received} Return finite numbers or None; of a tensor, return tensor.tolist().")
-    if abs(value) > LARGEST:
+    if _is_too_large(value):
         raise RewardError(
             f"{received} Rewards must lie between {-LARGEST:g} and {LARGEST:g}: training counts in float32, where the "
             "squares of larger ones are infinite. Return smaller ones, such as between 0 and 1."
         )
     return float(value)
+
+
+def _is_too_large(value: Any) -> bool:
+    return bool(abs(value) > LARGEST)  # exact: a float of 10**400 would overflow
 
 
 def _is_nan_or_inf(value: Any) -> bool:

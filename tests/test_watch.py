@@ -68,7 +68,7 @@ def test_metrics_are_logged(reasoner, problems, tmp_path, options):
     names = {
         "rollout/distinct", "latent/rms", "latent/cosine", "latent/effective_rank", "latent/gradient_1",
         "latent/gradient_3", "group/best", "group/mixed", "group/within_thoughts", "group/between_thoughts", "ratio/sd",
-        "rollout/replay_gap",
+        "rollout/replay_gap", "group/unscored", CUT,
     }  # fmt: skip
     assert names <= rows[0].keys() and "latent/gradient_4" not in rows[0]
     assert rows[0]["rollout/replay_gap"] < 1e-4 and rows[0]["latent/gradient_1"] > 0

@@ -203,6 +203,6 @@ def _unloadable(name: str, error: Exception) -> RewardError:
     said = " ".join(str(error).split())
     return RewardError(
         f"The reward model {name!r} cannot be loaded: {type(error).__name__}: {said[:300].rstrip('.')}. Check the "
-        "folder or the hub id; weights must be safetensors, code that comes with a model is not run, and private models "
+        "folder or the hub id; weights must be safetensors, code that comes with a model is not run, private models "
         "need a Hugging Face token."
     )
