@@ -9,6 +9,8 @@ from runs import tiny
 from neuralese.data.problem import Problem
 from neuralese.pipeline import score
 from neuralese.pipeline.curriculum import Encoded
+from neuralese.pipeline.evaluate.evaluate import measure
+from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.golds import LOOKED_AT, check_golds
 from neuralese.pipeline.problems import load_all, load_evaluation
 from neuralese.pipeline.recipe import RecipeError
@@ -105,6 +107,23 @@ def test_a_scorer_that_gives_none_says_how_often_once(tmp_path, monkeypatch, cap
         assert right.tolist() == [[True, False], [False, False]]
     assert [record.getMessage() for record in caplog.records] == [
         f"The scorer {file}:some gave None, which is no score, to 3 of 4 answers; they count as wrong."
+    ]
+
+
+def test_an_evaluation_says_how_many_answers_have_no_score(reasoner, problems, tmp_path, caplog):
+    file = tmp_path / "some.py"
+    file.write_text(
+        "def some(prompts, completions, **_):\n"
+        f"    return [1.0 if prompt == {problems[0].question!r} else None for prompt in prompts]\n"
+    )
+    settings = EvaluateSection(num_samples=2, k=[1, 2], max_new_tokens=3, bootstrap=10, scorer=f"{file}:some")
+    rows = measure(reasoner, problems[:4], settings, "curriculum", 0)
+    assert rows[0].value == 0.25
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The scorer {file}:some gave None, which is no score, to 3 of 4 answers of stage curriculum, greedy; they "
+        "count as wrong.",
+        f"The scorer {file}:some gave None, which is no score, to 6 of 8 answers of stage curriculum, n2-T1; they "
+        "count as wrong.",
     ]
 
 
