@@ -24,7 +24,10 @@ def suggest(word: str, options: Iterable[str]) -> str:
 
 def shown(value: Any, width: int = 80) -> str:
     """Return the repr of `value`, cut to `width` characters, for use in a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of an integer of more than 4,300 digits, or of an object whose own repr fails
+        return "that cannot be shown"
     return text if len(text) <= width else text[: width - 3] + "..."
 
 

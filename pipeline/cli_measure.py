@@ -219,4 +219,6 @@ def _columns(given: list[str]) -> dict[str, Any]:
             columns[name] = json.loads(text)
         except ValueError:
             columns[name] = text
+        except RecursionError as error:
+            raise RewardError(f"--column {name} is nested too deeply to be read. Give a flatter value.") from error
     return columns

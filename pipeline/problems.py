@@ -11,6 +11,7 @@ from accelerate import PartialState
 from ..data.loading import load_problems
 from ..data.problem import Problem
 from ..data.tasks import generate_task
+from .golds import check_rewards, check_scorer
 from .recipe import RecipeError
 from .sections import DataSource, Recipe
 
@@ -39,7 +40,8 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
         generate: Generate no more training problems than these and those held out; None: as many as the recipe says.
 
     Raises:
-        UserError: Data that cannot be read, or too few training problems to hold some out.
+        UserError: Data that cannot be read, too few training problems to hold some out, or answers of which the scorer
+            or a reward can read none.
     """
     count = recipe.held_out
     source = recipe.data.train
@@ -57,12 +59,20 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
             "Lower it."
         )
     warn_of_overlap(train, evaluation)
+    check_scorer(recipe, held_out, "held-out training")
+    check_rewards(recipe, train, evaluation)
     return Problems(train, held_out, evaluation)
 
 
 def load_evaluation(recipe: Recipe) -> list[Problem]:
-    """The problems a recipe is measured on."""
-    return load_source(recipe.data.eval, "eval", recipe.seed)[: recipe.evaluate.problems]
+    """The problems a recipe is measured on.
+
+    Raises:
+        UserError: Data that cannot be read, or answers of which the scorer can read none.
+    """
+    problems = load_source(recipe.data.eval, "eval", recipe.seed)[: recipe.evaluate.problems]
+    check_scorer(recipe, problems, "evaluation")
+    return problems
 
 
 def warn_of_overlap(train: Sequence[Problem], evaluation: Sequence[Problem]) -> None:

@@ -15,7 +15,7 @@ class Reward(Section):
     function: HomePath | None = Field(None, description="module:function, path/to/file.py:function or a built-in name")
     model: HomePath | None = Field(None, description="a sequence classifier: hub id or folder")
     label: int | None = Field(None, ge=0, description="the model's label whose probability counts; None: its only one")
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: float = Field(1.0, ge=-1e6, le=1e6, allow_inf_nan=False)
     timeout: float | None = Field(None, gt=0, allow_inf_nan=False, description="seconds that one try may take")
     retries: int = Field(0, ge=0, description="further tries after one that raised or took too long")
     on_error: Literal["raise", "none"] = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,20 +14,50 @@ from ..data.problem import Problem
 from ..rewards.checking import checked, is_async
 from ..rewards.loading import load_reward
 
+logger = logging.getLogger(__name__)
 RIGHT = 0.5
 
 
+_told: set[str] = set()  # scorers of which it was said that they leave answers without a score
+
+
 @functools.cache
-def _scorer(spec: str) -> Callable[..., Any]:
+def checked_reward(spec: str) -> Callable[..., Any]:
+    """A reward function by its name, loaded once and guarded.
+
+    Raises:
+        RewardError: It cannot be loaded.
+    """
     return checked(load_reward(spec), spec)
 
 
 def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """Judges n answers for each of P problems by `scores_of`; returns (P, n) booleans. A score above 0.5 is right."""
+    """Judges n answers for each of P problems by `scores_of`; returns (P, n) booleans. A score above 0.5 is right.
+
+    The first time that a scorer leaves answers without a score, it is said how many.
+    """
     if not problems:
         return np.zeros((0, 0), dtype=bool)  # a process may have none
     scores = scores_of(scorer, problems, texts)
+    if scorer not in _told and warn_of_unscored(scorer, scores):
+        _told.add(scorer)
     return np.array([[is_high(score) for score in row] for row in scores], dtype=bool).reshape(len(problems), -1)
+
+
+def warn_of_unscored(scorer: str, scores: Sequence[Sequence[float | None]], where: str = "") -> bool:
+    """Says how many answers a scorer left without a score; returns whether there are any.
+
+    Args:
+        where: The answers are from, for the message.
+    """
+    flat = [score for row in scores for score in row]
+    count = flat.count(None)
+    if count:
+        logger.warning(
+            "The scorer %s gave None, which is no score, to %d of %d answers%s; they count as wrong.",
+            scorer, count, len(flat), where,
+        )  # fmt: skip
+    return count > 0
 
 
 def is_high(score: float | None) -> bool:
@@ -45,7 +76,7 @@ def scores_of(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence
     """
     if not problems:
         return []
-    scores = iter(call_reward(_scorer(scorer), problems, texts))
+    scores = iter(call_reward(checked_reward(scorer), problems, texts))
     return [[next(scores) for _ in row] for row in texts]
 
 

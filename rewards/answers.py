@@ -6,11 +6,6 @@ from typing import Any
 from ..data.problem import MARKER
 
 _FORMAT = re.compile(r"#{3,}")
-_NUMBER = re.compile(
-    r"(?P<sign>(?<![\w.)])-)?"  # a minus after a digit or a bracket subtracts
-    r"(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"(?:/(?P<divisor>\d+(?:\.\d+)?))?"
-)
 
 
 def completion_text(completion: Any) -> str:
@@ -55,19 +50,3 @@ def has_answer_format(text: str) -> bool:
     markers = _FORMAT.findall(text)
     answer = text.rpartition(MARKER)[2].strip()
     return markers == [MARKER] and bool(answer) and "\n" not in answer
-
-
-def parse_number(text: str) -> float | None:
-    """Return the last number in `text`, or None.
-
-    Commas between digits, `$`, `%` and a trailing dot do not count: "$1,250." is 1250. "3/4" is 0.75.
-    """
-    text = re.sub(r"(?<=\d),(?=\d)|[$%]", "", text.replace("\N{MINUS SIGN}", "-"))
-    matches = list(_NUMBER.finditer(text))
-    if not matches:
-        return None
-    sign, number, divisor = matches[-1].group("sign", "number", "divisor")
-    if divisor is not None and float(divisor) == 0:
-        return None
-    value = float(number) / float(divisor or 1)
-    return -value if sign else value

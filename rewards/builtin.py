@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .answers import completion_text, extract_answer, has_answer_format, normalise_answer, parse_number
+from .answers import completion_text, extract_answer, has_answer_format, normalise_answer
 from .errors import RewardError
 from .mathematics import math_verify
-
-_TOLERANCE = 1e-6
+from .numbers import read_numbers, same_numbers
 
 
 def exact_match(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
@@ -22,15 +21,20 @@ def exact_match(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequ
     ]
 
 
-def numeric_match(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
-    """1.0 where the last number after the last `###` is within 1e-6 of the answer, else 0.0, also without a number.
+def numeric_match(
+    prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any
+) -> list[float | None]:
+    """1.0 where the text after the last `###` (the whole completion without one) states the answer's numbers, else 0.0.
 
-    Numbers are read by `parse_number`: commas, `$`, `%` and a trailing dot do not count.
+    The same numbers in the same order, and no others, each within 1e-6; `read_numbers` says which are stated. An answer
+    without a number that can be read gives None.
     """
-    rewards = []
+    golds = {text: read_numbers(text) for text in {str(expected) for expected in answer}}
+    rewards: list[float | None] = []
     for completion, expected in zip(completions, answer, strict=True):
-        got, want = parse_number(extract_answer(completion_text(completion))), parse_number(str(expected))
-        rewards.append(float(got is not None and want is not None and abs(got - want) <= _TOLERANCE))
+        gold = golds[str(expected)]
+        got = read_numbers(extract_answer(completion_text(completion))) if gold else []
+        rewards.append(float(same_numbers(gold, got)) if gold else None)
     return rewards
 
 

@@ -1,8 +1,10 @@
 """Guards around a reward function: how long it takes, what it raises and what it returns, at every call."""
 
+import _thread
 import asyncio
 import inspect
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from ..data.errors import shown
 from .answers import completion_text
@@ -19,6 +23,7 @@ from .mathematics import check_timeout, math_verify
 from .patience import DaemonLoop, Patience, Tries, in_time
 
 Rewards = list[float | None]
+LARGEST = 1e12  # the largest reward, and so 1e18 with its weight, the variance of which float32 can hold
 
 
 def checked(reward: Callable[..., Any], name: str, patience: Patience | None = None) -> Callable[..., Any]:
@@ -37,7 +42,7 @@ def checked(reward: Callable[..., Any], name: str, patience: Patience | None = N
     Raises (from the returned function):
         RewardError: `reward` raised or took too long in its last try (chained; its own RewardError passes as it is, at
             once), returned another number of rewards than completions, or returned a value that is neither a finite
-            number nor None.
+            number up to `LARGEST` nor None.
     """
     patience = patience or Patience()
     if reward is math_verify:
@@ -50,15 +55,15 @@ def checked(reward: Callable[..., Any], name: str, patience: Patience | None = N
 
 def _checked(reward: Callable[..., Any], name: str, patience: Patience) -> Callable[..., Any]:
     def wrapper(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-        tries = Tries(name, patience, completions)
+        tries, given = Tries(name, patience, completions), {"prompts": prompts, "completions": completions}
         while True:
-            arguments = {"prompts": prompts, "completions": completions, **tries.columns(columns)}
             try:
-                result = in_time(reward, patience.timeout, arguments)
+                arguments = tries.columns({**given, **columns})
+                result = in_time(_listed(reward), patience.timeout, arguments)
                 break
-            except RewardError:
+            except (RewardError, KeyboardInterrupt):
                 raise
-            except Exception as error:
+            except BaseException as error:  # sys.exit() and what native libraries raise, too
                 pause = tries.failed(error)
             if pause is None:
                 return [None] * len(completions)
@@ -73,15 +78,17 @@ def _checked_async(reward: Callable[..., Any], name: str, patience: Patience) ->
     loop = DaemonLoop()
 
     async def wrapper(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Rewards:
-        tries = Tries(name, patience, completions)
+        tries, given = Tries(name, patience, completions), {"prompts": prompts, "completions": completions}
         while True:
-            arguments = {"prompts": prompts, "completions": completions, **tries.columns(columns)}
             try:
-                result = await loop.in_time(reward, patience.timeout, arguments)
+                arguments = tries.columns({**given, **columns})
+                result = await loop.in_time(_listed_async(reward), patience.timeout, arguments)
                 break
-            except RewardError:
+            except (RewardError, asyncio.CancelledError, GeneratorExit):
                 raise
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise _interrupt() from None
+            except BaseException as error:  # sys.exit() and what native libraries raise, too
                 pause = tries.failed(error)
             if pause is None:
                 return [None] * len(completions)
@@ -90,6 +97,35 @@ def _checked_async(reward: Callable[..., Any], name: str, patience: Patience) ->
         return _check_result(name, result, completions)
 
     return wrapper
+
+
+def _listed(reward: Callable[..., Any]) -> Callable[..., Any]:
+    """The reward with its result as a list, so that the code of a generator runs under the same guards."""
+
+    def call(**arguments: Any) -> Any:
+        return _as_list(reward(**arguments))
+
+    return call
+
+
+def _listed_async(reward: Callable[..., Any]) -> Callable[..., Any]:
+    async def call(**arguments: Any) -> Any:
+        return _as_list(await reward(**arguments))
+
+    return call
+
+
+def _as_list(result: Any) -> Any:
+    return list(result) if isinstance(result, Iterable) and not isinstance(result, str | bytes | Mapping) else result
+
+
+def _interrupt() -> BaseException:
+    """What to raise for an interrupt inside an async reward: in another thread it would end that thread's event loop,
+    for which the main thread would then wait for ever. The main thread is interrupted in its place."""
+    if threading.current_thread() is threading.main_thread():
+        return KeyboardInterrupt()
+    _thread.interrupt_main()
+    return asyncio.CancelledError()
 
 
 def is_async(reward: Callable[..., Any]) -> bool:
@@ -104,29 +140,42 @@ def _check_result(name: str, result: Any, completions: Sequence[Any]) -> Rewards
         if inspect.iscoroutine(result):
             result.close()  # else Python warns that it was never awaited
         raise RewardError(f"Reward {name!r} returned a coroutine. Define it with `async def`.")
-    if not isinstance(result, Iterable) or isinstance(result, str | bytes | Mapping):
+    if not isinstance(result, list):
         raise RewardError(
             f"Reward {name!r} returned {type(result).__name__} {shown(result)}. Return a list with one reward per "
             f"completion."
         )
-    rewards = list(result)
-    if len(rewards) != len(completions):
+    if len(result) != len(completions):
         raise RewardError(
-            f"Reward {name!r} returned {len(rewards)} rewards for {len(completions)} completions. Return exactly one "
+            f"Reward {name!r} returned {len(result)} rewards for {len(completions)} completions. Return exactly one "
             f"per completion, None for those it does not judge."
         )
-    return [_check_value(name, index, value, completions) for index, value in enumerate(rewards)]
+    return [_check_value(name, index, value, completions) for index, value in enumerate(result)]
 
 
 def _check_value(name: str, index: int, value: Any, completions: Sequence[Any]) -> float | None:
     if value is None:
         return None
-    if not isinstance(value, Real) or not math.isfinite(value):
+    received = (
+        f"Reward {name!r} returned {type(value).__name__} {shown(value)} at index {index}, for the completion "
+        f"{shown(completions[index], 200)}."
+    )
+    if not isinstance(value, Real | np.bool_) or _is_nan_or_inf(value):
+        raise RewardError(f"{received} Return finite numbers or None; of a tensor, return tensor.tolist().")
+    if _is_too_large(value):
         raise RewardError(
-            f"Reward {name!r} returned {type(value).__name__} {shown(value)} at index {index}, for the completion "
-            f"{shown(completions[index], 200)}. Return finite numbers or None; of a tensor, return tensor.tolist()."
+            f"{received} Rewards must lie between {-LARGEST:g} and {LARGEST:g}: training counts in float32, where the "
+            "squares of larger ones are infinite. Return smaller ones, such as between 0 and 1."
         )
     return float(value)
+
+
+def _is_too_large(value: Any) -> bool:
+    return bool(abs(value) > LARGEST)  # exact: a float of 10**400 would overflow
+
+
+def _is_nan_or_inf(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and not math.isfinite(value)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,17 @@ from typing import Any
 
 from .answers import completion_text, extract_answer
 from .errors import RewardError
+from .markup import boxed, plain
+from .numbers import read_numbers
 
 LIBRARY, EXTRA = "math_verify", "neuralese[math]"
 _SECONDS = 5  # for each parse and each comparison
+_DIGITS = 300  # of the longest number that is written out
 
-_DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[|\\boxed")
+_DELIMITED = re.compile(r"(?<!\\)\$\$?([^$]+)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_DELIMITER = re.compile(r"\\?[$€£¥₹]|\\[()\[\]]")
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.]*\d)")
+_JOINED = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*", re.I)
 _COMMAND = re.compile(r"\\(?:text|textbf|mbox|mathrm|operatorname|begin|end)\s*\{[^}]*\}|\\[A-Za-z]+")
 _PROSE = re.compile(r"[A-Za-z]{2}|\d\s+\d")
 
@@ -64,15 +70,27 @@ def _library() -> tuple[Callable[[str], list[Any]], Callable[[Any, Any], bool]]:
 
     def parsed(text: str) -> list[Any]:
         try:
-            return parse(_delimited(text), parsing_timeout=seconds)
+            return parse(_formula(text), parsing_timeout=seconds)
         except TimeoutException:
             return []
 
     return parsed, partial(verify, timeout_seconds=seconds)
 
 
-def _delimited(text: str) -> str:
-    """`text` between dollars if it is a bare formula, which the library would otherwise read as its last number."""
-    if not text.strip() or _DELIMITED.search(text) or _PROSE.search(_COMMAND.sub(" ", text)):
-        return text
-    return f"${text}$"
+def _formula(text: str) -> str:
+    """What of `text` the library is to read; it would take the last number of what it does not understand.
+
+    A formula, or several with commas between them. Of words with numbers, the number if there is one alone.
+    """
+    inner = boxed(text)
+    text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", plain(text if inner is None else inner))
+    formulas = [next(part for part in match if part) for match in _DELIMITED.findall(text)]
+    if formulas and not re.search(r"\d", _DELIMITED.sub(" ", text)):
+        return f"${', '.join(formulas)}$"
+    bare = _JOINED.sub(", ", _DELIMITER.sub("", text)).strip()
+    if not _PROSE.search(_COMMAND.sub(" ", bare)):
+        return f"${bare}$" if bare else ""
+    numbers = read_numbers(text)
+    if len(numbers) == 1 and abs(numbers[0].value.adjusted()) < _DIGITS:
+        return f"${numbers[0].value:f}{chr(92) + '%' if numbers[0].is_percent else ''}$"
+    return text if not numbers and _COMMAND.search(text) else ""

@@ -10,12 +10,12 @@ from threading import Thread
 from typing import Any, Literal
 
 from ..data.errors import reason, shown
+from .arguments import LOGS, checked_logs, own_copies
 from .errors import RewardError
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds between two tries; each is twice the one before
-_LOGS = ("log_extra", "log_metric")
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,18 @@ class Tries:
         self._notes: list[Callable[[], Any]] = []
 
     def columns(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of the next try. What it logs is held back, for one that fails must leave nothing in the log."""
-        if self.patience == Patience():
-            return dict(columns)
+        """Copies of the columns for the next try. What it logs is held back until it has worked: a failed try leaves
+        nothing in the log."""
         notes = self._notes = []
-        return {name: partial(_note, notes, value) if name in _LOGS else value for name, value in columns.items()}
+        held = {name: partial(_note, notes, value) if name in LOGS else value for name, value in columns.items()}
+        return checked_logs(self.name, self.completions, own_copies(held))
 
     def log(self) -> None:
         """Logs what the last try held back."""
         for note in self._notes:
             note()
 
-    def failed(self, error: Exception) -> float | None:
+    def failed(self, error: BaseException) -> float | None:
         """What follows a failed try: the seconds to wait before the next, or None to give None for every completion.
 
         Raises:
@@ -90,7 +90,7 @@ class Tries:
             return None
         raise RewardError(f"{self._what(error)} {self._remedy(error)}") from error
 
-    def _what(self, error: Exception) -> str:
+    def _what(self, error: BaseException) -> str:
         count = self.patience.retries + 1
         nth = f" in try {self._made} of {count}" if count > 1 else ""
         if isinstance(error, TimedOut):
@@ -100,7 +100,7 @@ class Tries:
             )
         return f"Reward {self.name!r} failed{nth} with {reason(error)}."
 
-    def _remedy(self, error: Exception) -> str:
+    def _remedy(self, error: BaseException) -> str:
         if isinstance(error, TimedOut):
             block = "It blocks its event loop: await what it waits for, or call it by asyncio.to_thread. "
             return (
@@ -151,8 +151,11 @@ class DaemonLoop:
         if timeout is None:
             return await reward(**arguments)
 
-        async def call() -> Any:
-            return await reward(**arguments)
+        async def call() -> tuple[Any, BaseException | None]:
+            try:
+                return await reward(**arguments), None
+            except (SystemExit, KeyboardInterrupt) as error:
+                return None, error  # raised here they would end the loop
 
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
@@ -161,7 +164,10 @@ class DaemonLoop:
         running = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), self._loop))
         await asyncio.wait([running], timeout=timeout)
         if running.done():
-            return running.result()
+            result, error = running.result()
+            if error is not None:
+                raise error
+            return result
         running.cancel()
         raise TimedOut(blocks=await self._is_blocked(self._loop))
 

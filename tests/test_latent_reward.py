@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from runs import tiny
+from safetensors.torch import load_file, save_file
 from test_cli import assert_one_paragraph, neuralese
 
 from neuralese.pipeline.evaluate.latent_reward import (
@@ -209,3 +210,19 @@ def test_a_folder_without_a_model_is_named_before_training(tmp_path):
     with pytest.raises(LatentRewardError, match="no latent reward model in"):
         run(tiny(tmp_path / "out", *keys, "rl=null"))
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_files_are_named(judge, reasoner, tmp_path):
+    """Not left random where weights are missing."""
+    judge.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["last.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LatentRewardError, match="lacks weights, the first: last.weight. Train it again"):
+        load_latent_reward(tmp_path, reasoner)
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(LatentRewardError, match="cannot be loaded: SafetensorError.* Train it again"):
+        load_latent_reward(tmp_path, reasoner)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(LatentRewardError, match="cannot be loaded: OSError"):
+        load_latent_reward(tmp_path, reasoner)

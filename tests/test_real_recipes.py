@@ -24,12 +24,12 @@ DATA = ROOT.parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real evaluation files are not here")
 SMALL = [
     "tracking.wandb=false", "evaluate.problems=4", "evaluate.num_samples=2", "evaluate.k=[1, 2]",
-    "evaluate.max_new_tokens=12", "evaluate.bootstrap=20", "data.train.limit=40", "curriculum.eval_problems=4",
+    "evaluate.max_new_tokens=24", "evaluate.bootstrap=20", "data.train.limit=40", "curriculum.eval_problems=4",
     "sft.trainer.max_steps=2", "sft.trainer.per_device_train_batch_size=2", "sft.trainer.gradient_accumulation_steps=2",
     "curriculum.trainer.max_steps=2", "curriculum.trainer.per_device_train_batch_size=2",
     "curriculum.trainer.gradient_accumulation_steps=2", "rl.trainer.max_steps=2",
     "rl.trainer.per_device_train_batch_size=4", "rl.trainer.num_generations=2",
-    "rl.trainer.gradient_accumulation_steps=2", "rl.trainer.max_completion_length=6",
+    "rl.trainer.gradient_accumulation_steps=2", "rl.trainer.max_completion_length=24",
 ]  # fmt: skip
 
 

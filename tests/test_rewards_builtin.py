@@ -63,9 +63,15 @@ def test_normalise_answer_keeps_case_and_joins_white_space():
         ("1e-3", 0.001),
         ("3/4", 0.75),
         ("-3/4", -0.75),
-        ("9-4", 4),
-        ("first 5, then 6 apples", 6),
+        ("75%", 75),
+        ("2 1/2", 2.5),
+        ("1.2.3", None),
+        ("1_000", None),
+        ("9-4", None),
+        ("first 5, then 6 apples", None),
         ("1/0", None),
+        ("1e400", None),  # too large for a float
+        ("1e99999999999999999999", None),
         ("none", None),
         ("", None),
     ],
@@ -102,11 +108,23 @@ def test_numeric_match(wrap):
     texts = ["### $1,250.00.", "### 1250", "5 ### six", "72 apples", "### 0.3333333", "### 0.33334", "7 ### 8", "### 7"]
     answers = ["1250", "1,250", "6", "72", "1/3", "1/3", "7", "seven"]
     rewards = numeric_match(prompts=[""] * 8, completions=[wrap(text) for text in texts], answer=answers)
-    assert rewards == [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert rewards == [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, None]
 
 
-def test_numeric_match_never_matches_two_overflowing_numbers():
-    assert numeric_match([""], ["### " + "9" * 400], answer=["8" * 400]) == [0.0]
+def test_numeric_match_tells_huge_and_tiny_numbers_apart():
+    pairs = [
+        ("9" * 400, "9" * 400, 1.0), ("9" * 400, "8" * 400, 0.0), ("9007199254740993", "9007199254740992", 0.0),
+        ("1e-9", "0", 0.0), ("1e-9", "2e-9", 0.0), ("1e-9", "1.0000001e-9", 1.0), ("0", "-0", 1.0),
+        ("1e400", "1e400", 1.0), ("5", "1e99999999999999999999", 0.0), ("1e99999999999999999999", "5", None),
+    ]  # fmt: skip
+    answers, texts, expected = zip(*pairs, strict=True)
+    assert numeric_match([""] * len(pairs), texts, answer=answers) == list(expected)
+
+
+@pytest.mark.parametrize("part", ["*", "`", "_a", "\\boxed{", "1/", "(1,2,", "1 ", "{1", "\\text{", "minus ", "$"])
+def test_long_texts_end_the_reader_not_the_training(part):
+    """A pattern that took more than linear time would not come back from these."""
+    assert parse_number(part * 20_000 + " ; 7") in (None, 7)
 
 
 @pytest.mark.parametrize("wrap", [str, _chat])

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from neuralese.data import UserError
 from neuralese.rewards import RewardCheck, RewardError, check_reward, checked, exact_match, latent_cost
@@ -40,6 +41,9 @@ def _call(wrapper, **arguments):
         ((0.5, True), [0.5, 1.0]),
         (np.array([0.5, 2], dtype=np.float32), [0.5, 2.0]),
         ([Fraction(1, 4), np.int64(3)], [0.25, 3.0]),
+        (np.array([True, False]), [1.0, 0.0]),
+        (np.array([2, 3], dtype=np.uint8), [2.0, 3.0]),
+        ([-1e12, 10**12], [-1e12, 1e12]),
     ],
 )
 def test_good_rewards_pass_as_floats(kind, value, rewards):
@@ -63,6 +67,17 @@ def test_good_rewards_pass_as_floats(kind, value, rewards):
         ([1.0, "1.0"], "returned str '1.0' at index 1, for the completion 'second text'"),
         ([[1.0], 1.0], r"returned list \[1.0\] at index 0"),
         ([1j, 1.0], "returned complex 1j at index 0"),
+        ([1.0, 1e300], r"returned float 1e\+300 at index 1, for .*'second text'\. Rewards must lie between"),
+        ([-1.1e12, 1.0], "returned float -1100000000000.0 at index 0.*squares of larger ones are infinite"),
+        ([10**400, 1.0], "returned int 10000.* at index 0.*must lie between -1e\\+12 and 1e\\+12"),
+        ([10**5000, 1.0], "returned int that cannot be shown at index 0.*must lie between"),
+        ([Fraction(10**400, 3), 1.0], "returned Fraction .* at index 0.*must lie between"),
+        (np.array([1.0, np.nan]), "returned float64 np.float64.nan. at index 1"),
+        ([np.float32("inf"), 1.0], "returned float32 .*inf.* at index 0.*Return finite numbers"),
+        (torch.tensor([1.0, 2.0]), r"returned Tensor tensor\(1.\) at index 0.*of a tensor, return tensor.tolist\(\)"),
+        ([torch.tensor(1.0), 1.0], r"returned Tensor tensor\(1.\) at index 0"),
+        (torch.tensor(1.0), "failed with TypeError: iteration over a 0-d tensor"),
+        (np.ones((2, 1)), "returned ndarray array.*at index 0"),
     ],
 )
 def test_bad_rewards_are_named(kind, value, said):
@@ -149,7 +164,9 @@ def test_every_argument_of_the_trainer_is_passed_on():
         "answer": ["1", "2"],
     }
     checked(reward, "mine")(**CALL, **extra)
-    assert got == {**CALL, **extra}
+    plain = {name: value for name, value in {**CALL, **extra}.items() if name not in ("log_extra", "log_metric")}
+    assert {name: got[name] for name in plain} == plain and got.keys() == {**CALL, **extra}.keys()
+    assert got["trainer_state"] is extra["trainer_state"]
     assert logged == [("m", 1.0)]
 
 

@@ -179,7 +179,51 @@ def own_code(folder):
     return "cannot be loaded: .*code that comes with a model is not run"
 
 
-@pytest.mark.parametrize("spoil", [no_folder, no_classifier_type, no_head, pickled, other_shapes, two_labels, own_code])
+def quantized(folder):
+    change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    return "is quantized, and quantized models are not loaded as rewards"
+
+
+def truncated(folder):
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    return "cannot be loaded: SafetensorError"
+
+
+def no_json(folder):
+    (folder / "config.json").write_text("[" * 100_000)
+    return "cannot be loaded: RecursionError"
+
+
+def strange_values(folder):
+    change_config(folder, n_head="2")
+    return "cannot be loaded: StrictDataclassFieldValidationError: .*expected int, got str"
+
+
+def no_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    return "has no tokenizer. Save the one it was trained with"
+
+
+def broken_template(folder):
+    (folder / "chat_template.jinja").write_text("{% for")
+    return "cannot be loaded: TemplateSyntaxError"
+
+
+def strange_length(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "long"}))
+    return "cannot be loaded: TypeError"
+
+
+SPOILS = [
+    no_folder, no_classifier_type, no_head, pickled, other_shapes, two_labels, own_code, quantized, truncated, no_json,
+    strange_values, no_tokenizer, broken_template, strange_length,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
 def test_what_is_no_reward_model_is_explained(tmp_path, spoil):
     name = str(tmp_path / "nowhere") if spoil is no_folder else str(tmp_path)
     classifier(tmp_path, "text")
@@ -200,7 +244,11 @@ def test_check_finds_a_bad_reward_model_before_training(tmp_path):
     ):
         with pytest.raises(RewardError, match=said):
             check_recipe(load_recipe(TINY, [f"rl.rewards=[{{{entry}}}]"]))
-    check_recipe(load_recipe(TINY, [f"rl.rewards=[{{model: '{tmp_path}', label: 1}}]"]))
+    good = load_recipe(TINY, [f"rl.rewards=[{{model: '{tmp_path}', label: 1}}]"])
+    check_recipe(good)
+    no_tokenizer(tmp_path)
+    with pytest.raises(RewardError, match="has no tokenizer"):
+        check_recipe(good)
 
 
 TURNS = "{% for m in messages %}<|im_start|>{{ m.content | trim }}<|im_end|>{% endfor %}"

@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState
 
 from neuralese.pipeline.latent.generate import Rollouts
 from neuralese.pipeline.latent.geometry import cosine_sums
-from neuralese.pipeline.train.alarms import PATIENCE, AlarmCallback, all_alarms
+from neuralese.pipeline.train.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
 from neuralese.pipeline.train.watch import reward_metrics, thought_metrics
 
 
@@ -37,17 +37,21 @@ def test_thought_metrics_by_hand():
 
 def test_reward_metrics_by_hand():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    assert reward_metrics(rewards, 1) == {"group/best": 1.0, "group/mean": 0.625, "group/mixed": 0.5}
-    found = reward_metrics(rewards, 2)
+    scored = torch.ones_like(rewards, dtype=torch.bool)
+    scored[0, :2] = False
+    expected = {"group/best": 1.0, "group/mean": 0.625, "group/mixed": 0.5, "group/unscored": 0.25}
+    assert reward_metrics(rewards, scored, 1) == expected
+    found = reward_metrics(rewards, scored, 2)
     assert found["group/within_thoughts"] == pytest.approx(0.125)  # one of four thoughts, variance 1/2
     assert found["group/between_thoughts"] == pytest.approx(0.0625 - 0.125 / 2)  # means 0.5, 0; 1, 1
 
 
 def test_between_thoughts_is_zero_where_thoughts_do_not_matter():
     rewards = (torch.rand(4000, 16) < 0.4).float()
-    assert reward_metrics(rewards, 4)["group/between_thoughts"] == pytest.approx(0.0, abs=0.005)
+    scored = torch.ones_like(rewards, dtype=torch.bool)
+    assert reward_metrics(rewards, scored, 4)["group/between_thoughts"] == pytest.approx(0.0, abs=0.005)
     matters = (torch.rand(4000, 4, 1) < 0.4).float().expand(4000, 4, 4).flatten(1)
-    assert reward_metrics(matters, 4)["group/between_thoughts"] == pytest.approx(0.24, abs=0.01)
+    assert reward_metrics(matters, scored, 4)["group/between_thoughts"] == pytest.approx(0.24, abs=0.01)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_iterations": 2}], ids=["on-policy", "two inner steps"])
@@ -64,7 +68,7 @@ def test_metrics_are_logged(reasoner, problems, tmp_path, options):
     names = {
         "rollout/distinct", "latent/rms", "latent/cosine", "latent/effective_rank", "latent/gradient_1",
         "latent/gradient_3", "group/best", "group/mixed", "group/within_thoughts", "group/between_thoughts", "ratio/sd",
-        "rollout/replay_gap",
+        "rollout/replay_gap", "group/unscored", CUT,
     }  # fmt: skip
     assert names <= rows[0].keys() and "latent/gradient_4" not in rows[0]
     assert rows[0]["rollout/replay_gap"] < 1e-4 and rows[0]["latent/gradient_1"] > 0
@@ -75,10 +79,13 @@ def test_metrics_are_logged(reasoner, problems, tmp_path, options):
 HEALTHY = {
     "loss": 0.1, "grad_norm": 1.0, "group/mixed": 0.5, "group/mean": 0.4, "group/best": 0.8, "latent/cosine": 0.9,
     "group/between_thoughts": 0.1, "latent/rms": 1.0, "ratio/sd": 0.1, "kl": 0.1, "rollout/replay_gap": 1e-5,
+    "group/unscored": 0.5, "reward": 0.4, CUT: 0.9,
 }  # fmt: skip
 STEADY = [HEALTHY] * (2 * PATIENCE)
 ILL = {
     "nan": [{"loss": math.nan, "kl": None, "rollout/replay_gap": None, "latent/cosine": None, "ratio/sd": None}],
+    "unscored": [{"group/unscored": 1.0, "reward": None}],  # TRL logs the mean of nothing as None
+    "cut_answers": [{CUT: 1.0}] * FEW,
     "equal_groups": [{"group/mixed": 0.0}] * PATIENCE,
     "thoughts_collapsed": [{"latent/cosine": 0.99995}] * PATIENCE,
     "thoughts_without_effect": [{"group/between_thoughts": -0.01}] * PATIENCE,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from ...data.errors import UserError, reason
 from ...data.problem import Problem
@@ -19,6 +20,7 @@ from ...rewards.answers import normalise_answer
 from ..evaluate_sections import EvaluateSection
 from ..files import write_whole
 from ..reasoner import Reasoner
+from ..score import warn_of_unscored
 from ..train.reward_model import recipe_reward
 from .latent_reward import LatentRewardModel, load_latent_reward
 from .metrics import agreement, auroc, auroc_ci, bootstrap_ci, pass_at_k
@@ -127,6 +129,8 @@ def measure(
         file = None if folder is None else SampleFile(folder / f"{way.name}.jsonl", {**what, "setting": asdict(way)})
         sampled = draw_samples(reasoner, problems, way, settings, seed, file, judge, effort)
         spent = time.perf_counter() - started - effort.judging
+        if PartialState().is_main_process:
+            warn_of_unscored(settings.scorer, [row.scores for row in sampled], f" of stage {stage}, {way.name}")
         rewards = selection_rewards(reward, problems, sampled) if reward is not None and not way.is_greedy else None
         for metric, k, value, ci95 in _summaries(sampled, rewards, way, settings, seed):
             rows.append(

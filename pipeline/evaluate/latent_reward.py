@@ -153,10 +153,22 @@ def load_latent_reward(folder: str | Path, reasoner: Reasoner) -> LatentRewardMo
     """Loads a latent reward model and checks that it fits a reasoner.
 
     Raises:
-        UserError: There is none, or it was trained for another shape.
+        UserError: There is none, its files are damaged, or it was trained for another shape.
     """
     check_latent_reward(folder)
-    model = LatentRewardModel.from_pretrained(folder)
+    try:
+        model, info = LatentRewardModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    except Exception as error:  # of a broken folder, the loaders raise what the file makes of them
+        said = " ".join(str(error).split())
+        raise LatentRewardError(
+            f"The latent reward model in {folder} cannot be loaded: {type(error).__name__}: {said[:300].rstrip('.')}. "
+            "Train it again with `neuralese reward-model`."
+        ) from error
+    if info["missing_keys"]:  # which would be left random
+        raise LatentRewardError(
+            f"The latent reward model in {folder} lacks weights, the first: {min(info['missing_keys'])}. Train it "
+            "again with `neuralese reward-model`."
+        )
     size, count = reasoner.model.config.get_text_config().hidden_size, reasoner.config.num_latents
     if (model.config.state_size, model.config.num_latents) != (size, count):
         raise LatentRewardError(

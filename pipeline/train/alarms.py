@@ -13,21 +13,24 @@ from transformers import TrainerCallback
 
 logger = logging.getLogger(__name__)
 PATIENCE = 10  # logs in a row that a state must last before it is an alarm
+FEW = 3  # the same, of a state that does not come and go
+CUT = "completions/clipped_ratio"  # TRL's name
 Logs = Mapping[str, float]
 
 
 @dataclass
 class Lasting:
-    """Holds when a condition held in each of the last `PATIENCE` logs that could tell."""
+    """Holds when a condition held in each of the last `logs` logs that could tell."""
 
     holds: Callable[[Logs], bool | None]
+    logs: int = PATIENCE
     count: int = 0
 
     def __call__(self, logs: Logs) -> bool:
         held = self.holds(logs)
         if held is not None:
             self.count = self.count + 1 if held else 0
-        return self.count >= PATIENCE
+        return self.count >= self.logs
 
 
 @dataclass
@@ -76,7 +79,7 @@ def above(name: str, limit: float) -> Callable[[Logs], bool]:
 
 def _not_finite(logs: Mapping[str, Any]) -> bool:
     # TRL logs the mean of nothing but NaN as None.
-    values = [logs.get(name, 0.0) for name in ("loss", "grad_norm", "kl", "reward", "latent/rms")]
+    values = [logs.get(name, 0.0) for name in ("loss", "grad_norm", "kl", "latent/rms")]
     return any(value is None or not math.isfinite(value) for value in values)
 
 
@@ -84,6 +87,15 @@ def all_alarms() -> dict[str, tuple[Callable[[Logs], bool], str]]:
     """Condition and message of each alarm; the message may name what the log holds."""
     return {
         "nan": (_not_finite, "loss {loss}, grad_norm {grad_norm}: not a finite number. Lower the learning rate."),
+        "unscored": (
+            lambda logs: logs.get("group/unscored", 0.0) == 1,
+            "every reward was None for all completions, so nothing is learned. Let one of rl.rewards return numbers.",
+        ),
+        "cut_answers": (
+            Lasting(lambda logs: logs[CUT] == 1 if CUT in logs else None, FEW),
+            f"all answers of the last {FEW} logs were cut before their end token. Raise "
+            "rl.trainer.max_completion_length, or train the stages before until the model ends its answers.",
+        ),
         "equal_groups": (
             Lasting(lambda logs: logs["group/mixed"] == 0 if "group/mixed" in logs else None),
             f"no group of the last {PATIENCE} logs had rewards that differ, so nothing is learned. Raise the "

@@ -20,6 +20,7 @@ from ..curriculum import (
     encode_prompts,
     latent_block,
 )
+from ..golds import compares
 from ..latent.config import LatentConfig, context_window
 from ..latent.latentize import latent_section
 from ..latent.noise import parse_noise
@@ -30,6 +31,7 @@ from ..schedule import TEXT, Stage
 from ..sections import Recipe
 from .arms import ARMS, LATENT, latent_stages, most_steps
 from .rl_settings import rl_rows
+from .room import check_answers_fit
 
 
 def encode_checked(
@@ -43,7 +45,7 @@ def encode_checked(
     Raises:
         UserError: A part that tokenizes to nothing, a row longer than the context window at some stage, steps or
             options that do not fit the supervision, a question without room for its answer, an answer that cannot be
-            written.
+            written, or a limit on new tokens that cuts every answer.
     """
     encoded = encode(problems.train, tokenizer)
     window, section, latent = context_window(config.get_text_config()), recipe.curriculum, recipe.latent
@@ -65,6 +67,7 @@ def encode_checked(
     questions = [problem.question for problem in measured]
     prompts = encode_prompts(questions, most, tokenizer, style.config)
     check_room(questions, prompts, recipe.evaluate.max_new_tokens, window)
+    _check_answers_fit(recipe, encoded, encode(measured, tokenizer), most)
     if recipe.rl is not None:
         if most == 0 and parse_noise(recipe.rl.noise) is not None:
             raise RecipeError(
@@ -75,6 +78,28 @@ def encode_checked(
         rows = [item.question + block for item in encoded]
         check_room([problem.question for problem in problems.train], rows, room, window)
     return encoded
+
+
+def _check_answers_fit(recipe: Recipe, train: Sequence[Encoded], measured: Sequence[Encoded], most: int) -> None:
+    """Checks that right answers fit into the tokens of the evaluation and of the rollouts, as `check_answers_fit`.
+
+    Args:
+        most: Latents of a question; without them a model that was shown steps writes them.
+    """
+    writes_steps, settings = recipe.sft is not None, recipe.evaluate
+    check_answers_fit(
+        "evaluate.max_new_tokens",
+        settings.max_new_tokens,
+        measured,
+        "measured",
+        writes_steps,
+        compares(settings.scorer),
+    )
+    if recipe.rl is not None:
+        room = recipe.rl.trainer.get("max_completion_length", GRPOConfig.max_completion_length)
+        is_compared = any(compares(reward.function) for reward in recipe.rl.rewards)
+        key = "rl.trainer.max_completion_length"
+        check_answers_fit(key, room, train, "training", writes_steps and most == 0, is_compared)
 
 
 def shown_stages(recipe: Recipe, train: Sequence[Problem]) -> list[Stage]:

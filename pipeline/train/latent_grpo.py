@@ -109,7 +109,7 @@ class LatentGRPOTrainer(GRPOTrainer):
                 )
                 total = output["completion_mask"].sum()
                 output["num_items_in_batch"] = self.accelerator.gather(total).sum()
-        for name, value in reward_metrics(self._rewards, self.settings.answers_per_thought).items():
+        for name, value in reward_metrics(self._rewards, self._scored, self.settings.answers_per_thought).items():
             self._metrics["train"][name].append(value)  # of all processes already
         if self.settings.equal_groups == "drop":
             for name in ("advantages", "latent_advantages"):

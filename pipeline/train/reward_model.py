@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
@@ -45,13 +44,16 @@ def check_recipe_reward(reward: Reward) -> None:
     """Checks an entry of `rl.rewards` without the weights of a model; of one on the hub, its config is downloaded.
 
     Raises:
-        RewardError: There is no such function or model, or the label does not fit the model.
+        RewardError: There is no such function or model, the label does not fit the model, or the tokenizer in its
+            folder cannot be used.
     """
     if reward.function is not None:
         recipe_reward(reward)
-    else:
-        assert reward.model is not None
-        load_config(reward.model, reward.label)
+        return
+    assert reward.model is not None
+    load_config(reward.model, reward.label)
+    if Path(reward.model).is_dir():
+        _load_tokenizer(reward.model)
 
 
 class RewardModel:
@@ -67,7 +69,8 @@ class RewardModel:
         label: Which of several labels.
 
     Raises:
-        RewardError: Nothing to load there, no classifier, or a label that it does not have.
+        RewardError: Nothing to load there, no classifier, a label that it does not have, or one that fails on a first
+            question.
     """
 
     def __init__(self, name: str, label: int | None = None) -> None:
@@ -75,9 +78,13 @@ class RewardModel:
         self.__name__ = Path(name).name  # under which TRL logs it
         self.model, self.tokenizer = _load(name)
         self.model.requires_grad_(False).eval().to("cpu" if on_cpu() else "cuda")
-        limits = (self.tokenizer.model_max_length, context_window(self.config.get_text_config()))
-        self.window = min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
         self._has_warned = False
+        try:
+            limits = (self.tokenizer.model_max_length, context_window(self.config.get_text_config()))
+            self.window = min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
+            self(["?"], ["### 1"])
+        except Exception as error:  # a template, a vocabulary or a length that does not fit the rest
+            raise _unloadable(name, error) from error
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], completions: Sequence[Any], **_: Any) -> list[float]:
@@ -148,12 +155,17 @@ def load_config(name: str, label: int | None) -> Any:
     """
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a broken folder, the loaders raise what the file makes of them
         raise _unloadable(name, error) from error
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise RewardError(
             f"The reward model {name!r} is a {config.model_type!r} model, of which Transformers has no sequence "
             "classifier. Name one that has, or call the model in a reward function of your own."
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise RewardError(
+            f"The reward model {name!r} is quantized, and quantized models are not loaded as rewards. Name one with "
+            "whole weights, or call the model in a reward function of your own."
         )
     if config.num_labels > 1 if label is None else label >= config.num_labels:
         labels = ", ".join(f"{index}: {text}" for index, text in sorted(config.id2label.items()))
@@ -172,8 +184,7 @@ def _load(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name, dtype="auto", trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of broken weights, the loaders raise what the file makes of them
         raise _unloadable(name, error) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -182,6 +193,19 @@ def _load(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
             f"The reward model {name!r} lacks {len(info['missing_keys'])} weights of a classifier, the first: "
             f"{min(info['missing_keys'])}. Name a model that was trained to classify or to score."
         )
+    tokenizer = _load_tokenizer(name)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        ids = tokenizer("a b")["input_ids"]
+    except Exception as error:  # as of weights
+        raise _unloadable(name, error) from error
+    if not ids:  # what is made of a folder without a tokenizer
+        raise RewardError(f"The reward model {name!r} has no tokenizer. Save the one it was trained with beside it.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
@@ -190,13 +214,13 @@ def _load(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
         )
     # Absolute positions begin at the first token, and causal models score the last one that is no padding.
     tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
+    return tokenizer
 
 
 def _unloadable(name: str, error: Exception) -> RewardError:
+    said = " ".join(str(error).split())
     return RewardError(
-        f"The reward model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]} Check the folder or the hub "
-        "id; weights must be safetensors, code that comes with a model is not run, and private models need a Hugging "
-        "Face token."
+        f"The reward model {name!r} cannot be loaded: {type(error).__name__}: {said[:300].rstrip('.')}. Check the "
+        "folder or the hub id; weights must be safetensors, code that comes with a model is not run, private models "
+        "need a Hugging Face token."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
             "rl.trainer.beta > 0 needs a reference model with the latent tokens, and TRL loads it from "
             f"{base}. Train sft or curriculum first, or set beta to 0."
         )
+    logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)
     completions = CompletionsCallback(context.tracker)
     callbacks: list[TrainerCallback] = [
         TrackingCallback(context.tracker),
@@ -85,6 +87,12 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     if held_out is not None:
         held_out.trainer = trainer
     train_and_hand_over(trainer, context, reasoner, base, folder)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Keeps TRL from printing a whole row of the data at every step in which a completion has no reward: how many have
+    none is the metric `group/unscored`, which has an alarm."""
+    return "All reward functions returned None" not in record.getMessage()
 
 
 def _trainer_of(section: RLSection, reasoner: Reasoner, settings: Rollout) -> Callable[..., LatentGRPOTrainer]:

@@ -32,12 +32,13 @@ def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float) -> dict
     }
 
 
-def reward_metrics(rewards: Tensor, answers_per_thought: int) -> dict[str, float]:
-    """Of the rewards (P, G) of all processes' groups, thought by thought."""
+def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int) -> dict[str, float]:
+    """Of the rewards (P, G) of all processes' groups, thought by thought, filled in where `is_scored` is not."""
     metrics = {
         "group/best": rewards.max(1).values.mean().item(),
         "group/mean": rewards.mean().item(),
         "group/mixed": (~equal_groups(rewards)).float().mean().item(),
+        "group/unscored": (~is_scored).float().mean().item(),
     }
     if answers_per_thought > 1:
         thoughts = rewards.unflatten(1, (-1, answers_per_thought))  # (P, K, M)

@@ -1,0 +1,43 @@
+"""Whether answers fit into the tokens that a model may write, asked before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from accelerate import PartialState
+
+from ..curriculum import Encoded
+from ..recipe import RecipeError
+
+logger = logging.getLogger(__name__)
+
+
+def check_answers_fit(
+    key: str, room: int, encoded: Sequence[Encoded], what: str, with_steps: bool, is_compared: bool
+) -> None:
+    """Says how many right answers a limit on new tokens cuts, and how long the longest is.
+
+    Args:
+        key: Of the recipe, which sets the limit.
+        room: New tokens, at most.
+        what: The problems are for: training, evaluation.
+        with_steps: The model learns to write the steps before the answer.
+        is_compared: What the model writes is compared with the answer, and not judged in another way.
+
+    Raises:
+        RecipeError: No answer would fit even without steps and end token, so that none could be right.
+    """
+    lengths = [len(item.answer) + with_steps * sum(map(len, item.steps)) for item in encoded]
+    cut = [length for length in lengths if length > room]
+    if not cut:
+        return
+    said = (
+        f"{key}={room} cuts {len(cut)} of {len(lengths)} {what} answers, the longest of which has {max(cut)} tokens "
+        f"with its {'steps, ' if with_steps else ''}marker and end token."
+    )
+    advice = f"Set {key} to {max(cut)} or more."
+    if is_compared and min(len(item.answer) for item in encoded) - 1 > room:
+        raise RecipeError(f"{said} None could be right. {advice}")
+    if PartialState().is_main_process:
+        logger.warning("%s Such answers can hardly be right. %s", said, advice)
