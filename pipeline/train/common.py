@@ -44,6 +44,7 @@ RESERVED = {
     "reward_weights": "the weights of rl.rewards",
     "eval_strategy": "the pipeline, which measures by itself",
     "load_best_model_at_end": "the pipeline, which measures by itself",
+    **dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval", "cast_lm_head_to_fp32"), "model.dtype"),
     "ds3_gather_for_generation": "the pipeline, whose rollouts need whole weights",
     **dict.fromkeys(
         (
@@ -117,7 +118,6 @@ def trainer_config(
     ours: dict[str, Any] = {
         # Launchers do not hand it to their workers, and without it processes on CPU do not find each other.
         "use_cpu": on_cpu(),
-        "bf16": not on_cpu() and torch.cuda.is_bf16_supported(),
         "gradient_checkpointing": False,
         "logging_steps": 10,
         "logging_first_step": True,
@@ -131,6 +131,7 @@ def trainer_config(
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
+        "bf16": False,  # the reasoner casts by itself, the same under every launcher and when it is measured
     }
     try:
         return cls(**{**ours, **values, **fixed})
