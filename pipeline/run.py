@@ -34,6 +34,7 @@ from .train.arms import ARMS
 from .train.common import Context, is_done, on_cpu
 from .train.curriculum import stopped_summary, train_curriculum
 from .train.examples import encode_checked
+from .train.lora_check import check_lora_modules
 from .train.rl import train_rl
 from .train.sft import train_sft
 from .validate import check_recipe
@@ -93,6 +94,8 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     problems = load_all(recipe)
     _build_base(recipe, [*problems.held_out, *problems.train])
     config, tokenizer = load_tokenizer(checkpoint_of(recipe, "base"), recipe.model.trust_remote_code)
+    if recipe.model.lora is not None:
+        check_lora_modules(recipe.model.lora, config, recipe.model.trust_remote_code)
     encoded = encode_checked(recipe, problems, tokenizer, config)
     evaluation = problems.evaluation
     tracker = Tracker(recipe, recipe.folder, state.is_main_process)

@@ -108,7 +108,9 @@ class LatentConfig:
             ModelError: A number out of its range, or a dtype that reasoners do not compute in.
         """
         if self.compute_dtype not in COMPUTE_DTYPES:
-            raise ModelError(f"compute_dtype={self.compute_dtype!r} of the latent section must be one of {COMPUTE_DTYPES}.")
+            raise ModelError(
+                f"compute_dtype={self.compute_dtype!r} of the latent section must be one of {COMPUTE_DTYPES}."
+            )
         if self.stop_head and self.jacobi_sweeps is not None:
             raise ModelError("stop_head needs latents made one after the other. Remove jacobi_sweeps.")
         for name, value, least in (

@@ -251,4 +251,6 @@ def _uniform(seeds: Tensor, number: Tensor, count: int) -> Tensor:
     generator = torch.Generator()
     pairs = zip(seeds.tolist(), number.tolist(), strict=True)
     streams = [seed ^ TOKEN_STREAM ^ (m * ANSWER_STREAM & 0xFFFFFFFF) for seed, m in pairs]
-    return torch.stack([torch.rand(count, generator=generator.manual_seed(stream), dtype=torch.float32) for stream in streams])
+    return torch.stack(
+        [torch.rand(count, generator=generator.manual_seed(stream), dtype=torch.float32) for stream in streams]
+    )

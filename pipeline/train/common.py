@@ -28,7 +28,7 @@ from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
 from ..sections import Recipe
 from ..tracking import Tracker
-from .lora import merge_adapter
+from .lora import merge_adapter, thin_frozen
 
 # Set by the pipeline, so that two places cannot disagree.
 RESERVED = {
@@ -45,6 +45,11 @@ RESERVED = {
     "eval_strategy": "the pipeline, which measures by itself",
     "load_best_model_at_end": "the pipeline, which measures by itself",
     **dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval", "cast_lm_head_to_fp32"), "model.dtype"),
+    **dict.fromkeys(
+        ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+        "the pipeline, which compiles nothing: passes over latents change their shape with every batch",
+    ),
+    **dict.fromkeys(("fsdp", "fsdp_config"), "the launcher, which shards by DeepSpeed (recipes/accelerate/zero3.yaml)"),
     "ds3_gather_for_generation": "the pipeline, whose rollouts need whole weights",
     **dict.fromkeys(
         (
@@ -215,6 +220,9 @@ def train_and_hand_over(
     """
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     trainer.add_callback(NoLastCheckpointCallback)
+    is_adapter = isinstance(trainer.model, PeftModel)
+    if is_adapter and not trainer.is_deepspeed_enabled:  # which takes weights of one dtype
+        thin_frozen(reasoner.model)
     checkpoint = last_whole_checkpoint(folder) if context.resume else None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -228,14 +236,13 @@ def train_and_hand_over(
         shutil.rmtree(partial, ignore_errors=True)
     state.wait_for_everyone()
     trainer.save_model(str(partial))  # on all processes: ZeRO-3 gathers here
-    is_adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
     section, has_value_head = reasoner.config, reasoner.model.value_head is not None
     supervised = reasoner.model.supervision is not None
     text = json.dumps(report(trainer)) if report is not None else None
     release(trainer)
     if state.is_main_process:
         if is_adapter:
-            merge_adapter(base, partial, section, context.recipe, supervised, has_value_head)
+            merge_adapter(base, partial, section, reasoner.tokenizer, context.recipe, supervised, has_value_head)
         if text is not None:
             (partial / REPORT).write_text(text, encoding="utf-8")
         reasoner.tokenizer.save_pretrained(partial)
