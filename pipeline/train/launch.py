@@ -12,7 +12,7 @@ from ...data.errors import UserError
 UNFIT = {
     "ACCELERATE_USE_FSDP": (
         "FSDP (distributed_type: FSDP)",
-        "rollouts run parts of the model that FSDP has sharded. Take DeepSpeed: recipes/accelerate/zero2.yaml or zero3.yaml",
+        "rollouts run parts of a model that it has sharded. Take DeepSpeed: recipes/accelerate/zero3.yaml",
     ),
     "ACCELERATE_USE_MEGATRON_LM": (
         "Megatron-LM",
