@@ -73,7 +73,7 @@ def test_what_trains_is_float32_over_a_base_in_bfloat16(make, tmp_path):
     reasoner = make(compute_dtype="bfloat16", supervision="decoder", supervised=True, **options)
     of = recipe(tmp_path, "{target_modules: [c_attn], modules_to_save: [c_fc]}")
     model = get_peft_model(reasoner.model, lora_config(of, reasoner))
-    start, latent, end = reasoner.config.token_ids
+    latent = reasoner.config.token_ids[1]
     ids = torch.tensor([[5, 6, 7, latent, latent, 8, 9]])
     full = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
     thin_frozen(reasoner.model)
@@ -116,9 +116,7 @@ def test_a_merge_that_computes_something_else_keeps_the_adapter(make, tmp_path):
     tied = LoraConfig(task_type="CAUSAL_LM", target_modules=["wte"], init_lora_weights=False)
     get_peft_model(reasoner.model, tied).save_pretrained(tmp_path / "final.partial")
     adapter = load_file(tmp_path / "final.partial" / "adapter_model.safetensors")
-    with pytest.raises(
-        MergeError, match=r"The adapter in .*adapter cannot be merged: the merged model computes other logits"
-    ):
+    with pytest.raises(MergeError, match="adapter cannot be merged: the merged model computes other logits"):
         merge_adapter(
             tmp_path / "base", tmp_path / "final.partial", reasoner.config, reasoner.tokenizer, recipe(tmp_path)
         )

@@ -239,7 +239,8 @@ print("equal")
 
 
 def test_a_compiled_model_computes_the_same():
-    """Compiled whole, and layer by layer. In a process of its own: the compiler does not see through the shape checks of the tests."""
+    """Compiled whole and layer by layer, in a process of its own: the compiler does not see through the shape checks of
+    the tests."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
     assert done.stdout.endswith("equal\n"), done.stderr
 

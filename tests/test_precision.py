@@ -20,6 +20,7 @@ from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
 from neuralese.pipeline.train.stage import Promotion, StageTrainer
 
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
+SFT_ALONE = ["tracking.wandb=false", "rl=null", "curriculum=null"]
 PHASES = [
     (SFTTrainer, "compute_loss"), (StageTrainer, "compute_loss"), (Promotion, "measure"),
     (LatentGRPOTrainer, "_generate_single_turn"), (LatentGRPOTrainer, "_forward"), (HeldOutCallback, "measure"),
@@ -78,7 +79,7 @@ def test_all_of_a_run_computes_in_its_dtype(seen, tmp_path, problems):
 
 
 def test_a_checkpoint_is_float32_and_says_what_it_computes_in(tmp_path):
-    running.run(tiny(tmp_path, "tracking.wandb=false", "model.dtype=bfloat16", "rl=null", "curriculum=null"))
+    running.run(tiny(tmp_path, *SFT_ALONE, "model.dtype=bfloat16"))
     final = tmp_path / "tiny" / "sft" / "final"
     assert {weight.dtype for weight in weights(final).values()} == {F32}
     config = json.loads((final / "config.json").read_text())
@@ -93,9 +94,7 @@ def test_bfloat16_moves_as_many_weights_as_float32(tmp_path):
     shares = {}
     for dtype in ("float32", "bfloat16"):
         trainer = ["sft.trainer.max_steps=30", "sft.trainer.learning_rate=1e-5", "sft.trainer.logging_steps=30"]
-        of = tiny(
-            tmp_path / dtype, "tracking.wandb=false", f"model.dtype={dtype}", "rl=null", "curriculum=null", *trainer
-        )
+        of = tiny(tmp_path / dtype, *SFT_ALONE, f"model.dtype={dtype}", *trainer)
         running.run(of)
         before, after = weights(of.folder / "base" / "final"), weights(of.folder / "sft" / "final")
         moved = sum(int((before[name] != after[name]).sum()) for name in before)

@@ -9,13 +9,19 @@ def lora(what, options, sees):
     return BadDay(what, ["check", TINY, f"model.lora={options}"], sees)
 
 
-def launched(what, variable, value, sees):
+def launched(what, variable, value, asked):
+    command = ["train", TINY, "output_dir={folder}"]
     return BadDay(
         what,
-        ["train", TINY, "output_dir={folder}"],
-        sees,
+        command,
+        f"The launcher asks for {asked}",
         before=lambda scene: scene.monkeypatch.setenv(variable, value),
+        after=nothing_begun,
     )
+
+
+def nothing_begun(scene):
+    assert not list(scene.folder.iterdir())
 
 
 DAYS = [
@@ -82,14 +88,12 @@ DAYS = [
         ["check", TINY, "curriculum.trainer.torch_compile=true"],
         "curriculum.trainer.torch_compile is set by the pipeline, which compiles nothing",
     ),
-    launched("a launch under FSDP", "ACCELERATE_USE_FSDP", "true", "The launcher asks for FSDP"),
+    launched("a launch under FSDP", "ACCELERATE_USE_FSDP", "true", "FSDP"),
     launched(
         "a launch with mixed_precision",
         "ACCELERATE_MIXED_PRECISION",
         "bf16",
-        "The launcher asks for mixed_precision=bf16",
+        "mixed_precision=bf16",
     ),
-    launched(
-        "a launch with a compiler", "ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "The launcher asks for torch.compile"
-    ),
+    launched("a launch with a compiler", "ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "torch.compile"),
 ]
