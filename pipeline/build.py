@@ -83,7 +83,7 @@ def build_model(config: dict[str, Any], problems: Iterable[Problem], seed: int, 
     built = build_config(config, tokenizer)
     torch.manual_seed(seed)
     with _refusals_named():
-        model = AutoModelForCausalLM.from_config(built)
+        model = AutoModelForCausalLM.from_config(built, dtype=torch.float32)
     make_reasoner(model, tokenizer).save_pretrained(folder)
 
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import pytest
 import torch
+from replay_gap import gaps
 from runs import tiny, weights
 from trl import SFTTrainer
 
@@ -126,6 +127,12 @@ def test_a_sample_has_the_log_probs_of_the_forward(reasoner, problems, tmp_path,
     logps = suppress(logits.to(wide), loaded.config.token_ids).log_softmax(-1).gather(1, ids[0, len(prompt) :, None])
     assert sample.logprobs[0] == pytest.approx(logps.sum().item(), abs=tolerance)
     assert sample.latents.dtype == (F64 if dtype == F64 else F32)
+
+
+def test_the_gap_of_a_replay_is_rounding_and_that_of_other_seeds_is_not(reasoner, problems):
+    found = gaps(reasoner, [problem.question for problem in problems[:3]], "gaussian:0.3", count=4, length=5)
+    assert len(found["same seeds"]) == len(found["other seeds"]) > 12
+    assert found["same seeds"].max() < 1e-4 and found["other seeds"].max() > 1e-2
 
 
 def test_a_draw_does_not_depend_on_the_dtype(reasoner, problems, tmp_path):
