@@ -135,6 +135,18 @@ def test_the_gap_of_a_replay_is_rounding_and_that_of_other_seeds_is_not(reasoner
     assert found["same seeds"].max() < 1e-4 and found["other seeds"].max() > 1e-2
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_new_model_is_checked_whatever_it_computes_in(reasoner, tmp_path, dtype):
+    """Rounding of half precision would hide a model that computes something else, or refuse one that does not."""
+    reasoner.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["latent"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_reasoner(tmp_path, dtype=dtype)
+    assert loaded.config.compute_dtype == dtype
+    assert loaded.model.dtype == (F64 if dtype == "float64" else F32)
+
+
 def test_a_draw_does_not_depend_on_the_dtype(reasoner, problems, tmp_path):
     reasoner.save_pretrained(tmp_path)
     texts = [
