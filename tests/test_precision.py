@@ -11,6 +11,7 @@ from trl import SFTTrainer
 
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline import run as running
+from neuralese.pipeline.build import build_model
 from neuralese.pipeline.cli import main
 from neuralese.pipeline.latent import ModelError
 from neuralese.pipeline.latent.noise import parse_noise
@@ -145,6 +146,13 @@ def test_a_new_model_is_checked_whatever_it_computes_in(reasoner, tmp_path, dtyp
     loaded = load_reasoner(tmp_path, dtype=dtype)
     assert loaded.config.compute_dtype == dtype
     assert loaded.model.dtype == (F64 if dtype == "float64" else F32)
+
+
+def test_a_built_model_is_float32_whatever_its_config_says(problems, tmp_path):
+    build_model(
+        {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "dtype": "bfloat16"}, problems, 0, tmp_path
+    )
+    assert {weight.dtype for weight in weights(tmp_path).values()} == {F32}
 
 
 def test_a_draw_does_not_depend_on_the_dtype(reasoner, problems, tmp_path):
