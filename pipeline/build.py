@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from ..data.errors import DataError, shown
 from ..data.problem import Problem
@@ -88,8 +94,18 @@ def build_model(config: dict[str, Any], problems: Iterable[Problem], seed: int, 
     built = build_config(config, tokenizer)
     torch.manual_seed(seed)
     with _refusals_named():
-        model = AutoModelForCausalLM.from_config(built)
+        model = AutoModelForCausalLM.from_config(built, dtype=torch.float32)
     make_reasoner(model, tokenizer).save_pretrained(folder)
+
+
+def architecture(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A model without weights, on the meta device: only its modules, their names and shapes.
+
+    Raises:
+        ModelError: A config that no causal language model can be built from.
+    """
+    with _refusals_named(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""How many processes a run has, and what is said of it."""
+"""How a run was launched: what launchers may ask for, how many processes there are, and what is said of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from ..data.errors import UserError
 from .sections import Recipe
@@ -14,11 +15,51 @@ from .sections import Recipe
 logger = logging.getLogger(__name__)
 
 
+# Switches of launchers that stages cannot run under, what sets them, and what to do instead.
+UNFIT = {
+    "ACCELERATE_USE_FSDP": (
+        "FSDP (distributed_type: FSDP)",
+        "rollouts run parts of a model that it has sharded. Take DeepSpeed: recipes/accelerate/zero3.yaml",
+    ),
+    "ACCELERATE_USE_MEGATRON_LM": (
+        "Megatron-LM",
+        "latents need a plain Transformers model. Take DeepSpeed: recipes/accelerate/zero3.yaml",
+    ),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (
+        "a parallelism_config",
+        "passes through a cache cannot be split over tokens or tensors. Take DeepSpeed: recipes/accelerate/zero3.yaml",
+    ),
+}
+
+
 class LaunchError(UserError):
-    """A recipe that needs another launcher."""
+    """A launcher that asks for what stages cannot run under, or a recipe that needs another one."""
 
 
-def check_launch(recipe: Recipe) -> None:
+def check_launcher() -> None:
+    """Refuses what would crash in the middle of a run, or train in another precision than is measured in.
+
+    Raises:
+        LaunchError: FSDP, Megatron-LM, other parallelism, a compiler, or a precision of the launcher's own.
+    """
+    for name, (what, why) in UNFIT.items():
+        if parse_flag_from_env(name):
+            raise LaunchError(f"The launcher asks for {what}, which is refused: {why}.")
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if backend != "no":
+        raise LaunchError(
+            f"The launcher asks for torch.compile (dynamo backend {backend}), which is refused: passes over latents "
+            "change their shape with every batch. Remove dynamo_config or --dynamo_backend."
+        )
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision != "no":
+        raise LaunchError(
+            f"The launcher asks for mixed_precision={precision}, but the recipe's model.dtype says what all stages and "
+            "measurements compute in. Set mixed_precision: 'no', and model.dtype: bfloat16 where that was meant."
+        )
+
+
+def check_launched(recipe: Recipe) -> None:
     """Makes sure that a trainer that splits a model over processes was launched.
 
     Raises:

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from ..data.errors import reason
 from .latent.config import VERSION, LatentConfig, ModelError
 from .latent.latentize import MODULES, latent_section, latentize, load_modules, measure_embedding_rms
+from .latent.precision import dtype_name, weight_dtype
 from .latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
 from .latent.verify import check_exact
 from .model_folder import check_config, check_model, check_vocabulary, not_loaded
@@ -30,7 +31,7 @@ def load_reasoner(
     trained: bool = False,
     supervised: bool = False,
     trust_remote_code: bool = False,
-    dtype: Any = torch.float32,
+    dtype: Any = None,
     **latent_options: Any,
 ) -> Reasoner:
     """Loads a checkpoint of ours, or any Hugging Face causal language model to become one.
@@ -39,26 +40,32 @@ def load_reasoner(
         name_or_path: Hub id or folder.
         trained: Refuse a model that has no latent section yet.
         supervised: Also load the module of the section's supervision, to train on or to read thoughts.
+        dtype: What it computes in: float32, bfloat16 (under autocast, with weights in float32) or float64. Default:
+            what it was trained in, float32 for a model of others.
         latent_options: Fields of `LatentConfig` to set, such as thought_source. Default: those of the checkpoint.
 
     Raises:
         ModelError: Nothing to load there, an unfit architecture, or a latent section that is absent where `trained`
-            asks for it, cannot be read, or contradicts the tokenizer.
+            asks for it, cannot be read, or contradicts the tokenizer; a dtype that reasoners do not compute in.
     """
     name = os.path.expanduser(name_or_path)
+    if dtype is not None:
+        latent_options["compute_dtype"] = dtype_name(dtype)
     config, tokenizer = load_tokenizer(name, trust_remote_code)
-    if latent_section(config) is None and trained:
+    recorded = latent_section(config)
+    if recorded is None and trained:
         raise ModelError(
             f"{name!r} has no latent section in its config.json: it was not trained as a latent reasoner. Name a "
             "final/ folder of a run, or train the model first."
         )
-    model = _load_model(name, trust_remote_code, dtype)
+    computes_in = latent_options.get("compute_dtype") or (recorded or LatentConfig()).compute_dtype
+    model = _load_model(name, trust_remote_code, weight_dtype(computes_in))
     reasoner = make_reasoner(model, tokenizer, supervised, **latent_options)
     load_modules(reasoner.model, name)
     return reasoner
 
 
-def _load_model(name: str, trust_remote_code: bool, dtype: Any) -> PreTrainedModel:
+def _load_model(name: str, trust_remote_code: bool, dtype: torch.dtype) -> PreTrainedModel:
     """A model with its weights. Transformers' report of unused weights would name our modules, which come later."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

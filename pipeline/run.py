@@ -25,7 +25,7 @@ from .evaluate.report import report_images, write_report
 from .evaluate.sample_files import digest
 from .evaluate.table import metric_name, print_results
 from .files import write_whole
-from .launch import announce, check_launch
+from .launch import announce, check_launched
 from .loading import load_reasoner, load_tokenizer
 from .problems import load_all
 from .recipe import RecipeError
@@ -36,6 +36,7 @@ from .train.arms import ARMS
 from .train.common import Context, is_done, on_cpu
 from .train.curriculum import stopped_summary, train_curriculum
 from .train.examples import encode_checked
+from .train.lora_check import check_lora_modules
 from .train.rl import train_rl
 from .train.sft import train_sft
 from .validate import check_recipe
@@ -88,7 +89,7 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     state = join_processes()
     stages = plan(recipe)
     check_recipe(recipe)
-    check_launch(recipe)
+    check_launched(recipe)
     with open_folder(recipe, resume):
         NOW.folder = recipe.folder
         announce(state)
@@ -100,6 +101,8 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
     problems = load_all(recipe)
     _build_base(recipe, [*problems.held_out, *problems.train])
     config, tokenizer = load_tokenizer(checkpoint_of(recipe, "base"), recipe.model.trust_remote_code)
+    if recipe.model.lora is not None:
+        check_lora_modules(recipe.model.lora, config, recipe.model.trust_remote_code)
     encoded = encode_checked(recipe, problems, tokenizer, config)
     evaluation = problems.evaluation
     tracker = Tracker(recipe, recipe.folder, state.is_main_process)

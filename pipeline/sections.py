@@ -18,9 +18,21 @@ class ModelSection(Section):
 
     name_or_path: HomePath | None = None
     config: dict[str, Any] | None = Field(None, description="model_type and the fields of that Transformers config")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="what all stages and measurements compute in; weights are float32"
+    )
     trust_remote_code: bool = False
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; None trains all weights")
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _trains(cls, value: Any) -> Any:
+        if value not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"{value!r} is nothing that stages train in: take float32, or bfloat16, which has float32's range, for "
+                "matrix products in half precision over weights in float32"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSection:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
-from peft import LoraConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..rewards.loading import load_reward
@@ -15,10 +13,12 @@ from .files import check_writable
 from .latent.noise import Noise, check_fits, parse_noise
 from .latent.supervision import check_supervision
 from .latent.thoughts import THOUGHT_SOURCES, build_source
+from .launch import check_launcher
 from .plugins import load_plugins
 from .recipe import RecipeError, nearest
 from .sections import Recipe
 from .train.limits import curriculum_args
+from .train.lora_check import check_recipe_lora
 from .train.reward_model import check_recipe_reward
 from .train.rl_settings import check_batch, grpo_args, rollout_settings
 from .train.sft import sft_args
@@ -38,6 +38,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     check_writable(recipe.folder, "output_dir")
     check_wandb(recipe)
+    check_launcher()
     load_plugins(recipe.plugins)
     built: dict[str, Any] = {
         stage: build(recipe, recipe.folder / stage)
@@ -60,10 +61,7 @@ def check_recipe(recipe: Recipe) -> None:
             raise RecipeError("evaluate.sampling: noise of scale 0 and temperature 0 make all samples equal.")
     for search in recipe.evaluate.search if THOUGHT_SOURCES[source].is_recurrent else []:
         check_search(search.noise, recipe.latent)
-    for key in recipe.model.lora or {}:
-        known = [field.name for field in fields(LoraConfig)]
-        if key not in known:
-            raise RecipeError(f"unknown key 'model.lora.{key}'{nearest(key, known)}")
+    check_recipe_lora(recipe)
     load_reward(recipe.evaluate.scorer)
     if recipe.evaluate.selection_reward is not None:
         check_recipe_reward(recipe.evaluate.selection_reward)

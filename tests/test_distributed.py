@@ -133,6 +133,23 @@ def test_zero3_where_a_rank_has_no_latents(tmp_path, supervision, source, noise)
     assert [two["loss"] for two in losses] == pytest.approx([one["loss"] for one in expected], abs=2e-3)
 
 
+@pytest.mark.slow
+@needs_compiler
+def test_bfloat16_is_the_same_precision_under_zero3(tmp_path):
+    """Products in bfloat16 over weights in float32: a DeepSpeed that cast the weights would save them so."""
+    bf16 = ["model.dtype=bfloat16", "rl.trainer.max_steps=2"]
+    _, expected = train_tiny("cpu", tmp_path / "one", *batches(4, 2), *bf16)
+    folder, losses = train_tiny("zero3", tmp_path / "two", *batches(4, 1), *bf16)
+    assert [row["loss"] for row in losses] == pytest.approx([row["loss"] for row in expected], abs=2e-2)
+    _, exact = train_tiny("cpu", tmp_path / "exact", *batches(4, 2), "rl=null")
+    assert [row["loss"] for row in expected] != [row["loss"] for row in exact]
+    for stage in ("curriculum", "rl"):
+        trained = load_file(folder / stage / "final" / "model.safetensors")
+        assert {weight.dtype for weight in trained.values()} == {torch.float32}
+        rounded = [torch.equal(weight, weight.bfloat16().float()) for name, weight in trained.items() if "c_" in name]
+        assert not any(rounded)
+
+
 ALGORITHMS = [
     *(pytest.param(*kind, *config.values, marks=config.marks) for config in CONFIGS
       for kind in (("replay", "dapo"), ("score_rsqrt_d", "dapo"), ("ppo", "dapo"))),

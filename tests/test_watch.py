@@ -118,6 +118,18 @@ def test_each_alarm_is_raised_once_and_by_its_cause_alone(caplog, name, action):
     assert len(caplog.records) == 1 and f"Alarm {name} at RL step 7: " in caplog.text and "{" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("dtype", "gap", "alarm"), [("float32", 0.15, True), ("bfloat16", 0.15, False), ("bfloat16", 1.5, True)]
+)
+def test_the_replay_may_differ_by_what_rounding_explains(caplog, dtype, gap, alarm):
+    callback = AlarmCallback("warn", dtype)
+    with caplog.at_level(logging.WARNING):
+        heard(callback, [HEALTHY | {"rollout/replay_gap": gap}])
+    assert callback.raised == (["replay"] if alarm else [])
+    assert (f"rounding explains in {dtype} (model.dtype)" in caplog.text) == alarm
+    assert "bf16=" not in caplog.text
+
+
 def test_every_alarm_is_tested_and_absent_metrics_raise_none():
     assert ILL.keys() == all_alarms().keys()
     callback = AlarmCallback("stop")

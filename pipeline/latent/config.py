@@ -9,11 +9,13 @@ from typing import Any
 from ...data.errors import UserError
 
 SECTION = "latent"
-VERSION = 3
+VERSION = 4
+COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
 # What the fields that a version added mean for a checkpoint of the one before.
 ADDED: dict[int, dict[str, Any]] = {
     2: {"jacobi_sweeps": None, "backprop_steps": None},
     3: {"thought_options": {}, "supervision_options": {}, "stop_head": False, "delimiters": True},
+    4: {"compute_dtype": "float32"},
 }
 
 
@@ -75,6 +77,7 @@ class LatentConfig:
             (arXiv 2506.18582); with as many sweeps as latents the result is the same.
         backprop_steps: Latents, counted from the last, that carry a gradient to the state they were made from (with
             `jacobi_sweeps`: sweeps). None: all of them. 0: none.
+        compute_dtype: What it was trained to compute in, one of `COMPUTE_DTYPES`. In bfloat16 the weights stay float32.
         token_ids: Ids of `<|start-latent|>`, `<|latent|>`, `<|end-latent|>` in the tokenizer.
         embedding_rms: Root mean square of the input embedding matrix when the stage began; the norm that
             `norm_matched` thoughts are scaled to. Kept as a constant so that no pass reads a sharded weight.
@@ -94,6 +97,7 @@ class LatentConfig:
     stop_head: bool = False
     jacobi_sweeps: int | None = None
     backprop_steps: int | None = None
+    compute_dtype: str = "float32"
     token_ids: tuple[int, int, int] = (-1, -1, -1)
     embedding_rms: float = 1.0
     version: int = VERSION
@@ -101,8 +105,12 @@ class LatentConfig:
     def __post_init__(self) -> None:
         """
         Raises:
-            ModelError: A number out of its range.
+            ModelError: A number out of its range, or a dtype that reasoners do not compute in.
         """
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise ModelError(
+                f"compute_dtype={self.compute_dtype!r} of the latent section must be one of {COMPUTE_DTYPES}."
+            )
         if self.stop_head and self.jacobi_sweeps is not None:
             raise ModelError("stop_head needs latents made one after the other. Remove jacobi_sweeps.")
         for name, value, least in (

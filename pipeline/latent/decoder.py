@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .cache import PassCache
 from .config import ModelError
-from .deferred import DeferredWeightGrads
+from .deferred import DeferredWeightGrads, is_compiled
 from .masks import attention_mask
 from .value_noise import ValueShift
 
@@ -45,7 +45,7 @@ class CachedDecoder:
         self.checkpointing = LayerCheckpointing.of(trunk)
         self.deferred: DeferredWeightGrads | None = None
         # A recomputed layer must do in the backward what it did in the forward. A compiler cannot see the collecting.
-        if torch.is_grad_enabled() and self.checkpointing is None and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and self.checkpointing is None and not is_compiled(trunk):
             self.deferred = DeferredWeightGrads(trunk, [batch_size * width for width in pass_widths])
         self.calls = 0
         self.keep_layers, self.layers = keep_layers, ()

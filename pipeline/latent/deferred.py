@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
@@ -132,6 +133,13 @@ class DeferredWeightGrads:
         if layer not in self.slots:
             self.slots[layer] = _Slots.apply(layer.module.weight, layer.module.bias, layer).split(layer.sizes)
         return _Linear.apply(x.to(layer.dtype), self.slots[layer][slot], layer, slot)
+
+
+def is_compiled(trunk: Any) -> bool:
+    """Whether a compiler runs the trunk or parts of it. It would trace the layers' `forward` of one pass for all."""
+    return torch.compiler.is_compiling() or any(
+        isinstance(module, OptimizedModule) or module._compiled_call_impl is not None for module in trunk.modules()
+    )
 
 
 def _can_defer(module: Any) -> bool:

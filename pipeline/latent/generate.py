@@ -26,6 +26,7 @@ from .config import ModelError
 from .layout import positions_of
 from .noise import Noise
 from .passes import PassResult
+from .precision import in_compute_dtype, precise
 from .thoughts import THOUGHT_SOURCES, suppress
 
 # The token stream of a seed must differ from its noise stream.
@@ -94,6 +95,7 @@ def pad_left(rows: Sequence[Sequence[int]], value: int, device: torch.device) ->
 
 
 @torch.no_grad()
+@in_compute_dtype
 def rollout(
     model: PreTrainedModel,
     prompt_ids: Sequence[Sequence[int]],
@@ -123,6 +125,7 @@ def rollout(
 
 
 @torch.no_grad()
+@in_compute_dtype
 def write_answers(
     model: PreTrainedModel,
     prefill: PassResult,
@@ -212,11 +215,11 @@ def _decode(
     count, longest = len(state), sampling.max_new_tokens
     warpers, decoder = sampling.warpers(), prefill.decoder
     tokens = torch.full((count, longest), pad_id, device=stop.device)
-    logprobs = torch.zeros(count, longest, device=stop.device)
+    logprobs = precise(state).new_zeros(count, longest)
     row = torch.arange(count, device=stop.device)  # (n,) rows of the answers still in the batch
     position, done = prefill.next_position, torch.zeros_like(row, dtype=torch.bool)
     for step in range(longest):
-        logits = suppress(model._head(state).float(), model.latent_config.token_ids)  # (n, V)
+        logits = suppress(precise(model._head(state)), model.latent_config.token_ids)  # (n, V)
         token = _draw(logits, warpers, draws[row, step, None] if draws is not None else None)
         logprob = (logits / (sampling.temperature or 1.0)).log_softmax(-1).gather(1, token[:, None]).squeeze(1)
         tokens[row, step] = torch.where(done, pad_id, token)
@@ -248,4 +251,6 @@ def _uniform(seeds: Tensor, number: Tensor, count: int) -> Tensor:
     generator = torch.Generator()
     pairs = zip(seeds.tolist(), number.tolist(), strict=True)
     streams = [seed ^ TOKEN_STREAM ^ (m * ANSWER_STREAM & 0xFFFFFFFF) for seed, m in pairs]
-    return torch.stack([torch.rand(count, generator=generator.manual_seed(stream)) for stream in streams])
+    return torch.stack(
+        [torch.rand(count, generator=generator.manual_seed(stream), dtype=torch.float32) for stream in streams]
+    )

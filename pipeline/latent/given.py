@@ -11,6 +11,7 @@ from torch import Tensor
 from .layout import positions_of
 from .noise import Noise
 from .noise_kinds import rms
+from .precision import in_compute_dtype
 from .supervision import States
 from .thoughts import Thought
 
@@ -51,6 +52,7 @@ class GivenLatents:
     rms: Tensor
 
 
+@in_compute_dtype
 def latent_states(model: Any, input_ids: Tensor, attention_mask: Tensor, latents: Tensor) -> Tensor:
     """Hidden states (B, L, d) after each of a row's latents (B, L, d), given and not made; zero beyond its last one.
 

@@ -94,13 +94,13 @@ class Noise(ABC):
 
 def normal(seed: int, *shape: int) -> Tensor:
     """Standard normal draws of a seed; those of -seed are their negatives."""
-    draws = torch.randn(shape, generator=torch.Generator().manual_seed(abs(seed)))
+    draws = torch.randn(shape, generator=torch.Generator().manual_seed(abs(seed)), dtype=torch.float32)
     return draws if seed >= 0 else -draws
 
 
 def uniform(seed: int, *shape: int) -> Tensor:
     """Draws from (0, 1) of a seed; those of -seed are 1 minus them."""
-    draws = torch.rand(shape, generator=torch.Generator().manual_seed(abs(seed)))
+    draws = torch.rand(shape, generator=torch.Generator().manual_seed(abs(seed)), dtype=torch.float32)
     draws = draws.clamp(1e-7, 1 - 1e-7)
     return draws if seed >= 0 else 1 - draws
 

@@ -23,7 +23,7 @@ from .layout import Layout, plan_passes, plan_sweeps, positions_of
 from .noise import Noise
 from .output import LatentOutput
 from .passes import Branch, Packed, PassResult, run_passes, run_sweeps
-from .precision import precise
+from .precision import in_compute_dtype, precise
 from .supervision import IGNORE, States, Supervision
 from .thoughts import THOUGHT_SOURCES, ThoughtSource
 from .value_head import ValueHead
@@ -39,6 +39,7 @@ class LatentMixin:
     value_head: ValueHead | None
     latent_watch: Callable[[Tensor, Tensor], None] | None = None  # see `Packed.watch`
 
+    @in_compute_dtype
     def forward(
         self,
         input_ids: Int[Tensor, "B T"] | None = None,
@@ -129,6 +130,7 @@ class LatentMixin:
         )
         return States(result.hidden, result.latents, layout.packed_column, result.decoder.layers)
 
+    @in_compute_dtype
     def run_latents(
         self,
         input_ids: Int[Tensor, "B T"],
@@ -235,7 +237,7 @@ class LatentMixin:
         rows, columns = is_latent.nonzero(as_tuple=True)
         is_last = ~F.pad(is_latent, (0, 1))[rows, columns + 1]
         logits = self.stop_head(states.hidden[rows, states.packed_column[rows, columns]]).squeeze(-1)
-        return F.binary_cross_entropy_with_logits(logits.float(), is_last.float(), reduction="none")
+        return F.binary_cross_entropy_with_logits(precise(logits), is_last.to(precise(logits)), reduction="none")
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, scaled and capped as models do that scale (Cohere, Granite) or cap (Gemma 2)."""

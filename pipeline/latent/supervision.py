@@ -23,7 +23,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from .config import ModelError, check_options
 from .layout import positions_of
-from .precision import precise
+from .precision import computing, precise
 from .zero import whole
 
 IGNORE = -100
@@ -135,7 +135,8 @@ class StepDecoder(Supervision):
         tokens = torch.zeros(len(thoughts), 0, dtype=torch.long, device=latents.device)
         for _ in range(max_new_tokens):
             padded = F.pad(tokens, (0, 1))  # the last column is a place, not a token
-            new = model._head(self._hidden(model, thoughts, padded)[:, -1]).argmax(-1, keepdim=True)
+            with computing(model):
+                new = model._head(self._hidden(model, thoughts, padded)[:, -1]).argmax(-1, keepdim=True)
             tokens = torch.cat([tokens, new], 1)
             if (tokens == eos_token_id).any(1).all():
                 break

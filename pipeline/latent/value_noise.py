@@ -80,8 +80,8 @@ def value_bases(model: Any, renew: bool = False) -> ValueBases:
     if renew or BASES not in model.__dict__:
         vectors, biases = [], []
         for weight, bias in _value_matrices(model):
-            vectors.append(torch.linalg.svd(weight.float(), full_matrices=False).Vh.T.contiguous())
-            biases.append(weight.new_zeros(weight.size(1)).float() if bias is None else bias.float().clone())
+            vectors.append(torch.linalg.svd(precise(weight), full_matrices=False).Vh.T.contiguous())
+            biases.append(precise(weight.new_zeros(weight.size(1)) if bias is None else bias).clone())
         model.__dict__[BASES] = ValueBases(vectors, biases)
     return model.__dict__[BASES]
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from .config import ModelError
 from .layout import plan_passes, positions_of
 from .passes import Packed, run_passes
+from .precision import computing_exactly
 
 # Two rows; the tokens at these columns play the latents. 0 is padding.
 COLUMNS = ((3, 4, 7), (6,))
@@ -38,8 +39,9 @@ def check_exact(model: PreTrainedModel) -> None:
     model.eval()
     try:
         rows = _rows(model)
-        expected = [model(input_ids=row[None], use_cache=False).logits[0] for row in rows]
-        found = _packed_logits(model, rows)
+        with computing_exactly(model):
+            expected = [model(input_ids=row[None], use_cache=False).logits[0] for row in rows]
+            found = _packed_logits(model, rows)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:

@@ -16,6 +16,8 @@ PATIENCE = 10  # logs in a row that a state must last before it is an alarm
 FEW = 3  # the same, of a state that does not come and go
 CUT = "completions/clipped_ratio"  # TRL's name
 Logs = Mapping[str, float]
+# Nats that rounding may move a log-prob by between a rollout and its replay, in other batches and kernels.
+REPLAY_LIMITS = {"float32": 0.1, "float64": 0.1, "bfloat16": 1.0}
 
 
 @dataclass
@@ -83,8 +85,13 @@ def _not_finite(logs: Mapping[str, Any]) -> bool:
     return any(value is None or not math.isfinite(value) for value in values)
 
 
-def all_alarms() -> dict[str, tuple[Callable[[Logs], bool], str]]:
-    """Condition and message of each alarm; the message may name what the log holds."""
+def all_alarms(compute_dtype: str = "float32") -> dict[str, tuple[Callable[[Logs], bool], str]]:
+    """Condition and message of each alarm; the message may name what the log holds.
+
+    Args:
+        compute_dtype: What the model computes in.
+    """
+    limit = REPLAY_LIMITS[compute_dtype]
     return {
         "nan": (_not_finite, "loss {loss}, grad_norm {grad_norm}: not a finite number. Lower the learning rate."),
         "unscored": (
@@ -131,9 +138,10 @@ def all_alarms() -> dict[str, tuple[Callable[[Logs], bool], str]]:
             "the KL to the reference is {kl:.3g} nats a token. Lower the learning rate or raise rl.trainer.beta.",
         ),
         "replay": (
-            above("rollout/replay_gap", 0.1),
-            "log-probs recomputed from the seeds differ by {rollout/replay_gap:.3g} nats from those of the rollout. "
-            "Under bf16 that is rounding: set rl.trainer.bf16=false. Else the noise is not a function of its seed.",
+            above("rollout/replay_gap", limit),
+            "log-probs recomputed from the seeds differ by {rollout/replay_gap:.3g} nats from those of the rollout, "
+            f"more than the {limit:g} that rounding explains in {compute_dtype} (model.dtype). The noise is not a "
+            "function of its seed, or another precision is used in between.",
         ),
     }
 
@@ -141,9 +149,9 @@ def all_alarms() -> dict[str, tuple[Callable[[Logs], bool], str]]:
 class AlarmCallback(TrainerCallback):
     """Warns once of each alarm, and ends training where it is asked to."""
 
-    def __init__(self, action: Literal["warn", "stop"]) -> None:
+    def __init__(self, action: Literal["warn", "stop"], compute_dtype: str = "float32") -> None:
         self.action = action
-        self.alarms = all_alarms()
+        self.alarms = all_alarms(compute_dtype)
         self.raised: list[str] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:

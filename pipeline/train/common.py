@@ -32,7 +32,7 @@ from ..sections import Recipe
 from ..tracking import Tracker
 from ..whole import flush
 from .checkpoints import Launch, LaunchCallback, checkpoint_to_resume
-from .lora import merge_adapter
+from .lora import merge_adapter, thin_frozen
 from .trainer_values import check_together, check_values, with_files
 
 # Set by the pipeline, so that two places cannot disagree.
@@ -51,6 +51,12 @@ RESERVED = {
     "reward_weights": "the weights of rl.rewards",
     "eval_strategy": "the pipeline, which measures by itself",
     "load_best_model_at_end": "the pipeline, which measures by itself",
+    **dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval", "cast_lm_head_to_fp32"), "model.dtype"),
+    **dict.fromkeys(
+        ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+        "the pipeline, which compiles nothing: passes over latents change their shape with every batch",
+    ),
+    **dict.fromkeys(("fsdp", "fsdp_config"), "the launcher, which shards by DeepSpeed (recipes/accelerate/zero3.yaml)"),
     "ds3_gather_for_generation": "the pipeline, whose rollouts need whole weights",
     **dict.fromkeys(
         (
@@ -133,7 +139,6 @@ def trainer_config(
     ours: dict[str, Any] = {
         # Launchers do not hand it to their workers, and without it processes on CPU do not find each other.
         "use_cpu": on_cpu(),
-        "bf16": not on_cpu() and torch.cuda.is_bf16_supported(),
         "gradient_checkpointing": False,
         "logging_steps": 10,
         "logging_first_step": True,
@@ -147,6 +152,7 @@ def trainer_config(
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
+        "bf16": False,  # the reasoner casts by itself, the same under every launcher and when it is measured
     }
     try:
         args = cls(**{**ours, **with_files(key, values), **fixed})
@@ -229,6 +235,9 @@ def train_and_hand_over(
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl say it better
     trainer.add_callback(NoLastCheckpointCallback)
     check_room(context.folder, sum(weight.numel() * weight.element_size() for weight in trainer.model.parameters()))
+    is_adapter = isinstance(trainer.model, PeftModel)
+    if is_adapter and not trainer.is_deepspeed_enabled:  # which takes weights of one dtype
+        thin_frozen(reasoner.model)
     trainer.add_callback(UmaskCallback)
     launch = Launch.of(trainer, context.training_data)
     trainer.add_callback(LaunchCallback(launch))
@@ -245,14 +254,13 @@ def train_and_hand_over(
         shutil.rmtree(partial, ignore_errors=True)
     state.wait_for_everyone()
     trainer.save_model(str(partial))  # on all processes: ZeRO-3 gathers here
-    is_adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
     section, has_value_head = reasoner.config, reasoner.model.value_head is not None
     supervised = reasoner.model.supervision is not None
     text = json.dumps(report(trainer)) if report is not None else None
     release(trainer)
     if state.is_main_process:
         if is_adapter:
-            merge_adapter(base, partial, section, context.recipe, supervised, has_value_head)
+            merge_adapter(base, partial, section, reasoner.tokenizer, context.recipe, supervised, has_value_head)
         if text is not None:
             (partial / REPORT).write_text(text, encoding="utf-8")
         reasoner.tokenizer.save_pretrained(partial)

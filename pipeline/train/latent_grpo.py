@@ -60,12 +60,9 @@ class LatentGRPOTrainer(GRPOTrainer):
         sampling = Sampling(
             self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p
         )
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-            ) as model,
-            self.accelerator.autocast(),
-        ):
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as model:
             policy = inner_model(model)
             if self.noise is not None:
                 self.noise.prepare(policy)
@@ -278,16 +275,15 @@ class LatentGRPOTrainer(GRPOTrainer):
     ) -> Any:
         """The model on rollouts (B, T) whose last columns are answers: latents made again, or as they are given."""
         labels = answer_labels(ids, mask, columns)
-        with self.accelerator.autocast():
-            output = model(
-                input_ids=ids,
-                attention_mask=mask,
-                labels=labels,
-                noise=self.noise,
-                noise_seeds=seeds,
-                latents=latents,
-                latent_rms=latent_rms,
-            )
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            labels=labels,
+            noise=self.noise,
+            noise_seeds=seeds,
+            latents=latents,
+            latent_rms=latent_rms,
+        )
         self._state_values = output.get("state_values")
         return output
 

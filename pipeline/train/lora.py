@@ -7,29 +7,45 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
+from ...data.errors import UserError
 from ..latent.config import LatentConfig
 from ..latent.latentize import MODULES
+from ..latent.precision import computing_exactly
 from ..latent.value_head import add_value_head
 from ..loading import load_reasoner
 from ..reasoner import Reasoner
 from ..sections import Recipe
+from .lora_check import fits
+
+# Relative difference of logits before and after a merge; that of float32 sums in another order stays far below it.
+TOLERANCE = 1e-4
+
+
+class MergeError(UserError):
+    """A merged model that does not compute what the model with its adapter does."""
 
 
 def lora_config(recipe: Recipe, reasoner: Reasoner, special_tokens: bool = True) -> LoraConfig | None:
     """The recipe's LoRA, or None. Modules of our own are trained whole.
 
     Args:
-        special_tokens: Also train the embedding rows of the latent special tokens.
+        special_tokens: Also train the embedding rows of the latent special tokens, where the recipe adapts no
+            embeddings.
     """
     if recipe.model.lora is None:
         return None
     options: dict[str, Any] = {"task_type": "CAUSAL_LM"}
     if special_tokens:
         embedding = reasoner.model.get_input_embeddings()
-        name = next(name for name, module in reasoner.model.named_modules() if module is embedding).rsplit(".", 1)[-1]
-        options["trainable_token_indices"] = {name: list(reasoner.config.token_ids)}
+        name = next(name for name, module in reasoner.model.named_modules() if module is embedding)
+        if not _adapts(recipe.model.lora, name):
+            options["trainable_token_indices"] = {name.rsplit(".", 1)[-1]: list(reasoner.config.token_ids)}
     given = {**options, **recipe.model.lora}
     ours = [name for name in MODULES if any(key.startswith(f"{name}.") for key, _ in reasoner.model.named_parameters())]
     if ours:
@@ -40,30 +56,81 @@ def lora_config(recipe: Recipe, reasoner: Reasoner, special_tokens: bool = True)
     return LoraConfig(**given)
 
 
+def _adapts(options: dict[str, Any], module: str) -> bool:
+    """Whether a recipe's LoRA names a module of this full name."""
+    targets = options.get("target_modules")
+    if isinstance(targets, str) and re.fullmatch(targets, module):
+        return True
+    names = [*(targets if isinstance(targets, list) else []), *(options.get("modules_to_save") or [])]
+    return any(fits(name, module) for name in names)
+
+
+def thin_frozen(model: Any) -> None:
+    """Keeps frozen linear weights in bfloat16 where they are multiplied in it: half the memory, and no cast a pass.
+
+    Weights that are looked up too (tied embeddings), and those that ZeRO-3 has sharded, stay as they are.
+    """
+    if model.latent_config.compute_dtype != "bfloat16":
+        return
+    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in model.modules():
+        if type(module) in (nn.Linear, Conv1D):
+            weight = module.weight
+            if not (weight.requires_grad or id(weight) in looked_up or hasattr(weight, "ds_id")):
+                weight.data = weight.data.to(torch.bfloat16)
+
+
 def merge_adapter(
     base: str | Path,
     adapter: Path,
     section: LatentConfig,
+    tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
     supervised: bool = False,
     has_value_head: bool = False,
 ) -> None:
-    """Replaces an adapter folder by the full model with the adapter merged into it.
+    """Replaces an adapter folder by the full model with the adapter merged into it, in float32.
 
     Args:
+        section: Of the model that was trained.
         supervised: The adapter was trained with the module of a supervision.
         has_value_head: And with a value head.
+
+    Raises:
+        MergeError: What was saved computes other logits than the model with the adapter, which is then kept.
     """
-    settings = {name: value for name, value in section.to_dict().items() if name not in ("version", "token_ids")}
-    fresh = load_reasoner(
-        base,
-        supervised=supervised,
-        trust_remote_code=recipe.model.trust_remote_code,
-        dtype=recipe.model.dtype,
-        **settings,
-    )
+    derived = ("version", "token_ids", "compute_dtype")
+    settings = {name: value for name, value in section.to_dict().items() if name not in derived}
+    options: dict[str, Any] = {"supervised": supervised, "trust_remote_code": recipe.model.trust_remote_code}
+    fresh = load_reasoner(base, dtype=section.compute_dtype, **options, **settings)
     if has_value_head:
         add_value_head(fresh.model)
-    merged = PeftModel.from_pretrained(fresh.model, str(adapter)).merge_and_unload()
+    adapted = PeftModel.from_pretrained(fresh.model, str(adapter)).eval()
+    expected = _probe(fresh.model)
+    merged, target = adapted.merge_and_unload(), adapter.with_name(f"{adapter.name}.merged")
+    shutil.rmtree(target, ignore_errors=True)
+    merged.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    del fresh, adapted, merged
+    difference = (_probe(load_reasoner(target, **options).model) - expected).norm() / expected.norm()
+    if not difference.item() <= TOLERANCE:
+        shutil.rmtree(target)
+        kept = adapter.with_name("adapter")
+        adapter.rename(kept)
+        raise MergeError(
+            f"The adapter in {kept} cannot be merged: the merged model computes other logits (relative difference "
+            f"{difference.item():.2g}). It is kept there as it was trained. Under another name, change model.lora: "
+            "adapt linear layers alone."
+        )
     shutil.rmtree(adapter)
-    merged.save_pretrained(adapter)
+    target.rename(adapter)
+
+
+@torch.no_grad()
+def _probe(model: Any) -> Tensor:
+    """Logits in full precision of a row of arbitrary tokens with a thought in it."""
+    start, latent, end = model.latent_config.token_ids
+    words = torch.randint(min(start, latent, end), (8,), generator=torch.Generator().manual_seed(0)).tolist()
+    ids = torch.tensor([[*words[:4], start, latent, latent, end, *words[4:]]])
+    with computing_exactly(model):
+        return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

@@ -64,7 +64,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         TrackingCallback(context.tracker),
         completions,
         ProgressCallback("rl"),
-        AlarmCallback(section.alarms),
+        AlarmCallback(section.alarms, reasoner.config.compute_dtype),
     ]
     held_out = None
     if section.eval_every is not None:

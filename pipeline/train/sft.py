@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from ..curriculum import Format
+from ..latent.precision import computing
 from ..loading import load_reasoner
 from ..schedule import TEXT
 from ..sections import Recipe
 from ..tracking import TrackingCallback
-from .common import Context, ProgressCallback, train_and_hand_over, trainer_config
+from .common import Context, ProgressCallback, inner_model, train_and_hand_over, trainer_config
 from .lora import lora_config
 
 
@@ -47,4 +50,17 @@ def train_sft(context: Context, base: str | Path, folder: Path) -> None:
         peft_config=lora_config(context.recipe, reasoner, special_tokens=False),
         callbacks=[TrackingCallback(context.tracker), ProgressCallback("sft")],
     )
+    _compute_in_its_dtype(inner_model(trainer.model))
     train_and_hand_over(trainer, context, reasoner, base, folder)
+
+
+def _compute_in_its_dtype(model: Any) -> None:
+    """TRL's forward with a fused head goes around the reasoner's own, which sees to its precision."""
+    fused = model.forward
+
+    @functools.wraps(fused)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with computing(model):
+            return fused(*args, **kwargs)
+
+    model.forward = forward

@@ -1,0 +1,140 @@
+"""What is wrong with `model.lora`, told before anything is trained: its values, and the modules it names.
+
+Names are looked up in the architecture itself, built without weights, by the library that will adapt it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import PretrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from ..build import architecture, build_config, build_tokenizer
+from ..loading import load_tokenizer
+from ..recipe import RecipeError, nearest
+from ..sections import Recipe
+
+RESERVED = ("task_type", "peft_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping")
+BIASES = ("none", "all", "lora_only")
+# Ways to begin that leave the base model's weights as they are, which adapters are merged into.
+INITS = ("gaussian", "orthogonal")
+NAMES = ("target_modules", "modules_to_save", "exclude_modules")
+
+
+def check_recipe_lora(recipe: Recipe) -> None:
+    """Checks the LoRA of a recipe as far as can be done without asking the hub.
+
+    Raises:
+        UserError: As of `check_lora_values` and `check_lora_modules`, or a model that cannot be built.
+    """
+    options, model = recipe.model.lora, recipe.model
+    if options is None:
+        return
+    check_lora_values(options)
+    if model.config is not None:
+        check_lora_modules(options, build_config(model.config, build_tokenizer([])))
+    elif Path(str(model.name_or_path)).is_dir():
+        config, _ = load_tokenizer(str(model.name_or_path), model.trust_remote_code)
+        check_lora_modules(options, config, model.trust_remote_code)
+
+
+def check_lora_values(options: dict[str, Any]) -> None:
+    """Checks keys and values that need no model.
+
+    Raises:
+        RecipeError: An unknown or reserved key, or a value that no LoRA can have.
+    """
+    known = [field.name for field in fields(LoraConfig)]
+    for key, value in options.items():
+        if key in RESERVED:
+            raise RecipeError(f"model.lora.{key} is set by the pipeline. Remove the key.")
+        if key not in known:
+            raise RecipeError(f"unknown key 'model.lora.{key}'{nearest(key, known)}")
+        if key in VALUES and not VALUES[key][0](value):
+            raise RecipeError(f"model.lora.{key}={value!r} must be {VALUES[key][1]}.")
+    try:
+        LoraConfig(**options)
+    except (TypeError, ValueError, ImportError) as error:
+        raise RecipeError(f"model.lora: LoraConfig refuses these values: {' '.join(str(error).split())}") from error
+
+
+def _is_names(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return value is None or (bool(names) and all(isinstance(name, str) and name for name in names))
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "r": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
+    "lora_alpha": (lambda value: type(value) in (int, float) and 0 < value < float("inf"), "a number above 0"),
+    "lora_dropout": (lambda value: type(value) in (int, float) and 0 <= value < 1, "a share from 0 to below 1"),
+    "bias": (lambda value: value in BIASES, f"one of {', '.join(BIASES)}"),
+    "init_lora_weights": (
+        lambda value: type(value) is bool or value in INITS,
+        f"true, false, {' or '.join(INITS)}: other ways change the weights that the adapter is merged into",
+    ),
+    **dict.fromkeys(NAMES, (_is_names, "a list of module names, or a pattern")),
+}
+
+
+def check_lora_modules(options: dict[str, Any], config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+    """Checks the modules that a LoRA names against an architecture.
+
+    Args:
+        config: Of the model; its weights are not needed.
+
+    Raises:
+        RecipeError: A name that fits no module, a module that cannot have a LoRA, or one whose weights are tied to
+            another one's: an adapter would move the two apart, and one merged matrix cannot be both.
+    """
+    model = architecture(config, trust_remote_code)
+    for key in NAMES[:2]:
+        for name in options[key] if isinstance(options.get(key), list) else []:
+            if not any(fits(name, module) for module, _ in model.named_modules()):
+                raise RecipeError(f"model.lora.{key} names {name!r}, which the model has not. {_modules(model)}")
+    tied = _tied(model)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # How weights begin needs weights.
+            given = {**options, "task_type": "CAUSAL_LM", "init_lora_weights": True}
+            adapted = get_peft_model(model, LoraConfig(**given))
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, ImportError) as error:
+        reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".")
+        raise RecipeError(f"model.lora cannot be applied: {reason}. {_modules(model)}") from error
+    for name, module in adapted.get_base_model().named_modules():
+        if name in tied and isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+            raise RecipeError(
+                f"model.lora adapts {name}, whose weights are also those of {tied[name]} (tied embeddings): an adapter "
+                "moves the two apart, and merged they are one matrix again. Leave it out; from the "
+                "curriculum on the embeddings of the latent tokens are trained without it."
+            )
+
+
+def fits(name: str, module: str) -> bool:
+    """Whether an entry of a list of names means the module of this full name, as PEFT reads it."""
+    return module == name or module.endswith(f".{name}")
+
+
+def _modules(model: nn.Module) -> str:
+    linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}
+    return f"The linear modules of {type(model).__name__} are {', '.join(sorted(linear))}."
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Modules that share a weight with another one, and that one."""
+    sharers: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            sharers.setdefault(id(parameter), []).append(name)
+    shared = [names for names in sharers.values() if len(names) > 1]
+    return {name: names[name == names[0]] for names in shared for name in names}
