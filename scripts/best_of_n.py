@@ -20,7 +20,7 @@ import yaml
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, model_validator
 from sweep_cells import current_commit
-from sweep_table import interval
+from sweep_table import interval, interval_of
 
 from neuralese.pipeline.evaluate.evaluate import Measurement, read_results
 from neuralese.pipeline.evaluate.interventions import answer
@@ -242,14 +242,14 @@ def _settings(runs: list[Run], is_search: bool) -> list[str]:
 
 def _cell(runs: list[Run], name: str, metric: str, k: int | None) -> str:
     """Mean and 95% interval over seeds; where not all have it, of how many."""
-    values = [row.value for run in runs if (row := run.find(name, metric, k)) is not None]
-    if not values:
+    rows = [row for run in runs if (row := run.find(name, metric, k)) is not None]
+    if not rows:
         return ""
-    few = f" ({len(values)} of {len(runs)} seeds)" if len(values) < len(runs) else ""
-    if len(values) == 1:
-        return f"{values[0]:.3f}{few}"
-    low, high = interval(values)
-    return f"{mean(values):.3f} [{low:.3f}, {high:.3f}]{few}"
+    few = f" ({len(rows)} of {len(runs)} seeds)" if len(rows) < len(runs) else ""
+    if len(rows) == 1:
+        return f"{rows[0].value:.3f}{few}"
+    low, high = interval_of(rows)
+    return f"{mean(row.value for row in rows):.3f} [{low:.3f}, {high:.3f}]{few}"
 
 
 def _head(cells: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from ..evaluate_sections import EvaluateSection
 from ..reasoner import Reasoner
 from ..score import is_right
 from .interventions import Answers, answer
-from .metrics import Mean
+from .intervals import Mean
 
 Change = Callable[[Problem], Problem | None]
 
@@ -77,13 +77,13 @@ def measure_counterfactual(
     follow = is_right(settings.scorer, others, [[text] for text in mixed.texts])[:, 0]
     stay, known = mixed.right, own.right[rows] & theirs.right
     return Counterfactual(
-        original=Mean.of(own.right[rows], settings.bootstrap, seed),
-        changed=Mean.of(theirs.right, settings.bootstrap, seed),
+        original=Mean.share(own.right[rows], settings.bootstrap, seed),
+        changed=Mean.share(theirs.right, settings.bootstrap, seed),
         every=_transplant(follow, stay, settings, seed),
         known=_transplant(follow[known], stay[known], settings, seed) if known.any() else None,
     )
 
 
 def _transplant(follow: np.ndarray, stay: np.ndarray, settings: EvaluateSection, seed: int) -> Transplant:
-    values = (follow, stay, follow.astype(float) - stay)
-    return Transplant(*(Mean.of(value, settings.bootstrap, seed) for value in values))
+    shares = (Mean.share(values, settings.bootstrap, seed) for values in (follow, stay))
+    return Transplant(*shares, lead=Mean.difference(follow.astype(float) - stay, settings.bootstrap, seed))

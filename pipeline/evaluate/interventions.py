@@ -20,7 +20,7 @@ from ..evaluate_sections import EvaluateSection
 from ..latent.given import Replacement
 from ..reasoner import Reasoner
 from ..score import is_right
-from .metrics import Mean
+from .intervals import Mean
 
 
 @dataclass
@@ -211,17 +211,17 @@ def measure_effect(
     donor = None
     if intervention.donors is not None:
         donors = [own.problems[row] for row in intervention.donors]
-        donor = _mean(is_right(settings.scorer, donors, [[text] for text in under.texts])[:, 0], settings, seed)
+        donor = _share(is_right(settings.scorer, donors, [[text] for text in under.texts])[:, 0], settings, seed)
     right = own.right[rows]
     return Effect(
         intervention.name,
-        accuracy=_mean(under.right, settings, seed),
-        own=_mean(right, settings, seed),
-        loss=_mean(right.astype(float) - under.right, settings, seed),
-        unchanged=_mean(np.array(same), settings, seed),
+        accuracy=_share(under.right, settings, seed),
+        own=_share(right, settings, seed),
+        loss=Mean.difference(right.astype(float) - under.right, settings.bootstrap, seed),
+        unchanged=_share(np.array(same), settings, seed),
         donor=donor,
     )
 
 
-def _mean(values: np.ndarray, settings: EvaluateSection, seed: int) -> Mean:
-    return Mean.of(values, settings.bootstrap, seed)
+def _share(values: np.ndarray, settings: EvaluateSection, seed: int) -> Mean:
+    return Mean.share(values, settings.bootstrap, seed)
