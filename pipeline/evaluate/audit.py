@@ -18,8 +18,8 @@ from ..reasoner import Reasoner
 from .counterfactual import Change, Counterfactual, measure_counterfactual
 from .gates import Comparison, Gate, judge, verdict
 from .information import TextThought, measure_text, thought_length
-from .interventions import Answers, Effect, answer, interventions, measure_effect
 from .intervals import Mean
+from .interventions import Answers, Effect, answer, interventions, measure_effect
 from .probes import Probe, probe_steps
 from .thoughts import Place, Reading, decoder_accuracy, measure_places, read
 

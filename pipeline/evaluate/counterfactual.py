@@ -16,8 +16,8 @@ from ...data.problem import Problem
 from ..evaluate_sections import EvaluateSection
 from ..reasoner import Reasoner
 from ..score import is_right
-from .interventions import Answers, answer
 from .intervals import Mean
+from .interventions import Answers, answer
 
 Change = Callable[[Problem], Problem | None]
 
@@ -85,5 +85,9 @@ def measure_counterfactual(
 
 
 def _transplant(follow: np.ndarray, stay: np.ndarray, settings: EvaluateSection, seed: int) -> Transplant:
-    shares = (Mean.share(values, settings.bootstrap, seed) for values in (follow, stay))
-    return Transplant(*shares, lead=Mean.difference(follow.astype(float) - stay, settings.bootstrap, seed))
+    resamples = settings.bootstrap
+    return Transplant(
+        Mean.share(follow, resamples, seed),
+        Mean.share(stay, resamples, seed),
+        Mean.difference(follow.astype(float) - stay, resamples, seed),
+    )

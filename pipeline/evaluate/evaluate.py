@@ -19,8 +19,8 @@ from ..evaluate_sections import EvaluateSection
 from ..files import write_whole
 from ..reasoner import Reasoner
 from ..train.reward_model import recipe_reward
-from .latent_reward import LatentRewardModel, load_latent_reward
 from .intervals import auroc_ci, share_ci
+from .latent_reward import LatentRewardModel, load_latent_reward
 from .metrics import agreement, auroc, pass_at_k
 from .sample_files import SampleFile, digest
 from .samples import Effort, Sampled, draw_samples

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .counterfactual import Counterfactual
-from .interventions import Effect
 from .intervals import Mean
+from .interventions import Effect
 
 # Share of the accuracy above a guess that answers must lose without their latents. Half: more comes from the latents
 # than from the question alone.

@@ -15,8 +15,8 @@ from ..latent.generate import pad_left
 from ..latent.geometry import cosine_sums, effective_ranks
 from ..latent.supervision import IGNORE, StepDecoder
 from ..reasoner import Reasoner
-from .interventions import Answers
 from .intervals import Mean
+from .interventions import Answers
 
 # Rows of a forward that keeps logits or gradients.
 BATCH = 64
