@@ -24,7 +24,7 @@ def _scorer(spec: str) -> Callable[..., Any]:
 def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> np.ndarray:
     """Judges n answers for each of P problems by `scores_of`; returns (P, n) booleans. A score above 0.5 is right."""
     if not problems:
-        return np.zeros((0, 0), dtype=bool)  # a process may have none
+        return np.zeros((0, 1), dtype=bool)  # a process may have none
     scores = scores_of(scorer, problems, texts)
     return np.array([[is_high(score) for score in row] for row in scores], dtype=bool).reshape(len(problems), -1)
 

@@ -30,7 +30,7 @@ from neuralese.pipeline.evaluate.settings import SENSITIVE_PROBLEMS, Setting, mo
 from neuralese.pipeline.evaluate.table import setting_name
 from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.loading import load_reasoner
-from neuralese.pipeline.problems import load_all
+from neuralese.pipeline.problems import draw_training, load_all
 from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.run import evaluate_checkpoint
 
@@ -81,13 +81,17 @@ class Plan(BaseModel):
 def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
     """Trains the reward model of one checkpoint, and writes what it reaches to `output`."""
     recipe, checkpoint = load_recipe(run / "recipe.yaml", []), run / stage / "final"
-    data = load_all(recipe, plan.reward_problems)
+    data = load_all(recipe)
     reasoner = load_reasoner(checkpoint, dtype=recipe.model.dtype)
     reasoner.model.to(PartialState().device)
     base = recipe.evaluate.model_copy(update={"problems": plan.problems, "num_samples": plan.num_samples, "k": plan.k})
     judged = run / f"latent_reward-{stage}"
     thoughts = draw_thoughts(
-        reasoner, data.train[: plan.reward_problems], Setting(plan.reward_thoughts, plan.noises[0]), base, recipe.seed
+        reasoner,
+        draw_training(data.train, plan.reward_problems, recipe.seed),
+        Setting(plan.reward_thoughts, plan.noises[0]),
+        base,
+        recipe.seed,
     )
     head, report = train_latent_reward(thoughts, EPOCHS, LEARNING_RATE, recipe.seed)
     head.save_pretrained(judged)

@@ -13,7 +13,6 @@ from neuralese.pipeline.evaluate.interventions import (
     Effect,
     alone,
     answer,
-    derange,
     interventions,
     mean_of_places,
     measure_effect,
@@ -21,6 +20,7 @@ from neuralese.pipeline.evaluate.interventions import (
     shuffled,
 )
 from neuralese.pipeline.latent.given import Replacement
+from neuralese.pipeline.swap import derange
 
 LATENTS = torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(1))
 COUNTS = torch.tensor([3, 2, 3, 1, 3])
