@@ -58,7 +58,7 @@ def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
             trainer, latents = recipe.rl.trainer, str(stages[-1].num_latents)
             rows.append([f"{planned.name} 1", str(trainer["max_steps"]), _batch(trainer), "all", latents])
             continue
-        count = (recipe.data.train.size or _count(problems)) - section.eval_problems if problems else 0
+        count = (recipe.data.train.size or _count(problems)) - recipe.held_out if problems else 0
         limits = step_limits(stage_limits(recipe, latent, count), stages)
         for stage, limit in zip(stages, limits, strict=True):
             replaced = "all" if stage.removed_steps is None else str(stage.removed_steps)

@@ -55,7 +55,7 @@ def calibrate(
     output: Output = None,
     recipe: RecipeFile = None,
 ) -> None:
-    """Measure pass@1 and pass@k against the scale of a noise, and propose one for RL and sampling."""
+    """Measure pass@1 and pass@k against the scale of a noise, on held-out training problems, and propose one."""
     quiet()
     from .measure import SCALES, calibrate
     from .run import leave_processes
@@ -73,7 +73,7 @@ def reward_model(
     thoughts: Annotated[int, typer.Option(min=2, help="Thoughts of each problem.")] = 8,
     answers: Annotated[int, typer.Option(min=1, help="Answers after each thought, which judge it.")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of those answers; 0 takes the most likely one.")] = 0.0,
-    problems: Annotated[int, typer.Option(min=2, help="Training problems; a fifth of them chooses the epoch.")] = 6000,
+    problems: Annotated[int, typer.Option(min=3, help="Training problems; two fifths of them are held out.")] = 6000,
     samples: Annotated[
         Path | None,
         typer.Option(help="Learn from the samples of this file, which an evaluation scored.", callback=home),

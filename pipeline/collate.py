@@ -64,9 +64,9 @@ def _pad_steps(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
 class StageDataset(Dataset):
     """Problems as one curriculum stage sees them, some of them as an earlier stage would.
 
-    The dataset is as long as the training run: item i is problem i mod P, and whether it is shown at an earlier stage
-    depends on (seed, stage, i) alone. So every process and every resumed run sees the same items, and each pass over
-    the problems mixes them anew.
+    The dataset is as long as the training run, and is to be read in its order: P items are a pass over the P problems,
+    each once, shuffled anew. The order and whether an item is shown at an earlier stage depend on (seed, stage, item)
+    alone, so every process and every resumed run sees the same items.
     """
 
     def __init__(
@@ -91,12 +91,13 @@ class StageDataset(Dataset):
         """
         self.problems, self.stages, self.stage, self.length = problems, stages, stage, length
         self.style, self.mix_earlier, self.seed, self.noisy = style, mix_earlier, seed, noisy
+        self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        encoded = self.problems[index % len(self.problems)]
+        encoded = self.problems[self.place(index)]
         draw = self._hash("", index) / 2**32  # uniform in [0, 1)
         stage = self.stage
         if draw < self.mix_earlier:
@@ -105,6 +106,14 @@ class StageDataset(Dataset):
         if self.noisy:
             example["noise_seed"] = self._hash("noise", index)
         return example
+
+    def place(self, index: int) -> int:
+        """Which problem an item shows."""
+        turn, place = divmod(index, len(self.problems))
+        if turn != self._pass:
+            generator = torch.Generator().manual_seed(self._hash("order", turn))
+            self._pass, self._order = turn, torch.randperm(len(self.problems), generator=generator)
+        return int(self._order[place])
 
     def _hash(self, purpose: str, index: int) -> int:
         return zlib.crc32(f"{purpose}{self.seed}/{self.stage}/{index}".encode())

@@ -78,7 +78,7 @@ class EvaluateSection(Section):
     scorer: HomePath = Field("exact_match", description="reward function; a score above 0.5 counts as right")
     max_new_tokens: int = Field(64, gt=0)
     batch_size: int = Field(256, gt=0, description="answers drawn at once")
-    bootstrap: int = Field(1000, gt=0, description="resamples behind the 95% intervals")
+    bootstrap: int = Field(1000, gt=0, description="resamples behind the 95% intervals that are bootstrapped")
 
     @model_validator(mode="after")
     def _counts_fit(self) -> EvaluateSection:

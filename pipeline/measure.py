@@ -12,6 +12,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 
+from ..data.problem import Problem
 from .activity import NOW, doing
 from .evaluate.evaluate import Measurement, write_results
 from .evaluate.latent_reward_training import draw_thoughts, held_out, kept_thoughts, train_latent_reward
@@ -26,7 +27,7 @@ from .latent.noise import parse_noise
 from .loading import load_reasoner
 from .lock import hold_for_all
 from .plugins import load_plugins
-from .problems import load_all, load_evaluation
+from .problems import draw_training, load_all, load_evaluation
 from .recipe import load_recipe
 from .run import evaluate_checkpoint, join_processes, trained_stages
 from .run_folder import RunError
@@ -141,15 +142,18 @@ def calibrate(
 ) -> None:
     """Measures pass@1 and pass@k of a checkpoint over scales of a noise, and proposes one.
 
+    On training problems that were held out, so that nothing is chosen on what the model is measured by in the end.
+
     Args:
         folder: A checkpoint with latents, or a run, of which the curriculum's is taken.
         temperature: Of the answers; 0 leaves the noise alone to make samples differ.
 
     Raises:
-        UserError: Unknown noise, or no checkpoint with latents.
+        UserError: Unknown noise, no checkpoint with latents, or a recipe that holds no problems out.
     """
     state = join_processes()
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
+    problems = _held_out_problems(recipe)
     specs = [f"{kind}:{scale:g}" for scale in sorted(set(scales))]
     for spec in specs:
         parse_noise(spec)
@@ -160,17 +164,32 @@ def calibrate(
     changed = {"sampling": sampling, "search": [], "num_latents": None, "k": sorted({1, count})}
     settings = recipe.evaluate.model_copy(update=changed)
     measured = recipe.model_copy(update={"evaluate": settings})
-    rows = evaluate_checkpoint(measured, checkpoints[name], name, load_evaluation(recipe))
+    rows = evaluate_checkpoint(measured, checkpoints[name], name, problems)
     points = _points(rows, specs, count)
     if not points:
         raise RunError(f"{checkpoints[name]} has no latents for noise to fall on. Name a checkpoint of the curriculum.")
     greedy = next(row.value for row in rows if row.metric == "accuracy")
     if state.is_main_process:
         best = propose(greedy, points)
+        print(f"Problems     {len(problems)} training problems that were held out")
         _print_points(kind, count, greedy, points, best)
         proposal = f"{kind}:{best.scale:g}" if best is not None else None
         write_whole(target, json.dumps({"proposal": proposal, "rows": [row.__dict__ for row in rows]}, indent=1))
         print(f"Results      {target}")
+
+
+def _held_out_problems(recipe: Recipe) -> list[Problem]:
+    """Training problems that a recipe holds out, no more than it is measured on.
+
+    Raises:
+        RunError: It holds out none.
+    """
+    if recipe.held_out == 0:
+        raise RunError(
+            "The recipe holds out no training problems, on which noise can be chosen without a look at the evaluation "
+            "problems. Hold some out with rl.eval_every=100 rl.eval_problems=256, or by curriculum.eval_problems."
+        )
+    return load_all(recipe).held_out[: recipe.evaluate.problems]
 
 
 def train_reward_model(
@@ -206,7 +225,7 @@ def train_reward_model(
     reasoner = load_reasoner(checkpoints[name], trust_remote_code=model.trust_remote_code, dtype=model.dtype)
     reasoner.model.to(PartialState().device)
     if samples is None:
-        problems = load_all(recipe, count).train[:count]
+        problems = draw_training(load_all(recipe).train, count, recipe.seed)
         thoughts = draw_thoughts(reasoner, problems, setting, recipe.evaluate, recipe.seed)
     else:
         drawn, rows = _read_own_samples(samples, checkpoints[name])
@@ -221,8 +240,8 @@ def train_reward_model(
     print(f"Checkpoint   {checkpoints[name]}")
     print(f"Learned from {report.mixed} problems with right and wrong thoughts, epoch {report.epoch} kept")
     print(
-        f"Held out     {held} problems: chosen of {len(thoughts.right[0])} thoughts {report.chosen:.3f}, any thought "
-        f"{report.mean:.3f}, the best of them {report.oracle:.3f}"
+        f"Held out     {held} problems that chose nothing: chosen of {len(thoughts.right[0])} thoughts "
+        f"{report.chosen:.3f}, any thought {report.mean:.3f}, the best of them {report.oracle:.3f}"
     )
     print(f"Saved in     {target}")
 

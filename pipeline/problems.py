@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Problems:
 
     Attributes:
         train: Trained on.
-        held_out: Training problems kept apart to measure a curriculum stage on.
+        held_out: Training problems kept apart, for stages to be measured on while they train.
         evaluation: Measured on in the end.
     """
 
@@ -37,7 +38,8 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
     """All problems of a recipe. Warns of evaluation questions that are training questions too.
 
     Args:
-        generate: Generate no more training problems than these and those held out; None: as many as the recipe says.
+        generate: Generate no more training problems than these and those held out, to look at; which are held out
+            differs from the run's. None: as many as the recipe says.
 
     Raises:
         UserError: Data that cannot be read, too few training problems to hold some out, or answers of which the scorer
@@ -49,10 +51,10 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
         source = source.model_copy(update={"size": min(source.size, count + generate)})
     problems = load_source(source, "train", recipe.seed)
     evaluation = load_evaluation(recipe)
-    held_out = problems[:count]
+    held_out, others = hold_out(problems, count, recipe.seed)
     # Data of one's own may ask a question twice.
     asked = {problem.question for problem in held_out}
-    train = [problem for problem in problems[count:] if problem.question not in asked]
+    train = [problem for problem in others if problem.question not in asked]
     if not train:
         raise RecipeError(
             f"eval_problems={count} of the curriculum or of rl would hold out all {len(problems)} training problems. "
@@ -62,6 +64,28 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
     check_scorer(recipe, held_out, "held-out training")
     check_rewards(recipe, train, evaluation)
     return Problems(train, held_out, evaluation)
+
+
+def hold_out(problems: Sequence[Problem], count: int, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Parts problems: `count` of them, drawn by seed, and the others in their order.
+
+    Not the first ones, as files are often sorted. More held out under the same seed are those and further ones.
+    """
+    order = seeded_order(len(problems), seed, "held out")[:count]
+    kept = set(order)
+    return [problems[place] for place in order], [one for place, one in enumerate(problems) if place not in kept]
+
+
+def draw_training(train: Sequence[Problem], count: int, seed: int) -> list[Problem]:
+    """Training problems to learn more from, such as which thoughts lead to right answers: `count`, drawn by seed."""
+    return [train[place] for place in seeded_order(len(train), seed, "drawn")[:count]]
+
+
+def seeded_order(count: int, seed: int, purpose: str) -> list[int]:
+    """The places 0 to count − 1 in an order that depends on the arguments alone, and on no process."""
+    order = list(range(count))
+    random.Random(f"{purpose} {seed}").shuffle(order)  # noqa: S311 (reproducible, no secret)
+    return order
 
 
 def load_evaluation(recipe: Recipe) -> list[Problem]:

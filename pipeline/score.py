@@ -37,7 +37,7 @@ def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[
     The first time that a scorer leaves answers without a score, it is said how many.
     """
     if not problems:
-        return np.zeros((0, 0), dtype=bool)  # a process may have none
+        return np.zeros((0, 1), dtype=bool)  # a process may have none
     scores = scores_of(scorer, problems, texts)
     if scorer not in _told and warn_of_unscored(scorer, scores):
         _told.add(scorer)

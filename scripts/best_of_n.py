@@ -20,7 +20,7 @@ import yaml
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, model_validator
 from sweep_cells import current_commit
-from sweep_table import interval
+from sweep_table import interval, interval_of
 
 from neuralese.pipeline.evaluate.evaluate import Measurement, read_results
 from neuralese.pipeline.evaluate.interventions import answer
@@ -30,7 +30,7 @@ from neuralese.pipeline.evaluate.settings import SENSITIVE_PROBLEMS, Setting, mo
 from neuralese.pipeline.evaluate.table import setting_name
 from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.loading import load_reasoner
-from neuralese.pipeline.problems import load_all
+from neuralese.pipeline.problems import draw_training, load_all
 from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.run import evaluate_checkpoint
 
@@ -81,13 +81,17 @@ class Plan(BaseModel):
 def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
     """Trains the reward model of one checkpoint, and writes what it reaches to `output`."""
     recipe, checkpoint = load_recipe(run / "recipe.yaml", []), run / stage / "final"
-    data = load_all(recipe, plan.reward_problems)
+    data = load_all(recipe)
     reasoner = load_reasoner(checkpoint, dtype=recipe.model.dtype)
     reasoner.model.to(PartialState().device)
     base = recipe.evaluate.model_copy(update={"problems": plan.problems, "num_samples": plan.num_samples, "k": plan.k})
     judged = run / f"latent_reward-{stage}"
     thoughts = draw_thoughts(
-        reasoner, data.train[: plan.reward_problems], Setting(plan.reward_thoughts, plan.noises[0]), base, recipe.seed
+        reasoner,
+        draw_training(data.train, plan.reward_problems, recipe.seed),
+        Setting(plan.reward_thoughts, plan.noises[0]),
+        base,
+        recipe.seed,
     )
     head, report = train_latent_reward(thoughts, EPOCHS, LEARNING_RATE, recipe.seed)
     head.save_pretrained(judged)
@@ -242,14 +246,14 @@ def _settings(runs: list[Run], is_search: bool) -> list[str]:
 
 def _cell(runs: list[Run], name: str, metric: str, k: int | None) -> str:
     """Mean and 95% interval over seeds; where not all have it, of how many."""
-    values = [row.value for run in runs if (row := run.find(name, metric, k)) is not None]
-    if not values:
+    rows = [row for run in runs if (row := run.find(name, metric, k)) is not None]
+    if not rows:
         return ""
-    few = f" ({len(values)} of {len(runs)} seeds)" if len(values) < len(runs) else ""
-    if len(values) == 1:
-        return f"{values[0]:.3f}{few}"
-    low, high = interval(values)
-    return f"{mean(values):.3f} [{low:.3f}, {high:.3f}]{few}"
+    few = f" ({len(rows)} of {len(runs)} seeds)" if len(rows) < len(runs) else ""
+    if len(rows) == 1:
+        return f"{rows[0].value:.3f}{few}"
+    low, high = interval_of(rows)
+    return f"{mean(row.value for row in rows):.3f} [{low:.3f}, {high:.3f}]{few}"
 
 
 def _head(cells: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from sweep_cells import Row, changed_keys, read_row
 from sweep_file import PLACE, Cell, Sweep, SweepError
 
 from neuralese.pipeline.evaluate.evaluate import Measurement
+from neuralese.pipeline.evaluate.intervals import wilson_ci
 from neuralese.pipeline.evaluate.table import metric_name, results_columns, setting_name, stage_name
 from neuralese.pipeline.recipe import nearest
 
@@ -53,6 +54,18 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean(values) - half, mean(values) + half
 
 
+def interval_of(rows: Sequence[Measurement]) -> tuple[float, float]:
+    """95% interval of a measurement: over its seeds, or over the problems of one run.
+
+    Runs that came out equal leave Student's t no spread to go by. There it is Wilson's for that share of the problems
+    of one run.
+    """
+    values, first = [row.value for row in rows], rows[0]
+    if len(rows) == 1:
+        return first.ci95
+    return interval(values) if len(set(values)) > 1 else wilson_ci(round(first.value * first.n), first.n)
+
+
 def results_table(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
     """Lines of a table with a row for each group, stage and sampling setting."""
     named = any(group.label for group in groups)
@@ -90,7 +103,7 @@ def _at(rows: Sequence[Measurement], column: Column) -> Measurement | None:
 
 
 def value_cell(runs: Sequence[Run], rows: Sequence[Measurement | None]) -> str:
-    """Mean, 95% interval and the value of each run; of one run its bootstrap interval over problems."""
+    """Mean, 95% interval and the value of each run; of one run its interval over problems."""
     there = [row for row in rows if row is not None]
     if not there:
         return ""
@@ -98,7 +111,7 @@ def value_cell(runs: Sequence[Run], rows: Sequence[Measurement | None]) -> str:
         "missing" if row is None else f"{row.value:.3f}{run.mark}" for run, row in zip(runs, rows, strict=True)
     )
     values = [row.value for row in there]
-    low, high = interval(values) if len(values) > 1 else there[0].ci95
+    low, high = interval_of(there)
     text = f"{mean(values):.3f} [{low:.3f}, {high:.3f}]"
     if len(values) > 1:
         return f"{text} ({each})"
@@ -163,7 +176,7 @@ def render_sweep(name: str, sweep: Sweep, cells: Sequence[Cell]) -> str:
     threads = sorted({row.threads for row in known})
     parts = [
         f"**{sweep.title}.** Mean [95% interval] (seeds {', '.join(map(str, sweep.seeds))}); intervals: Student t over "
-        "seeds, for one seed bootstrap over problems.",
+        "seeds; for one seed, or where seeds are equal, over problems (docs/algorithm.md, Evaluation).",
         "\n".join(table),
         "Steps at which the stages of the curriculum ended (held-out accuracy there):\n\n" + "\n".join(stages)
         if stages

@@ -1,5 +1,6 @@
 """Shapes in public signatures are checked while the tests run; tiny models for all tests."""
 
+import gc
 import os
 
 os.environ.update(
@@ -29,6 +30,12 @@ from neuralese.pipeline.loading import make_reasoner
 
 ROOT = Path(__file__).parents[1]
 TASK = ChainTask(modulus=7, num_operations=3)
+
+
+def pytest_collection_finish():
+    """Trainers collect garbage at the end of each stage: spare them the walk through all that libraries have loaded."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

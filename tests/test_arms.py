@@ -62,10 +62,16 @@ def test_every_arm_sees_what_it_is_named_for(tmp_path, shown):
     latents = [{data[i]["input_ids"].count(data.style.config.token_ids[1]) for i in range(len(data))} for data in shown]
     # curriculum (mixing text in), text, no CoT, pause, multi-pass pause, no curriculum.
     assert latents == [{0, 1}, {0, 1, 2}, {0}, {0}, {0, 1}, {0, 1, 2}, {0, 1}, {0, 1, 2}, {2}]
-    problem = shown[2].problems[0]
-    assert shown[2][0]["input_ids"] == [*problem.question, *problem.steps[0], *problem.steps[1], *problem.answer]
+    for index in range(len(shown[2])):  # text: every step
+        problem = shown[2].problems[shown[2].place(index)]
+        assert shown[2][index]["input_ids"] == [
+            *problem.question,
+            *problem.steps[0],
+            *problem.steps[1],
+            *problem.answer,
+        ]
     for index in range(len(shown[3])):  # no CoT: never a step
-        problem = shown[3].problems[index % len(shown[3].problems)]
+        problem = shown[3].problems[shown[3].place(index)]
         assert shown[3][index]["input_ids"] == [*problem.question, *problem.answer]
     sources = [data.style.config.thought_source for data in shown]
     assert sources[4:8] == ["pause", "pause", "pause_multi", "pause_multi"] and sources[8] == "norm_matched"
@@ -278,6 +284,7 @@ def test_lora_trains_modules_of_our_own_and_merges(tmp_path):
         ("curriculum.steps_per_stage=[1]", "never removes all steps"),
         ("curriculum.preset=coconut-gsm", "unknown curriculum.preset 'coconut-gsm', did you mean 'coconut-gsm8k'"),
         ("curriculum.trainer={learning_rate: 1.0e-3}", "neither max_steps nor num_train_epochs"),
+        ("curriculum.trainer.train_sampling_strategy=random", "train_sampling_strategy=random would mix the passes"),
         ("curriculum.last_stage_trainer={max_step: 3}", "last_stage_trainer.max_step', did you mean 'max_steps'"),
         ("latent={thought_source: pause}", "curriculum.noise=gaussian:0.3 has no latents to fall on"),
         ("latent.max_latents=3", "must be a multiple of latents_per_step=2"),

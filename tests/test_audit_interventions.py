@@ -8,19 +8,19 @@ from reference import thought
 
 from neuralese.pipeline.evaluate.counterfactual import Counterfactual, Transplant, measure_counterfactual
 from neuralese.pipeline.evaluate.gates import Comparison, Gate, judge, verdict
+from neuralese.pipeline.evaluate.intervals import Mean
 from neuralese.pipeline.evaluate.interventions import (
     Effect,
     alone,
     answer,
-    derange,
     interventions,
     mean_of_places,
     measure_effect,
     norm_matched_noise,
     shuffled,
 )
-from neuralese.pipeline.evaluate.metrics import Mean, bootstrap_ci
 from neuralese.pipeline.latent.given import Replacement
+from neuralese.pipeline.swap import derange
 
 LATENTS = torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(1))
 COUNTS = torch.tensor([3, 2, 3, 1, 3])
@@ -131,8 +131,8 @@ def judged(reasoner, control=None):
     compared = None
     if control is not None:
         theirs = answer(control, own.problems, SETTINGS).right
-        lead = Mean.of(own.right.astype(float) - theirs, 200)
-        compared = Comparison("pause", 2, Mean.of(theirs, 200), lead)
+        lead = Mean.difference(own.right.astype(float) - theirs, 200)
+        compared = Comparison("pause", 2, Mean.share(theirs, 200), lead)
     return changed, {gate.name: gate.passed for gate in judge(effects, changed, compared, 1 / WORDS)}
 
 
@@ -184,9 +184,9 @@ def test_pairs_are_known_where_both_questions_are_answered_right():
 )
 def test_most_answers_must_follow_and_more_than_stay(follow, stay, pairs, passed):
     follows, stays = np.arange(pairs) < follow, np.arange(pairs) >= pairs - stay
-    values = (follows, stays, follows.astype(float) - stays)
-    transplant = Transplant(*(Mean.of(value, 500) for value in values))
-    found = Counterfactual(Mean.of(follows, 5), Mean.of(follows, 5), transplant, transplant)
+    lead = Mean.difference(follows.astype(float) - stays, 500)
+    transplant = Transplant(Mean.share(follows, 5), Mean.share(stays, 5), lead)
+    found = Counterfactual(Mean.share(follows, 5), Mean.share(follows, 5), transplant, transplant)
     gate = judge({}, found, None, 0.0)[2]
     assert gate.passed is passed
     assert passed is not None or gate.because == "15 pairs are answered right on both sides, 20 are needed"
@@ -194,11 +194,11 @@ def test_most_answers_must_follow_and_more_than_stay(follow, stay, pairs, passed
     assert judge({}, nothing, None, 0.0)[2].passed is None
 
 
-def effect(own, under):
-    """An effect on problems of which `own` and then `under` are right, of 100."""
-    before, after = (np.arange(100) < right for right in (own, under))
-    means = [Mean.of(values, 500) for values in (after, before, before.astype(float) - after, before == after)]
-    return Effect("swap", *means, None)
+def effect(own, under, problems=100):
+    """An effect on problems of which `own` and then `under` are right."""
+    before, after = (np.arange(problems) < right for right in (own, under))
+    loss = Mean.difference(before.astype(float) - after, 500)
+    return Effect("swap", Mean.share(after, 5), Mean.share(before, 5), loss, Mean.share(before == after, 5), None)
 
 
 @pytest.mark.parametrize(
@@ -215,10 +215,23 @@ def test_half_of_what_is_above_a_guess_must_be_lost(own, under, passed):
 
 @pytest.mark.parametrize(("lead", "passed"), [(0.04, False), (0.06, True)])
 def test_a_lead_over_pause_must_be_more_than_two_seeds_differ_by(lead, passed):
-    compared = Comparison("pause", 3, Mean(0.5, (0.4, 0.6), 9), Mean(lead, (lead - 0.01, lead + 0.01), 9))
+    compared = Comparison("pause", 3, Mean(0.5, (0.4, 0.6), 90), Mean(lead, (lead - 0.01, lead + 0.01), 90))
     assert judge({}, None, compared, 0.0)[3].passed is passed
-    wide = Comparison("pause", 3, Mean(0.5, (0.4, 0.6), 9), Mean(lead, (lead - 0.1, lead + 0.1), 9))
+    wide = Comparison("pause", 3, Mean(0.5, (0.4, 0.6), 90), Mean(lead, (lead - 0.1, lead + 0.1), 90))
     assert judge({}, None, wide, 0.0)[3].passed is False
+
+
+@pytest.mark.parametrize(("problems", "passed"), [(2, None), (19, None), (20, True)])
+def test_few_problems_are_no_measurement(problems, passed):
+    """All are right on their own and none without: as clear as it can be."""
+    whole = effect(problems, 0, problems)
+    compared = Comparison("pause", 3, whole.accuracy, whole.loss)
+    gates = judge({"swap": whole, "zero": whole}, None, compared, 0.0)
+    assert [gate.passed for gate in gates] == [passed, passed, None, passed]
+    if passed is None:
+        assert gates[0].because == f"{problems} problems are answered with other latents, 20 are needed"
+        assert gates[3].because == f"{problems} problems are answered by both, 20 are needed"
+        assert verdict(gates).startswith("Nothing is shown")
 
 
 def test_only_a_model_that_passes_every_gate_is_called_a_latent_reasoner():
@@ -231,8 +244,3 @@ def test_only_a_model_that_passes_every_gate_is_called_a_latent_reasoner():
         "It passes “a”, “b” and “c”, but “d” is not measured, so it is not yet shown to be a latent reasoner."
     )
     assert said(None, None, None, None).startswith("Nothing is shown: “a”, “b”, “c” and “d” are not measured")
-
-
-def test_means_carry_their_interval_and_count():
-    values = np.arange(50) < 20
-    assert Mean.of(values, 300, 4) == Mean(0.4, bootstrap_ci(values.astype(float), 300, 4), 50)

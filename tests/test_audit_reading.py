@@ -61,20 +61,32 @@ def test_every_latent_is_probed_for_every_step_that_enough_problems_have():
 
 def test_a_probe_is_asked_about_problems_it_has_not_seen():
     """With more dimensions than problems any labels can be fitted; only unseen ones tell."""
-    inputs, labels = torch.randn(80, 200), np.arange(80) % 2
-    weight, bias = fit(inputs, torch.from_numpy(labels), 2)
-    assert ((inputs @ weight + bias).argmax(1).numpy() == labels).all()
-    unseen = held_out_logprobs(inputs, labels, np.arange(80) % 4)
+    inputs, labels = torch.randn(80, 200, dtype=torch.float64), np.arange(80) % 2
+    assert (fit(inputs.numpy(), labels, 2).logprobs(inputs.numpy()).argmax(1) == labels).all()
+    unseen = held_out_logprobs(inputs, labels, np.arange(80) // 2 % 4)  # both classes in each fold
     assert 0.25 < (unseen.argmax(1) == labels).mean() < 0.75
-    assert np.allclose(np.exp(unseen).sum(1), 1, atol=1e-5)
+    assert np.allclose(np.exp(unseen).sum(1), 1, atol=1e-12)
 
 
-def test_fit_is_at_the_minimum_of_its_loss():
-    inputs, target = torch.randn(60, 3), torch.arange(60) % 3
-    weight, bias = (part.requires_grad_() for part in fit(inputs, target, 3))
-    loss = torch.nn.functional.cross_entropy(inputs @ weight + bias, target)
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_fit_is_at_the_minimum_of_its_loss(number):
+    inputs = np.random.default_rng(0).normal(size=(60, 3))
+    labels = np.arange(60) % number
+    found = fit(inputs, labels, number)
+    weight, bias = (torch.from_numpy(part).requires_grad_() for part in (found.weight, found.bias))
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(inputs) @ weight + bias, torch.from_numpy(labels))
     (loss + probes_module.PENALTY / 2 * weight.square().sum()).backward()
-    assert weight.grad.abs().max() < 1e-4 and bias.grad.abs().max() < 1e-4
+    assert weight.shape == (3, number) and max(weight.grad.abs().max(), bias.grad.abs().max()) < 1e-6
+
+
+def test_a_class_that_a_probe_was_not_shown_has_a_chance_all_the_same():
+    """Of 5 classes 3 and then 1 were shown in 60 problems: each of the others gets 1 / (60 + 5)."""
+    inputs = np.random.default_rng(0).normal(size=(60, 3))
+    chances = np.exp(fit(inputs, np.array([0, 1, 3])[np.arange(60) % 3], 5).logprobs(inputs))
+    assert np.allclose(chances[:, [2, 4]], 1 / 65) and np.allclose(chances.sum(1), 1)
+    assert np.allclose(chances[:, [0, 1, 3]].sum(1), 63 / 65)
+    one = np.exp(fit(inputs, np.full(60, 2), 5).logprobs(inputs))
+    assert np.allclose(one, [[1 / 65, 1 / 65, 61 / 65, 1 / 65, 1 / 65]])
 
 
 def test_results_and_classes():

@@ -61,20 +61,20 @@ def test_check_shows_examples_of_every_stage(capsys, tmp_path):
     code, out, _ = neuralese(capsys, "check", TINY, *data, "curriculum.supervision=decoder")
     assert code == 0
     lines = [line.strip() for line in out.splitlines()]
-    # The first 16 are held out.
-    text = "16 How many ? [Two] [and] [two] [.] [That] [is] [four] [.] [###] [4] [<|end|>]"
+    # 16 of the rows are held out by seed, the first three not among them.
+    text = "0 How many ? [Two] [and] [two] [.] [That] [is] [four] [.] [###] [4] [<|end|>]"
     assert lines[lines.index("stage 0") + 1] == text
-    assert lines[lines.index("stage 1") + 1] == "16 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]"
+    assert lines[lines.index("stage 1") + 1] == "0 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]"
     assert lines[lines.index("stage 1") + 2] == "decoder: [Two and two . <|end|>]"
     last = lines.index("stage 2")
-    assert lines[last + 1] == "16 How many ? ▪ ▪ [###] [4] [<|end|>]"
-    assert lines[last + 4].startswith("17 How many ?") and lines[last + 7].startswith("18 How many ?")
+    assert lines[last + 1] == "0 How many ? ▪ ▪ [###] [4] [<|end|>]"
+    assert lines[last + 4].startswith("1 How many ?") and lines[last + 7].startswith("2 How many ?")
     code, out, _ = neuralese(capsys, "check", TINY)
     assert "▪[" in out  # next-step supervision: a latent with the token its state predicts
     distilled = neuralese(capsys, "check", TINY, *data, "curriculum.supervision=distillation")[1]
     lines = [line.strip() for line in distilled.splitlines()]
     assert lines[lines.index("stage 1") + 1 :][:3] == [
-        "16 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]",
+        "0 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]",
         f"teacher:  {text}",
         "distillation: [state at ### drawn to the teacher's at ###]",
     ]
@@ -89,7 +89,7 @@ def test_check_finds_what_training_would_refuse(capsys, tmp_path):
     data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")]
     for overrides, message in (
         (["data.eval={path: nowhere.jsonl}"], "nowhere.jsonl"),
-        ([*data, "curriculum.supervision=next_step"], "Step '16 + 0' of problem 0 has 3 tokens"),
+        ([*data, "curriculum.supervision=next_step"], "Step '0 + 0' of problem 0 has 3 tokens"),
         (["evaluate.max_new_tokens=30"], "context window of 32"),
         (["model.config.n_heads=2"], "did you mean 'n_head'"),
     ):
@@ -121,9 +121,11 @@ def test_evaluation_questions_that_are_trained_on_are_warned_of(capsys, caplog, 
     data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")]
     options = ["curriculum.eval_problems=4", "rl=null", f"output_dir={tmp_path}", "tracking.wandb=false"]
     problems = load_all(load_recipe(TINY, [*data, *options]))
-    assert "10 of 18 evaluation questions are also training questions, the first: '4 + 0 ='" in caplog.text
-    asked = {problem.question for problem in problems.held_out}
-    assert len(asked) == 4 and not asked & {problem.question for problem in problems.train}
+    asked, trained = ({problem.question for problem in part} for part in (problems.held_out, problems.train))
+    assert len(problems.held_out) == 4 and len(asked) + len(trained) == 9 and not asked & trained
+    first = next(f"{i} + 0 =" for i in range(9) if f"{i} + 0 =" in trained)
+    count = 2 * len(trained)
+    assert f"{count} of 18 evaluation questions are also training questions, the first: '{first}'" in caplog.text
 
 
 def test_check_takes_several_recipes(capsys):

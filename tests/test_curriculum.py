@@ -139,6 +139,19 @@ def test_mixing_shows_the_stated_share_at_uniform_earlier_stages():
     assert not torch.equal(mixed[:2000], mixed[2000:])  # the second pass over the problems is mixed anew
 
 
+def test_each_pass_shows_each_problem_once_in_an_order_of_its_own():
+    def questions(data):
+        return [data[i]["input_ids"][0] for i in range(len(data))]
+
+    passes = torch.tensor(questions(dataset(length=250))).split(50)
+    for one in passes:
+        assert sorted(one.tolist()) == list(range(50)) != one.tolist()
+    assert len({tuple(one.tolist()) for one in passes}) == 5
+    assert questions(dataset(length=250)) == torch.cat(passes).tolist() != questions(dataset(length=250, seed=1))
+    data = dataset(length=250)
+    assert [data[i]["input_ids"][0] for i in (60, 3, 60)] == [passes[1][10], passes[0][3], passes[1][10]]
+
+
 def test_collator_pads_on_the_right():
     batch = Collator(0)([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8], "labels": [8]}])
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]

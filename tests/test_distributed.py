@@ -157,27 +157,42 @@ ALGORITHMS = [
 ]  # fmt: skip
 
 
+def step(config, kind, loss_type, folder, accumulation):
+    """Loss, processes and weights after one step on the recorded rollouts of a folder."""
+    output = folder / f"{config}.{loss_type}"
+    rollout_file = folder / "rollouts.safetensors"
+    launch(config, "tests/recorded_step.py", kind, folder / "base", rollout_file, output, accumulation)
+    return json.loads((output / "report.json").read_text()) | {"weights": load_file(output / "model.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def steps_of_one_process():
+    """Folders with recorded rollouts and what one process makes of them, by kind and loss: for all configs the same."""
+    return {}
+
+
+@pytest.fixture
+def recorded(steps_of_one_process, make, problems, tmp_path_factory, kind, loss_type):
+    if (kind, loss_type) not in steps_of_one_process:
+        folder = tmp_path_factory.mktemp("recorded")
+        reasoner = make(num_latents=3)
+        reasoner.save_pretrained(folder / "base")
+        trainer = recorded_trainer(kind, reasoner, problems, folder)
+        inputs = {name: value.contiguous() for name, value in rollouts(trainer).items()}
+        assert inputs["advantages"].abs().sum() > 0
+        save_file(inputs, folder / "rollouts.safetensors")
+        steps_of_one_process[kind, loss_type] = folder, step("cpu", kind, loss_type, folder, 2)
+    return steps_of_one_process[kind, loss_type]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "loss_type", "config"), ALGORITHMS)
-def test_rl_loss_and_gradients_are_those_of_one_process(make, problems, tmp_path, kind, loss_type, config):
-    base, rollout_file = tmp_path / "base", tmp_path / "rollouts.safetensors"
-    reasoner = make(num_latents=3)
-    reasoner.save_pretrained(base)
-    trainer = recorded_trainer(kind, reasoner, problems, tmp_path)
-    inputs = {name: value.contiguous() for name, value in rollouts(trainer).items()}
-    assert inputs["advantages"].abs().sum() > 0
-    save_file(inputs, rollout_file)
-    reports = {}
-    for name, accumulation in (("cpu", 2), (config, 1)):
-        output = tmp_path / f"{name}.{loss_type}"
-        launch(name, "tests/recorded_step.py", kind, base, rollout_file, output, accumulation)
-        reports[name] = json.loads((output / "report.json").read_text()) | {
-            "weights": load_file(output / "model.safetensors")
-        }
-    one, two = reports["cpu"], reports[config]
+def test_rl_loss_and_gradients_are_those_of_one_process(recorded, kind, loss_type, config):
+    folder, one = recorded
+    two = step(config, kind, loss_type, folder, 1)
     assert one["processes"] == 1 and two["processes"] == 2 and TYPES[config] in two["type"]
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
-    start = load_file(base / "model.safetensors")
+    start = load_file(folder / "base" / "model.safetensors")
     if kind == "ppo":  # the value head begins as 0
         start |= {key: torch.zeros_like(w) for key, w in one["weights"].items() if key.startswith("value_head.")}
         assert len(start) == len(one["weights"])

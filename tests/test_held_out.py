@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from audit_models import SETTINGS, copying, word_problem
 from conftest import ROOT
 from test_grpo import make_trainer, rollouts
 
@@ -77,6 +78,30 @@ def test_a_measurement_leaves_the_directions_of_waiting_rollouts(reasoner, probl
     callback.trainer = trainer
     callback.measure()
     assert value_bases(reasoner.model) is before
+
+
+@pytest.mark.parametrize(
+    ("numbers", "swapped"),
+    [([0, 0, 1, 1, 2, 2], 6), ([0] * 8 + [1] * 2, 4), ([3] * 4, 0), ([], 0)],
+    ids=["neighbours alike", "one answer too common", "one answer", "no problem"],
+)
+def test_latents_are_swapped_with_problems_of_another_answer(numbers, swapped):
+    """The answers of this model are its latents: none stays right with those of another answer."""
+    reasoner = copying()
+    problems = [word_problem(number) for number in numbers]
+    callback = held_out.HeldOutCallback(reasoner, problems, SETTINGS, 1, None, 2, temperature=1.0)
+    right = callback._right(reasoner, problems)
+    assert right["swap"] == [0.0] * swapped and right["accuracy"] == [1.0] * len(numbers) == right["pass@2"]
+    assert len(right["zero"]) == len(numbers)
+
+
+def test_a_measure_is_over_the_problems_that_have_it(reasoner, problems, tmp_path, monkeypatch):
+    trainer = make_trainer(reasoner, problems, tmp_path)
+    callback = held_out.HeldOutCallback(reasoner, problems[:4], SETTINGS, 1, None, 4, temperature=1.0)
+    callback.trainer = trainer
+    for swap, there in (([1.0, 0.0], {"held_out/swap": 0.5}), ([], {})):
+        monkeypatch.setattr(callback, "_right", lambda *_, swap=swap: {"accuracy": [1.0, 0.0, 0.0, 0.0], "swap": swap})
+        assert callback.measure() == {"held_out/accuracy": 0.25, **there}
 
 
 def test_too_few_problems_to_hold_out_are_named(tmp_path):

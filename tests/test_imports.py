@@ -14,7 +14,7 @@ LAYERS = [
      "pipeline.rl_sections", "pipeline.evaluate_sections", "pipeline.sections"],
     ["pipeline.recipe", "pipeline.problems", "pipeline.schedule", "pipeline.curriculum", "pipeline.collate",
      "pipeline.reasoner", "pipeline.loading", "pipeline.wandb_run", "pipeline.tracking", "pipeline.build",
-     "pipeline.score", "pipeline.golds", "pipeline.text", "pipeline.model_folder"],
+     "pipeline.score", "pipeline.swap", "pipeline.golds", "pipeline.text", "pipeline.model_folder"],
     ["pipeline.train", "pipeline.evaluate"],
     ["pipeline.validate"],
     ["pipeline.run_folder"],

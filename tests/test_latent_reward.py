@@ -8,6 +8,7 @@ from runs import tiny
 from safetensors.torch import load_file, save_file
 from test_cli import assert_one_paragraph, neuralese
 
+from neuralese.pipeline.evaluate import latent_reward_training as training
 from neuralese.pipeline.evaluate.latent_reward import (
     LatentRewardConfig,
     LatentRewardError,
@@ -86,19 +87,47 @@ def test_it_learns_what_can_be_told_and_nothing_else():
     thoughts = separable()
     _, report = train_latent_reward(thoughts, 20, 3e-3, 0)
     assert report.chosen > 0.85 > 0.5 > report.mean and report.oracle >= report.chosen
-    assert report.mixed == (thoughts.right[40:].sum(1) % 6 != 0).sum()
+    train, choosing, unseen = training._parts(thoughts, 0)
+    assert report.mixed == (train.right.sum(1) % 6 != 0).sum() and len(choosing.right) == len(unseen.right) == 40
+    assert report.mean == pytest.approx(unseen.right.mean().item())
     shuffled = Thoughts(thoughts.states, thoughts.right[:, torch.randperm(6)])
-    _, report = train_latent_reward(shuffled, 5, 3e-3, 0)
-    assert report.chosen < 0.6
-    chosen = [train_latent_reward(shuffled, epochs, 3e-3, 0)[1].chosen for epochs in range(1, 6)]
-    assert chosen == sorted(chosen)  # the best epoch is kept, not the last
+    found = [train_latent_reward(shuffled, epochs, 3e-3, 0) for epochs in range(1, 6)]
+    _, choosing, unseen = training._parts(shuffled, 0)
+    best = [training._chosen(model, choosing) for model, _ in found]
+    assert best == sorted(best)  # the best epoch is kept, not the last
+    assert [report.chosen for _, report in found] == [training._chosen(model, unseen) for model, _ in found]
     again, report_again = train_latent_reward(shuffled, 5, 3e-3, 0)
-    assert report_again == report and isinstance(again, LatentRewardModel)
+    assert report_again == found[-1][1] and isinstance(again, LatentRewardModel)
+
+
+def test_each_problem_is_for_one_thing_whatever_their_order():
+    thoughts = Thoughts(torch.arange(50.0)[:, None, None, None], torch.zeros(50, 2))
+    parts = [part.states.flatten().tolist() for part in training._parts(thoughts, 0)]
+    assert [len(part) for part in parts] == [30, 10, 10] and sorted([*parts[0], *parts[1], *parts[2]]) == list(
+        range(50)
+    )
+    for held_out in parts[1:]:
+        assert max(held_out) - min(held_out) > 20  # not a run of the first ones
+    assert parts != [part.states.flatten().tolist() for part in training._parts(thoughts, 1)]
+
+
+def test_what_is_reported_of_labels_that_nothing_can_tell_is_chance():
+    """The best of 20 epochs on the 40 problems that choose it lies 0.1 above chance; on others it does not."""
+    chosen, reported = [], []
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        right = (torch.rand(200, 6, generator=generator) < 0.5).float()
+        thoughts = Thoughts(torch.randn(200, 6, 2, 8, generator=generator), right)
+        model, report = train_latent_reward(thoughts, 20, 1e-2, seed)
+        chosen.append(training._chosen(model, training._parts(thoughts, seed)[1]))
+        reported.append(report.chosen)
+    error = (0.25 / 40 / 12) ** 0.5
+    assert sum(reported) / 12 == pytest.approx(0.5, abs=3 * error) and sum(chosen) / 12 > 0.5 + 3 * error
 
 
 def test_what_teaches_nothing_is_refused(reasoner, make, problems):
     thoughts = separable()
-    with pytest.raises(LatentRewardError, match="None of 160 training problems has right and wrong thoughts"):
+    with pytest.raises(LatentRewardError, match="None of 120 training problems has right and wrong thoughts"):
         train_latent_reward(Thoughts(thoughts.states, torch.ones_like(thoughts.right)), 1, 1e-3, 0)
     for setting in Setting(4, None, 1.0), Setting(4, "gaussian:0.3", 1.0, answers_per_thought=4):
         with pytest.raises(LatentRewardError, match="learns from thoughts that differ"):

@@ -5,9 +5,12 @@ from dataclasses import replace
 
 from test_cli import assert_one_paragraph, finished, neuralese
 
+from neuralese.pipeline import measure as measure_module
 from neuralese.pipeline.evaluate.evaluate import Measurement, read_results
 from neuralese.pipeline.evaluate.table import setting_name, stage_name
 from neuralese.pipeline.measure import Point, propose
+from neuralese.pipeline.problems import load_all
+from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.run import _track_results
 
 __all__ = ["finished"]
@@ -32,8 +35,27 @@ def test_calibrate_proposes_a_scale(capsys, finished, tmp_path):
     found = json.loads(output.read_text())
     assert {row["noise"] for row in found["rows"]} == {None, "gaussian:0.1", "gaussian:0.3"}
     assert {row["stage"] for row in found["rows"]} == {"curriculum"} and found["rows"][0]["n"] == 10
+    assert "Problems     10 training problems that were held out" in out
     assert_one_paragraph(neuralese(capsys, "calibrate", finished / "sft" / "final"), "has no latents for noise to fall")
     assert_one_paragraph(neuralese(capsys, "calibrate", finished, "--noise", "gauss"), "Unknown noise 'gauss:0.03'")
+
+
+def test_calibrate_does_not_look_at_the_evaluation_problems(capsys, finished, tmp_path, monkeypatch):
+    asked = []
+    original = measure_module.evaluate_checkpoint
+
+    def spy(recipe, checkpoint, stage, problems):
+        asked.extend(problems)
+        return original(recipe, checkpoint, stage, problems)
+
+    monkeypatch.setattr(measure_module, "evaluate_checkpoint", spy)
+    options = ["--scale", "0.3", "--output", tmp_path / "calibration.json"]
+    code, _, error = neuralese(capsys, "calibrate", finished, *options)
+    problems = load_all(load_recipe(finished / "recipe.yaml"))
+    assert code == 0 and asked == problems.held_out and len(asked) == 16, error
+    assert not {one.question for one in asked} & {one.question for one in [*problems.evaluation, *problems.train]}
+    without = ["curriculum=null", "controls={}", *options]
+    assert_one_paragraph(neuralese(capsys, "calibrate", finished / "rl" / "final", *without), "holds out no training")
 
 
 def test_calibrate_measures_noise_and_nothing_else_of_a_recipe(capsys, finished, tmp_path):

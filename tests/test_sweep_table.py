@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 from sweep_repository import SWEEP, make_repository, run_sweep, write_sweep
-from sweep_table import Group, Run, interval, results_table, stages_table
+from sweep_table import Group, Run, interval, interval_of, results_table, stages_table
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.evaluate.evaluate import Measurement
@@ -24,7 +24,13 @@ def test_intervals_by_hand():
     assert interval([0.8, 0.9, 1.0]) == pytest.approx((0.9 - 0.248414, 0.9 + 0.248414), abs=1e-6)
     # Mean 0.3, s/√2 = 0.1, t(0.975, 1) = 12.706205.
     assert interval([0.2, 0.4]) == pytest.approx((0.3 - 1.2706205, 0.3 + 1.2706205), abs=1e-6)
-    assert interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_runs_that_came_out_equal_have_an_interval_over_problems():
+    # Wilson of 100 of 100: from 1 / (1 + 1.959964² / 100).
+    assert interval_of([measured(seed, 1.0) for seed in range(3)]) == pytest.approx((0.963007, 1.0), abs=1e-6)
+    assert interval_of([measured(0, 1.0)]) == (0.95, 1.05)  # of one run its own
+    assert interval_of([measured(0, 0.8), measured(1, 0.9), measured(2, 1.0)]) == interval([0.8, 0.9, 1.0])
 
 
 def measured(seed, value, metric="accuracy", k=1, stage="curriculum", temperature=0.0):

@@ -18,8 +18,8 @@ from ..reasoner import Reasoner
 from .counterfactual import Change, Counterfactual, measure_counterfactual
 from .gates import Comparison, Gate, judge, verdict
 from .information import TextThought, measure_text, thought_length
+from .intervals import Mean
 from .interventions import Answers, Effect, answer, interventions, measure_effect
-from .metrics import Mean
 from .probes import Probe, probe_steps
 from .thoughts import Place, Reading, decoder_accuracy, measure_places, read
 
@@ -169,7 +169,7 @@ def audit(
         num_latents=reasoner.config.num_latents,
         problems=len(problems),
         floor=question.floor,
-        accuracy=Mean.of(own.right, settings.bootstrap, seed),
+        accuracy=Mean.share(own.right, settings.bootstrap, seed),
         written=float(np.mean([thought_length(reasoner, row) for row in own.token_ids])),
         effects=list(effects.values()),
         counterfactual=changed,
@@ -190,8 +190,8 @@ def _compare(own: Answers, control: Subject, settings: EvaluateSection, seed: in
     return Comparison(
         control.name,
         control.reasoner.config.num_latents,
-        accuracy=Mean.of(theirs.right, settings.bootstrap, seed),
-        lead=Mean.of(own.right.astype(np.float64) - theirs.right, settings.bootstrap, seed),
+        accuracy=Mean.share(theirs.right, settings.bootstrap, seed),
+        lead=Mean.difference(own.right.astype(np.float64) - theirs.right, settings.bootstrap, seed),
     )
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from ..files import write_whole
 from .audit import Audit
 from .gates import Gate
-from .metrics import Mean
+from .intervals import Mean
 from .table import wide_console
 
 SHOWN = 3  # problems whose thoughts are printed
@@ -91,7 +91,7 @@ def _interventions(found: Audit) -> Grid:
         "Other latents in place of the model's own",
         ["latents", "n", "accuracy", "lost", "answers unchanged", "answers of the donor"],
         rows,
-        "In brackets: bootstrap 95% intervals over problems. t alone: the model makes those after it anew. keep t: the "
+        "In brackets: 95% intervals over problems. t alone: the model makes those after it anew. keep t: the "
         "first t stay, the rest are the mean.",
     )
 

@@ -143,7 +143,7 @@ def _print(rows: Sequence[Comparison], a: dict[str, Path], b: dict[str, Path]) -
     print(f"A            {names[0]}\nB            {names[1]}")
     table = Table(
         title=f"B − A on {rows[0].n} problems",
-        caption="Brackets: paired bootstrap 95% interval over problems. p: exact McNemar test, where answers are right "
+        caption="Brackets: 95% intervals over problems. p: exact McNemar test, where answers are right "
         "or wrong. One run each: differences between seeds are not in them.",
     )
     for heading in ("samples", "metric", "A", "B", "difference", "only A right", "only B right", "p"):

@@ -16,8 +16,8 @@ from ...data.problem import Problem
 from ..evaluate_sections import EvaluateSection
 from ..reasoner import Reasoner
 from ..score import is_right
+from .intervals import Mean
 from .interventions import Answers, answer
-from .metrics import Mean
 
 Change = Callable[[Problem], Problem | None]
 
@@ -77,13 +77,17 @@ def measure_counterfactual(
     follow = is_right(settings.scorer, others, [[text] for text in mixed.texts])[:, 0]
     stay, known = mixed.right, own.right[rows] & theirs.right
     return Counterfactual(
-        original=Mean.of(own.right[rows], settings.bootstrap, seed),
-        changed=Mean.of(theirs.right, settings.bootstrap, seed),
+        original=Mean.share(own.right[rows], settings.bootstrap, seed),
+        changed=Mean.share(theirs.right, settings.bootstrap, seed),
         every=_transplant(follow, stay, settings, seed),
         known=_transplant(follow[known], stay[known], settings, seed) if known.any() else None,
     )
 
 
 def _transplant(follow: np.ndarray, stay: np.ndarray, settings: EvaluateSection, seed: int) -> Transplant:
-    values = (follow, stay, follow.astype(float) - stay)
-    return Transplant(*(Mean.of(value, settings.bootstrap, seed) for value in values))
+    resamples = settings.bootstrap
+    return Transplant(
+        Mean.share(follow, resamples, seed),
+        Mean.share(stay, resamples, seed),
+        Mean.difference(follow.astype(float) - stay, resamples, seed),
+    )

@@ -22,8 +22,9 @@ from ..files import write_whole
 from ..reasoner import Reasoner
 from ..score import warn_of_unscored
 from ..train.reward_model import recipe_reward
+from .intervals import auroc_ci, share_ci
 from .latent_reward import LatentRewardModel, load_latent_reward
-from .metrics import agreement, auroc, auroc_ci, bootstrap_ci, pass_at_k
+from .metrics import agreement, auroc, pass_at_k
 from .sample_files import SampleFile, digest
 from .samples import Effort, Sampled, draw_samples
 from .selection import AGREEMENT, METRICS, fewest, select, selection_rewards
@@ -45,7 +46,7 @@ class Measurement:
         stage: Training stage of the checkpoint: sft, curriculum, rl, or a control.
         mode: text, latent, pause, no_cot, or hybrid (latents, then steps in text: a curriculum that was stopped).
         metric: accuracy (greedy), pass@k, that of a selector (`METRICS` in selection.py), or agreement@k.
-        ci95: Bootstrap interval over problems.
+        ci95: Interval over problems (`share_ci`, `auroc_ci`).
         n: Problems measured.
         guess: Of accuracy and pass@k, what as many guesses reach (`guess_floor`).
         setting: How its samples were drawn, as a name: that of their file.
@@ -185,7 +186,7 @@ def _summaries(
     right = np.array([row.right for row in sampled])
     if way.is_greedy:
         values = pass_at_k(right, 1)
-        yield "accuracy", 1, float(values.mean()), bootstrap_ci(values, settings.bootstrap, seed)
+        yield "accuracy", 1, float(values.mean()), share_ci(values, settings.bootstrap, seed)
         return
     # What a search finds is meant to be taken together.
     ks = settings.k if way.search is None else [way.n]
@@ -194,7 +195,7 @@ def _summaries(
     names = [name for name in settings.selectors if name in METRICS and (judged or not name.startswith("latent_"))]
     found += [(METRICS[name], k, select(name, sampled, rewards, k)) for name in names for k in ks if k >= fewest(name)]
     for metric, k, values in found:
-        yield metric, k, float(values.mean()), bootstrap_ci(values, settings.bootstrap, seed)
+        yield metric, k, float(values.mean()), share_ci(values, settings.bootstrap, seed)
     if "agreement" in settings.selectors and way.n >= fewest("agreement"):
         sure, voted = agreement([row.answers for row in sampled]), select("majority", sampled, None, way.n)
         told = auroc(sure, voted)

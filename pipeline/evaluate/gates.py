@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .counterfactual import Counterfactual
+from .intervals import Mean
 from .interventions import Effect
-from .metrics import Mean
 
 # Share of the accuracy above a guess that answers must lose without their latents. Half: more comes from the latents
 # than from the question alone.
@@ -22,8 +22,9 @@ MINIMUM_FOLLOW = 0.5
 # Accuracy by which latents must be ahead of pause tokens: what seeds of one recipe differ by (0.83 to 0.88 for the
 # quickstart's curriculum), which an interval over problems does not know of.
 MINIMUM_LEAD = 0.05
-# Pairs of problems below which no counterfactual is judged: the interval of 20 shares is about 0.2 wide on each side.
-MINIMUM_PAIRS = 20
+# Problems, or pairs of them, below which nothing is judged: the interval of a share of 20 is about 0.2 wide on each
+# side.
+MINIMUM_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def judge(
 def _hurts(name: str, effect: Effect | None, floor: float) -> Gate:
     if effect is None:
         return Gate(name, None, "no two problems with different answers and as many latents")
+    if effect.loss.n < MINIMUM_PROBLEMS:
+        return _too_few(name, f"{effect.loss.n} problems are answered with other latents")
     if effect.own.ci95[0] <= floor:
         return Gate(name, False, f"it answers no better than a guess: {_interval(effect.own)} against {floor:.3f}")
     needed = MINIMUM_LOSS * (effect.own.value - floor)
@@ -91,9 +94,9 @@ def _followed(found: Counterfactual | None) -> Gate:
     name = "counterfactual followed"
     if found is None:
         return Gate(name, None, "the data has no changed questions: only generated tasks have them")
-    if found.known is None or found.known.lead.n < MINIMUM_PAIRS:
+    if found.known is None or found.known.lead.n < MINIMUM_PROBLEMS:
         pairs = found.known.lead.n if found.known is not None else 0
-        return Gate(name, None, f"{pairs} pairs are answered right on both sides, {MINIMUM_PAIRS} are needed")
+        return _too_few(name, f"{pairs} pairs are answered right on both sides")
     follow, lead = found.known.follow, found.known.lead
     passed = lead.ci95[0] > 0 and follow.value >= MINIMUM_FOLLOW
     return Gate(name, passed, f"{_interval(follow)} of the answers follow, {found.known.stay.value:.3f} stay")
@@ -103,9 +106,15 @@ def _better(comparison: Comparison | None) -> Gate:
     name = "better than pause"
     if comparison is None:
         return Gate(name, None, "no pause control was given (--control)")
+    if comparison.lead.n < MINIMUM_PROBLEMS:
+        return _too_few(name, f"{comparison.lead.n} problems are answered by both")
     passed = comparison.lead.ci95[0] > 0 and comparison.lead.value >= MINIMUM_LEAD
     asked = f"a lead of {MINIMUM_LEAD:.2f} is asked for, {_interval(comparison.lead)} is found"
     return Gate(name, passed, f"pause tokens reach {comparison.accuracy.value:.3f}; {asked}")
+
+
+def _too_few(name: str, there: str) -> Gate:
+    return Gate(name, None, f"{there}, {MINIMUM_PROBLEMS} are needed")
 
 
 def _interval(mean: Mean) -> str:

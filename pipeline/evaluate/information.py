@@ -22,7 +22,7 @@ from ..latent.supervision import IGNORE
 from ..latent.thoughts import suppress
 from ..reasoner import Reasoner
 from ..score import is_right
-from .metrics import Mean
+from .intervals import Mean
 from .thoughts import BATCH
 
 
@@ -73,7 +73,7 @@ def measure_text(
     right = is_right(settings.scorer, problems, [[text] for text in texts])[:, 0]
     return TextThought(
         checkpoint,
-        accuracy=Mean.of(right, settings.bootstrap, seed),
+        accuracy=Mean.share(right, settings.bootstrap, seed),
         tokens=sum(lengths) / len(lengths),
         entropy=entropies.mean().item(),
         compressed=compressed_bits([token for thought in thoughts for token in thought]),

@@ -20,7 +20,8 @@ from ..evaluate_sections import EvaluateSection
 from ..latent.given import Replacement
 from ..reasoner import Reasoner
 from ..score import is_right
-from .metrics import Mean
+from ..swap import derange
+from .intervals import Mean
 
 
 @dataclass
@@ -117,33 +118,6 @@ def interventions(own: Answers, seed: int) -> Iterator[Intervention]:
         yield Intervention(f"keep {kept}", every, torch.cat([latents[:, :kept], mean[:, kept:]], 1))
 
 
-def derange(answers: Sequence[str], counts: Sequence[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A donor for each problem: another one, with another answer and as many latents; each gives once.
-
-    Problems of one answer stand together in a random order of the answers; each takes the latents of the one as many
-    places further as the most common answer has problems, round a circle. Where one answer has more than half of the
-    problems, those too many are left out.
-
-    Returns:
-        rows: (R,) problems that have a donor.
-        donors: (R,) their donors, the same problems in another order.
-    """
-    rng = np.random.default_rng(seed)
-    rows: list[int] = []
-    donors: list[int] = []
-    for count in sorted(set(counts)):
-        groups: dict[str, list[int]] = {}
-        for row in rng.permutation([row for row, other in enumerate(counts) if other == count]).tolist():
-            groups.setdefault(answers[row], []).append(row)
-        largest = max(groups, key=lambda answer: len(groups[answer]))
-        others = sum(map(len, groups.values())) - len(groups[largest])
-        groups[largest] = groups[largest][:others]
-        circle = [row for group in groups.values() for row in group]
-        rows += circle
-        donors += np.roll(circle, -max(map(len, groups.values()))).astype(int).tolist()
-    return np.array(rows, dtype=int), np.array(donors, dtype=int)
-
-
 def alone(latents: Tensor, place: int) -> Tensor:
     """Latents (P, L, d) of which only those of a place are given; the model makes the others itself."""
     result = torch.full_like(latents, torch.nan)
@@ -211,17 +185,17 @@ def measure_effect(
     donor = None
     if intervention.donors is not None:
         donors = [own.problems[row] for row in intervention.donors]
-        donor = _mean(is_right(settings.scorer, donors, [[text] for text in under.texts])[:, 0], settings, seed)
+        donor = _share(is_right(settings.scorer, donors, [[text] for text in under.texts])[:, 0], settings, seed)
     right = own.right[rows]
     return Effect(
         intervention.name,
-        accuracy=_mean(under.right, settings, seed),
-        own=_mean(right, settings, seed),
-        loss=_mean(right.astype(float) - under.right, settings, seed),
-        unchanged=_mean(np.array(same), settings, seed),
+        accuracy=_share(under.right, settings, seed),
+        own=_share(right, settings, seed),
+        loss=Mean.difference(right.astype(float) - under.right, settings.bootstrap, seed),
+        unchanged=_share(np.array(same), settings, seed),
         donor=donor,
     )
 
 
-def _mean(values: np.ndarray, settings: EvaluateSection, seed: int) -> Mean:
-    return Mean.of(values, settings.bootstrap, seed)
+def _share(values: np.ndarray, settings: EvaluateSection, seed: int) -> Mean:
+    return Mean.share(values, settings.bootstrap, seed)

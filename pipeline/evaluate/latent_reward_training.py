@@ -18,7 +18,7 @@ from .metrics import best_at_k
 from .samples import Sampled
 from .settings import Setting, seeds_of
 
-HELD_OUT = 0.2  # share of the problems that choose the epoch
+HELD_OUT = 0.2  # share of the problems that choose the epoch, and share that then tells what was reached
 BATCH = 64  # questions in a step
 
 
@@ -37,7 +37,7 @@ class Thoughts:
 
 @dataclass(frozen=True)
 class Report:
-    """What a training of a latent reward model reached, on held-out problems.
+    """What a training of a latent reward model reached, on held-out problems that chose nothing.
 
     Attributes:
         chosen: Chance that the thought with the highest score is right.
@@ -124,21 +124,22 @@ def _check_differ(reasoner: Reasoner, setting: Setting) -> tuple[int, int]:
 
 
 def held_out(count: int) -> int:
-    """How many of so many problems choose the epoch, the first ones."""
+    """How many of so many problems choose the epoch, and how many are reported on."""
     return max(1, round(HELD_OUT * count))
 
 
 def train_latent_reward(
     thoughts: Thoughts, epochs: int, learning_rate: float, seed: int
 ) -> tuple[LatentRewardModel, Report]:
-    """Trains on four fifths of the problems and keeps the epoch that chooses best on the others.
+    """Trains on three fifths of the problems, keeps the epoch that chooses best on a fifth, and reports on the last.
+
+    The best of many epochs looks better on the problems that chose it than it is: with labels that nothing can tell,
+    by 0.1 to 0.2 of 40 problems. Which problems are for what is drawn by seed.
 
     Raises:
         LatentRewardError: No problem to train on has right and wrong thoughts.
     """
-    held = held_out(len(thoughts.right))
-    train = Thoughts(thoughts.states[held:], thoughts.right[held:])
-    test = Thoughts(thoughts.states[:held], thoughts.right[:held])
+    train, choosing, unseen = _parts(thoughts, seed)
     mixed = (train.right.max(1).values > train.right.min(1).values).nonzero().squeeze(1)
     if len(mixed) == 0:
         raise LatentRewardError(
@@ -149,7 +150,7 @@ def train_latent_reward(
     _, _, places, size = thoughts.states.shape
     model = LatentRewardModel(LatentRewardConfig(state_size=size, num_latents=places))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    best, kept = _report(model, test, len(mixed), 0), {name: w.clone() for name, w in model.state_dict().items()}
+    best, epoch_kept, kept = _chosen(model, choosing), 0, _weights(model)
     for epoch in range(1, epochs + 1):
         for part in mixed[torch.randperm(len(mixed))].split(BATCH):
             scores = model(train.states[part].flatten(0, 1)).unflatten(0, (len(part), -1))
@@ -157,16 +158,29 @@ def train_latent_reward(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        now = _report(model, test, len(mixed), epoch)
-        if now.chosen > best.chosen:
-            best, kept = now, {name: w.clone() for name, w in model.state_dict().items()}
+        now = _chosen(model, choosing)
+        if now > best:
+            best, epoch_kept, kept = now, epoch, _weights(model)
     model.load_state_dict(kept)
-    return model.eval(), best
+    right = unseen.right
+    oracle = (right.max(1).values > 0).float().mean().item()
+    return model.eval(), Report(_chosen(model, unseen), right.mean().item(), oracle, len(mixed), epoch_kept)
+
+
+def _parts(thoughts: Thoughts, seed: int) -> list[Thoughts]:
+    """The problems that are trained on, those that choose the epoch, and those that are reported on."""
+    count, held = len(thoughts.right), held_out(len(thoughts.right))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    rows = order[2 * held :], order[:held], order[held : 2 * held]
+    return [Thoughts(thoughts.states[part], thoughts.right[part]) for part in rows]
+
+
+def _weights(model: LatentRewardModel) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
 
 
 @torch.no_grad()
-def _report(model: LatentRewardModel, test: Thoughts, mixed: int, epoch: int) -> Report:
-    scores = model(test.states.flatten(0, 1))[:, -1].unflatten(0, test.right.shape).numpy()
-    right = test.right.numpy()
-    chosen = best_at_k(scores, right, right.shape[1])
-    return Report(float(chosen.mean()), float(right.mean()), float(np.mean(right.max(1) > 0)), mixed, epoch)
+def _chosen(model: LatentRewardModel, thoughts: Thoughts) -> float:
+    """Chance that of a problem's thoughts the one with the highest score is right."""
+    scores = model(thoughts.states.flatten(0, 1))[:, -1].unflatten(0, thoughts.right.shape)
+    return float(best_at_k(scores.numpy(), thoughts.right.numpy(), thoughts.right.size(1)).mean())

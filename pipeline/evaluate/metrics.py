@@ -1,10 +1,9 @@
-"""Estimators over samples, and their intervals."""
+"""Estimators over samples."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import comb
 
 import numpy as np
@@ -102,45 +101,3 @@ def auroc(values: np.ndarray, right: np.ndarray) -> float:
     pairs = hits.sum() * misses.sum()
     below = misses.cumsum() - misses / 2
     return float((hits * below).sum() / pairs) if pairs > 0 else float("nan")
-
-
-def bootstrap_ci(values: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean over problems (P,)."""
-    return _percentiles(values[_resampled(len(values), resamples, seed)].mean(1))
-
-
-def auroc_ci(values: np.ndarray, right: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, float]:
-    """The same of `auroc`; resamples without a right or a wrong problem are left out. NaN where all are."""
-    found = np.array([auroc(values[rows], right[rows]) for rows in _resampled(len(values), resamples, seed)])
-    found = found[~np.isnan(found)]
-    return _percentiles(found) if len(found) else (float("nan"), float("nan"))
-
-
-def _resampled(count: int, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, P) problems drawn with replacement."""
-    return np.random.default_rng(seed).integers(count, size=(resamples, count))
-
-
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over problems.
-
-    Attributes:
-        ci95: Bootstrap interval over problems.
-        n: Problems.
-    """
-
-    value: float
-    ci95: tuple[float, float]
-    n: int
-
-    @classmethod
-    def of(cls, values: np.ndarray, resamples: int, seed: int = 0) -> Mean:
-        """Of values (P,), at least one; booleans give a share."""
-        values = np.asarray(values, dtype=np.float64)
-        return cls(float(values.mean()), bootstrap_ci(values, resamples, seed), len(values))

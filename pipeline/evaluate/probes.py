@@ -15,19 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
+from scipy.special import log_softmax  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from torch import Tensor
 
-from .metrics import Mean
+from .intervals import Mean
 
 FOLDS = 4
 # Results that occur less often share one class: a probe cannot learn what it is shown once.
 RARE = 8
 # Weight of ‖W‖²/2 beside the mean cross-entropy, on standardised latents.
 PENALTY = 3e-3
-ITERATIONS = 60
+# Largest entry of the gradient at which a fit is done, and iterations, of which fits take far fewer.
+TOLERANCE = 1e-7
+ITERATIONS = 10_000
 # Problems with a step below which it is not probed.
 MINIMUM_PROBLEMS = 40
 
@@ -110,12 +112,12 @@ def _probe(
     frequency = frequency[frequency > 0]
     entropy = float(-(frequency * np.log2(frequency)).sum())
     gained = entropy + logprobs[np.arange(len(labels)), labels] / np.log(2)  # (n,) bits
-    bits = Mean.of(gained, resamples)
+    bits = Mean.plain(gained, resamples)
     low, high = bits.ci95
     return Probe(
         latent,
         step,
-        accuracy=Mean.of(right, resamples),
+        accuracy=Mean.share(right, resamples),
         majority=float(frequency.max()),
         shuffled=float(shuffled.mean()),
         entropy=entropy,
@@ -133,29 +135,62 @@ def held_out_logprobs(inputs: Tensor, labels: np.ndarray, folds: np.ndarray) -> 
         folds: (n,) fold of each row.
     """
     number = int(labels.max()) + 1
-    target = torch.from_numpy(labels)
-    result = torch.zeros(len(labels), number)
+    values = inputs.double().numpy()
+    result = np.zeros((len(labels), number))
     for fold in np.unique(folds):
-        test = torch.from_numpy(folds == fold)
-        train = inputs[~test]
-        mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
-        weight, bias = fit((train - mean) / std, target[~test], number)
-        result[test] = ((inputs[test] - mean) / std @ weight + bias).log_softmax(-1)
-    return result.numpy()
+        test = folds == fold
+        train = values[~test]
+        mean, std = train.mean(0), train.std(0).clip(1e-6)
+        probe = fit((train - mean) / std, labels[~test], number)
+        result[test] = probe.logprobs((values[test] - mean) / std)
+    return result
 
 
-def fit(inputs: Tensor, target: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression, cross-entropy + PENALTY/2 · ‖W‖², by L-BFGS: weight (d, C) and bias (C,)."""
-    weight = torch.zeros(inputs.size(1), number, requires_grad=True)
-    bias = torch.zeros(number, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted probe.
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(inputs @ weight + bias, target) + PENALTY / 2 * weight.square().sum()
-        loss.backward()
-        return loss
+    Attributes:
+        weight: (d, S) of the S classes that it was shown.
+        bias: (S,)
+        seen: (S,) these classes, ascending.
+        number: C, all classes there are.
+        problems: n, that it was fitted to.
+    """
 
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return weight.detach(), bias.detach()
+    weight: np.ndarray
+    bias: np.ndarray
+    seen: np.ndarray
+    number: int
+    problems: int
+
+    def logprobs(self, inputs: np.ndarray) -> np.ndarray:
+        """Log-probabilities (m, C) of inputs (m, d).
+
+        A class that the probe was never shown gets 1 / (n + C), what one count added to each class would give it, so
+        that one rare result costs a finite number of bits.
+        """
+        unseen = 1 / (self.problems + self.number)
+        result = np.full((len(inputs), self.number), np.log(unseen))
+        left = 1 - (self.number - len(self.seen)) * unseen
+        result[:, self.seen] = log_softmax(inputs @ self.weight + self.bias, axis=1) + np.log(left)
+        return result
+
+
+def fit(inputs: np.ndarray, labels: np.ndarray, number: int) -> Fitted:
+    """Multinomial logistic regression: mean cross-entropy + PENALTY/2 · ‖W‖², to its minimum in float64.
+
+    Args:
+        inputs: (n, d) float64.
+        labels: (n,) classes below `number`.
+    """
+    seen, n = np.unique(labels), len(labels)
+    if len(seen) == 1:
+        return Fitted(np.zeros((inputs.shape[1], 1)), np.zeros(1), seen, number, n)
+    # Of two classes scikit-learn fits one column w, which stands for (−w/2, w/2): ‖W‖² = ‖w‖²/2.
+    share = 2 if len(seen) == 2 else 1
+    model = LogisticRegression(C=share / (PENALTY * n), tol=TOLERANCE, max_iter=ITERATIONS).fit(inputs, labels)
+    weight, bias = model.coef_.T, model.intercept_
+    if len(seen) == 2:
+        weight, bias = np.hstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return Fitted(weight, bias, seen, number, n)

@@ -135,7 +135,7 @@ class _Page:
             return
         headings = ["model", "samples", *(metric_name(*c) for c in results_columns(rows)), "train s"]
         text = (
-            f"{rows[0].n} evaluation problems, seed {rows[0].seed}. Brackets: bootstrap 95% intervals over problems. "
+            f"{rows[0].n} evaluation problems, seed {rows[0].seed}. Brackets: 95% intervals over problems. "
             "One run: differences between seeds are not in the intervals."
         )
         self.parts += [f"<p>{text}</p>", _table(headings, table_rows(rows, seconds))]

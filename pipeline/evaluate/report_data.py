@@ -10,7 +10,8 @@ import numpy as np
 
 from ..metrics_file import read_rows
 from .evaluate import Measurement
-from .metrics import agreement, bootstrap_ci, pass_at_k
+from .intervals import share_ci
+from .metrics import agreement, pass_at_k
 from .sample_files import SamplesError
 from .samples import Sampled
 from .selection import AGREEMENT, METRICS, select
@@ -111,7 +112,7 @@ def _points(sampled: Sequence[Sampled], measured: Sequence[int], resamples: int,
     n = right.shape[1]
     ks = sorted({2**i for i in range(n.bit_length())} | {n} | {k for k in measured if k <= n})
     values = {k: pass_at_k(right, k) for k in ks}
-    return [(k, float(values[k].mean()), *bootstrap_ci(values[k], resamples, seed)) for k in ks]
+    return [(k, float(values[k].mean()), *share_ci(values[k], resamples, seed)) for k in ks]
 
 
 def _trust(sampled: Sequence[Sampled]) -> list[tuple[float, float, int]]:

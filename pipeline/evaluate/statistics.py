@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from .metrics import bootstrap_ci
+from .intervals import difference_ci
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Difference:
 
     Attributes:
         value: Mean of the differences.
-        ci95: Percentile bootstrap interval over problems, both models on the same resample.
+        ci95: Interval over problems, both models on the same resample (`difference_ci`).
         p: Two-sided p-value of the exact McNemar test; None where values are not 0 or 1.
         only_a: Problems that A alone has right; None as for `p`.
         only_b: Problems that B alone has right.
@@ -32,9 +32,9 @@ class Difference:
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, resamples: int, seed: int = 0) -> Difference:
-    """Compares values (P,) of two models on the same problems."""
+    """Compares values (P,) between 0 and 1 of two models on the same problems."""
     change = b.astype(float) - a.astype(float)
-    value, ci95 = float(change.mean()), bootstrap_ci(change, resamples, seed)
+    value, ci95 = float(change.mean()), difference_ci(change, resamples, seed)
     if not np.isin(np.concatenate([a, b]), [0, 1]).all():
         return Difference(value, ci95)
     only_a, only_b = int((change < 0).sum()), int((change > 0).sum())

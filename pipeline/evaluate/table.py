@@ -124,7 +124,7 @@ def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> 
     console = wide_console()
     table = Table(
         title="Accuracy",
-        caption=f"{rows[0].n} problems, seed {rows[0].seed}. In brackets: bootstrap 95% intervals. T: temperature.",
+        caption=f"{rows[0].n} problems, seed {rows[0].seed}. In brackets: 95% intervals. T: temperature.",
         box=box.SIMPLE_HEAD,
     )
     names = [metric_name(*column) for column in results_columns(rows)]

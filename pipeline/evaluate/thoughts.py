@@ -15,8 +15,8 @@ from ..latent.generate import pad_left
 from ..latent.geometry import cosine_sums, effective_ranks
 from ..latent.supervision import IGNORE, StepDecoder
 from ..reasoner import Reasoner
+from .intervals import Mean
 from .interventions import Answers
-from .metrics import Mean
 
 # Rows of a forward that keeps logits or gradients.
 BATCH = 64
@@ -83,7 +83,7 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
                 cosine=total / pairs if pairs else float("nan"),
                 effective_rank=effective_ranks(here).item(),
                 sensitivity=sensitivities[place].item() if sensitivities is not None else None,
-                lens=Mean.of(read[:, 0] == read[:, 1], resamples) if len(read) else None,
+                lens=Mean.share(read[:, 0] == read[:, 1], resamples) if len(read) else None,
                 common=float(np.unique(read[:, 1], return_counts=True)[1].max() / len(read)) if len(read) else None,
             )
         )
@@ -216,7 +216,7 @@ def decoder_accuracy(reasoner: Reasoner, own: Answers, resamples: int) -> Mean |
         pairs = list(zip(reasoner.read_thoughts(latents), problem.steps, strict=False))
         if pairs:
             shares.append(np.mean([text == step.strip() for text, step in pairs]))
-    return Mean.of(np.array(shares), resamples) if shares else None
+    return Mean.share(np.array(shares), resamples) if shares else None
 
 
 def _batches(count: int) -> Iterator[range]:

@@ -3,16 +3,19 @@
 With x the question, z_k the latents, o the answer, A the advantage of the rollout:
 
 - `replay`: the action is (epsilon, o). Latents are made again from the same epsilon, with gradient through the
-  recurrence; rho = pi_theta(o | x, epsilon) / pi_old(o | x, epsilon). Unbiased on-policy, since p(epsilon) has no
-  parameters. Blind where the answer no longer depends on the latents smoothly (a saturated head).
+  recurrence; rho = pi_theta(o | x, epsilon) / pi_old(o | x, epsilon). p(epsilon) has no parameters. Blind where the
+  answer no longer depends on the latents smoothly (a saturated head).
 - `score`: the actions are z_1, ..., z_L, o. Latents are taken as they were drawn, and each counts as an action with
-  log p(z_k | z_<k, x), the sum over its d dimensions. Unbiased on-policy; its variance grows with d, and its ratios
-  leave the clip range as soon as the weights move.
+  log p(z_k | z_<k, x), the sum over its d dimensions. Its variance grows with d, and its ratios leave the clip range as
+  soon as the weights move.
 - `score_rsqrt_d`, `score_mean`: the same with log p(z_k) · d^-1/2 and log p(z_k) / d. Surrogates: not the gradient of
   the expected reward, but a lower variance. `score_mean` is what published work uses (CoLaR, arXiv 2505.16552).
-- `mix:a`: a · replay + (1 - a) · score. Unbiased on-policy for any a in [0, 1], as each part is.
+- `mix:a`: a · replay + (1 - a) · score, with a in [0, 1].
 
-The size of the noise counts as given in all of them: no gradient flows into rms(z).
+The size of the noise counts as given in all of them: no gradient flows into rms(z). `replay`, `score` and `mix` are
+unbiased on-policy where that size has no parameters: under `norm_matched`, whose latents all have the norm of the
+embeddings, and for noise that does not use it. Elsewhere they are the gradient of the expected reward under noise of a
+fixed size (docs/algorithm.md says how far that is off).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
@@ -17,8 +18,9 @@ from ..latent.given import Replacement
 from ..latent.noise import Noise
 from ..latent.thoughts import THOUGHT_SOURCES
 from ..latent.value_noise import keeping_bases
-from ..reasoner import Reasoner
+from ..reasoner import Reasoner, Samples
 from ..score import is_right
+from ..swap import derange
 from .common import inner_model
 
 
@@ -60,27 +62,35 @@ class HeldOutCallback(TrainerCallback):
             policy = inner_model(model)
             with keeping_bases(policy):
                 right = self._right(Reasoner(policy, self.reasoner.tokenizer), mine)
-        names = list(right)
-        totals = torch.tensor([sum(right[name]) for name in names], dtype=torch.float64, device=state.device)
-        values = reduce(totals.float(), "sum") / len(self.problems)
-        return {f"held_out/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
+        # Sums and counts: where answers are swapped, a process may have fewer problems than it was given.
+        totals = torch.tensor([[sum(values), len(values)] for values in right.values()], device=state.device)
+        summed = reduce(totals, "sum").tolist()
+        return {f"held_out/{name}": hits / n for name, (hits, n) in zip(right, summed, strict=True) if n}
 
     def _right(self, reasoner: Reasoner, problems: Sequence[Problem]) -> dict[str, list[float]]:
-        """Share of right answers of each problem, under each way to answer it."""
+        """Share of right answers of each problem, under each way to answer it; swapped, of those that have a donor."""
         questions = [problem.question for problem in problems]
         settings = self.settings
         options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
         greedy = reasoner.generate(questions, **options)
         drawn = reasoner.generate(questions, n=self.samples, noise=self.noise, **self.sampling, **options)
-        found = {"accuracy": greedy, "samples": drawn}
+        right = {"accuracy": self._judged(problems, greedy).mean(1).tolist()}
         section = reasoner.config
         if section.num_latents and THOUGHT_SOURCES[section.thought_source].is_recurrent:
             # A process may have no problem, and must give the same names all the same.
             latents = torch.cat([sample.latents for sample in greedy]) if greedy else torch.empty(0, 0, 0)
-            seeds = [[i] for i in range(len(problems))]
-            for name, others in (("swap", latents.roll(1, 0)), ("zero", torch.zeros_like(latents))):
-                found[name] = reasoner.generate(questions, noise=Replacement(latents=others), seeds=seeds, **options)
-        right = {name: is_right(settings.scorer, problems, [s.texts for s in found[name]]) for name in found}
-        samples = right.pop("samples")
-        shares = {name: values.mean(1).tolist() for name, values in right.items()}
-        return shares | {"pass@1": samples.mean(1).tolist(), f"pass@{self.samples}": samples.any(1).tolist()}
+            counts = [int(sample.num_latents[0]) for sample in greedy]
+            rows, donors = derange([problem.answer for problem in problems], counts, seed=0)
+            having = [problems[row] for row in rows.tolist()]
+            for name, some, given in (("swap", having, latents[donors]), ("zero", problems, torch.zeros_like(latents))):
+                answered = reasoner.generate(
+                    [problem.question for problem in some], noise=Replacement(latents=given),
+                    seeds=[[place] for place in range(len(some))], **options,
+                )  # fmt: skip
+                right[name] = self._judged(some, answered).mean(1).tolist()
+        samples = self._judged(problems, drawn)
+        return right | {"pass@1": samples.mean(1).tolist(), f"pass@{self.samples}": samples.any(1).tolist()}
+
+    def _judged(self, problems: Sequence[Problem], samples: Sequence[Samples]) -> np.ndarray:
+        """Whether each sample of each problem is right (P, n)."""
+        return is_right(self.settings.scorer, problems, [sample.texts for sample in samples])

@@ -26,12 +26,18 @@ def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> Trai
     check_trainer_keys(TrainingArguments, "curriculum.trainer", section.trainer)
     check_trainer_keys(TrainingArguments, "curriculum.last_stage_trainer", own)
     values = {key: value for key, value in {**values, **own}.items() if value is not None}
+    if "train_sampling_strategy" in values:
+        raise RecipeError(
+            f"curriculum.trainer.train_sampling_strategy={values['train_sampling_strategy']} would mix the passes over "
+            "the problems, each of which the curriculum shuffles by itself. Remove the key."
+        )
     args = trainer_config(
         TrainingArguments,
         "curriculum.last_stage_trainer" if own else "curriculum.trainer",
         values,
         recipe.seed,
         folder,
+        train_sampling_strategy="sequential",  # `StageDataset` is in the order of training
         ddp_find_unused_parameters=True,  # rows without latents do not use the modules that make and help latents
     )
     if args.max_steps <= 0 and "num_train_epochs" not in values:

@@ -15,6 +15,7 @@ TITLES = {
     "models": "Models and checkpoints",
     "lora": "LoRA and precision",
     "rewards": "Rewards and scorers",
+    "evaluation": "Evaluation",
     "runs": "Runs, disks and processes",
     "resume": "Resuming",
     "tracking": "W&B",

@@ -1,0 +1,29 @@
+"""An epoch of a curriculum stage is a pass over the problems."""
+
+from collections import Counter
+
+from runs import tiny
+
+from neuralese.pipeline.run import run
+from neuralese.pipeline.train import curriculum
+
+OPTIONS = [
+    "rl=null", "tracking.wandb=false", "curriculum.promote_at=null", "curriculum.mix_earlier=0", "evaluate.sampling=[]",
+    "curriculum.steps_per_stage=[all]", "curriculum.trainer={num_train_epochs: 2, per_device_train_batch_size: 8}",
+    "curriculum.eval_every=100",
+]  # fmt: skip
+
+
+def test_a_stage_trains_on_each_problem_once_an_epoch(tmp_path, monkeypatch):
+    trained = []
+
+    class Spy(curriculum.Collator):
+        def __call__(self, examples):
+            trained.extend(tuple(example["input_ids"]) for example in examples)
+            return super().__call__(examples)
+
+    monkeypatch.setattr(curriculum, "Collator", Spy)
+    run(tiny(tmp_path, *OPTIONS))
+    first, second = trained[:184], trained[184:]  # 200 problems, 16 of them held out
+    assert len(second) == 184 and set(Counter(first).values()) == {1} and Counter(first) == Counter(second)
+    assert first != second
