@@ -28,6 +28,7 @@ from .problems import load_all, load_evaluation
 from .recipe import load_recipe
 from .run import RunError, evaluate_checkpoint, join_processes, read_seconds, trained_stages
 from .sections import Recipe
+from .train.room import check_checkpoints_fit
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
     target = writable(output or folder / "eval.json")
     problems = load_evaluation(recipe)
+    check_checkpoints_fit(recipe, checkpoints, problems)
     rows: list[Measurement] = []
     for name, checkpoint in checkpoints.items():
         rows += evaluate_checkpoint(recipe, checkpoint, name, problems, target.with_name(f"{target.stem}-samples"))
@@ -164,7 +166,9 @@ def calibrate(
     changed = {"sampling": sampling, "search": [], "num_latents": None, "k": sorted({1, count})}
     settings = recipe.evaluate.model_copy(update=changed)
     measured = recipe.model_copy(update={"evaluate": settings})
-    rows = evaluate_checkpoint(measured, checkpoints[name], name, load_evaluation(recipe))
+    problems = load_evaluation(recipe)
+    check_checkpoints_fit(recipe, {name: checkpoints[name]}, problems)
+    rows = evaluate_checkpoint(measured, checkpoints[name], name, problems)
     points = _points(rows, specs, count)
     if not points:
         raise RunError(f"{checkpoints[name]} has no latents for noise to fall on. Name a checkpoint of the curriculum.")
@@ -210,6 +214,7 @@ def train_reward_model(
     reasoner.model.to(PartialState().device)
     if samples is None:
         problems = load_all(recipe, count).train[:count]
+        check_checkpoints_fit(recipe, {name: checkpoints[name]}, problems)
         thoughts = draw_thoughts(reasoner, problems, setting, recipe.evaluate, recipe.seed)
     else:
         drawn, rows = _read_own_samples(samples, checkpoints[name])
