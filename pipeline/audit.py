@@ -34,6 +34,7 @@ from .run import join_processes, trained_stages
 from .run_folder import RunError
 from .sections import Recipe
 from .tracking import Tracker
+from .train.room import check_checkpoints_fit
 
 # Latents cost less than answers, and probes need more problems than shares do.
 PROBED = 4
@@ -75,6 +76,7 @@ def audit_folder(
     writer = next((siblings[stage] for stage in ("text_cot", "sft") if stage in siblings), None)
     text = _load(recipe, writer) if writer is not None else subject
     evaluation = load_evaluation(recipe)
+    check_checkpoints_fit(recipe, {name: checkpoints[name]}, evaluation)
     problems = evaluation[:count]
     if len(problems) < 2:
         raise AuditError("An audit needs at least 2 evaluation problems, of which latents can be swapped.")

@@ -32,6 +32,7 @@ from .recipe import load_recipe
 from .run import evaluate_checkpoint, join_processes, trained_stages
 from .run_folder import RunError
 from .sections import Recipe
+from .train.room import check_checkpoints_fit
 from .whole import read_seconds
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
     target = writable(output or folder / "eval.json")
     problems = load_evaluation(recipe)
+    check_checkpoints_fit(recipe, checkpoints, problems)
     rows: list[Measurement] = []
     with hold_for_all(target.with_name(f"{target.stem}.lock"), str(target), "name another file with --output"):
         for name, checkpoint in checkpoints.items():
@@ -164,6 +166,7 @@ def calibrate(
     changed = {"sampling": sampling, "search": [], "num_latents": None, "k": sorted({1, count})}
     settings = recipe.evaluate.model_copy(update=changed)
     measured = recipe.model_copy(update={"evaluate": settings})
+    check_checkpoints_fit(recipe, {name: checkpoints[name]}, problems)
     rows = evaluate_checkpoint(measured, checkpoints[name], name, problems)
     points = _points(rows, specs, count)
     if not points:
@@ -226,6 +229,7 @@ def train_reward_model(
     reasoner.model.to(PartialState().device)
     if samples is None:
         problems = draw_training(load_all(recipe).train, count, recipe.seed)
+        check_checkpoints_fit(recipe, {name: checkpoints[name]}, problems)
         thoughts = draw_thoughts(reasoner, problems, setting, recipe.evaluate, recipe.seed)
     else:
         drawn, rows = _read_own_samples(samples, checkpoints[name])

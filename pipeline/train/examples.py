@@ -27,11 +27,12 @@ from ..latent.noise import parse_noise
 from ..latent.supervision import check_supervision
 from ..problems import Problems
 from ..recipe import RecipeError
+from ..rl_sections import RLSection
 from ..schedule import TEXT, Stage
 from ..sections import Recipe
 from .arms import ARMS, LATENT, latent_stages, most_steps
 from .rl_settings import rl_rows
-from .room import check_answers_fit
+from .room import check_answers_fit, check_evaluation_fits
 
 
 def encode_checked(
@@ -67,12 +68,13 @@ def encode_checked(
     questions = [problem.question for problem in measured]
     prompts = encode_prompts(questions, most, tokenizer, style.config)
     check_room(questions, prompts, recipe.evaluate.max_new_tokens, window)
-    _check_answers_fit(recipe, encoded, encode(measured, tokenizer), most)
+    check_evaluation_fits(recipe, tokenizer, measured, with_steps=recipe.sft is not None)
     if recipe.rl is not None:
         if most == 0 and parse_noise(recipe.rl.noise) is not None:
             raise RecipeError(
                 f"rl.noise={recipe.rl.noise} has no latents to fall on: the model reasons in text. Set rl.noise=null."
             )
+        _check_rollouts_fit(recipe, recipe.rl, encoded, most)
         room = recipe.rl.trainer.get("max_completion_length", GRPOConfig.max_completion_length)
         rl_rows(problems.train, most)
         rows = [item.question + block for item in encoded]
@@ -80,26 +82,16 @@ def encode_checked(
     return encoded
 
 
-def _check_answers_fit(recipe: Recipe, train: Sequence[Encoded], measured: Sequence[Encoded], most: int) -> None:
-    """Checks that right answers fit into the tokens of the evaluation and of the rollouts, as `check_answers_fit`.
+def _check_rollouts_fit(recipe: Recipe, section: RLSection, train: Sequence[Encoded], most: int) -> None:
+    """Checks that right answers fit into rollouts, as `check_answers_fit`.
 
     Args:
         most: Latents of a question; without them a model that was shown steps writes them.
     """
-    writes_steps, settings = recipe.sft is not None, recipe.evaluate
-    check_answers_fit(
-        "evaluate.max_new_tokens",
-        settings.max_new_tokens,
-        measured,
-        "measured",
-        writes_steps,
-        compares(settings.scorer),
-    )
-    if recipe.rl is not None:
-        room = recipe.rl.trainer.get("max_completion_length", GRPOConfig.max_completion_length)
-        is_compared = any(compares(reward.function) for reward in recipe.rl.rewards)
-        key = "rl.trainer.max_completion_length"
-        check_answers_fit(key, room, train, "training", writes_steps and most == 0, is_compared)
+    room = section.trainer.get("max_completion_length", GRPOConfig.max_completion_length)
+    writes_steps = recipe.sft is not None and most == 0
+    is_compared = any(compares(reward.function) for reward in section.rewards)
+    check_answers_fit("rl.trainer.max_completion_length", room, train, "training", writes_steps, is_compared)
 
 
 def shown_stages(recipe: Recipe, train: Sequence[Problem]) -> list[Stage]:

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase
 
-from ..curriculum import Encoded
+from ...data.problem import Problem
+from ..curriculum import Encoded, encode
+from ..golds import compares
+from ..loading import load_tokenizer
 from ..recipe import RecipeError
+from ..sections import Recipe
 
 logger = logging.getLogger(__name__)
+
+
+def check_checkpoints_fit(recipe: Recipe, checkpoints: Mapping[str, Path], problems: Sequence[Problem]) -> None:
+    """As `check_evaluation_fits`, for trained checkpoints.
+
+    Args:
+        checkpoints: To be evaluated, by stage; that of sft writes the steps too.
+    """
+    _, tokenizer = load_tokenizer(next(iter(checkpoints.values())), recipe.model.trust_remote_code)
+    check_evaluation_fits(recipe, tokenizer, problems, "sft" in checkpoints)
+
+
+def check_evaluation_fits(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], with_steps: bool
+) -> None:
+    """Checks that the answers of problems fit into `evaluate.max_new_tokens`, as `check_answers_fit`."""
+    written = problems if with_steps else [replace(problem, steps=()) for problem in problems]
+    room, is_compared = recipe.evaluate.max_new_tokens, compares(recipe.evaluate.scorer)
+    check_answers_fit("evaluate.max_new_tokens", room, encode(written, tokenizer), "measured", with_steps, is_compared)
 
 
 def check_answers_fit(
