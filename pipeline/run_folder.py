@@ -61,25 +61,34 @@ def check_folder(recipe: Recipe, resume: bool) -> None:
     A run that ended before its first stage, as bad data end it, left nothing to protect: it is begun anew.
 
     Raises:
-        RunError: It holds another recipe's run, this one's without `resume`, or files that are not whole.
+        UserError: It holds another recipe's run, this one's without `resume`, or files that are not whole.
+    """
+    check_same_recipe(recipe)
+    if not _is_begun(recipe.folder):
+        return
+    if not resume:
+        raise RunError(
+            f"{recipe.folder} already holds a run of this recipe. Nothing was changed. Add --resume to go on with it, "
+            "or choose another name (name=...)."
+        )
+    _check_finished(recipe.folder)
+
+
+def check_same_recipe(recipe: Recipe) -> None:
+    """Makes sure that a folder holds nothing, or a run of this recipe.
+
+    Raises:
+        RunError: It holds something else.
     """
     folder = recipe.folder
     _check_ours(folder)
-    if not _is_begun(folder):
-        return
-    changed = differences(_held_recipe(folder), recipe)
+    changed = differences(_held_recipe(folder), recipe) if _is_begun(folder) else []
     if changed:
         more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise RunError(
             f"{folder} already holds the run of another recipe: it differs in {'; '.join(changed[:SHOWN])}{more}. "
             "Nothing was changed. Choose another name (name=...), or move the folder away."
         )
-    if not resume:
-        raise RunError(
-            f"{folder} already holds a run of this recipe. Nothing was changed. Add --resume to go on with it, or "
-            "choose another name (name=...)."
-        )
-    _check_finished(folder)
 
 
 def _is_begun(folder: Path) -> bool:

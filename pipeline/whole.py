@@ -38,7 +38,7 @@ def fault_of(file: Path) -> str | None:
         elif file.suffix == ".safetensors":
             with safe_open(file, "pt"):
                 pass
-        elif file.suffix in (".pt", ".pth", ".bin"):
+        elif file.suffix in (".pt", ".pth"):
             with ZipFile(file) as archive:
                 part = archive.testzip()
             if part is not None:

@@ -150,12 +150,12 @@ def state_of(cell: Cell) -> tuple[str, str]:
 
 def holds_other_run(cell: Cell) -> bool:
     """Whether a run lies in a cell's folder that `--resume` would refuse; what is measured alone may differ."""
-    from neuralese.pipeline.run_folder import RunError, check_folder
+    from neuralese.pipeline.run_folder import RunError, check_same_recipe
 
     if not cell.recipe.folder.is_dir():
         return False
     try:
-        check_folder(cell.recipe, resume=True)
+        check_same_recipe(cell.recipe)
     except RunError:
         return True
     return False

@@ -16,7 +16,7 @@ from neuralese.pipeline.train.checkpoints import (
 )
 from neuralese.pipeline.whole import fault_in
 
-HERE = Launch(1, "none", 0, 8, 1, "float32", "1 problem (ab)")
+HERE = Launch(1, "none", 0, 8, 1, "1 problem (ab)")
 
 
 def launch(**changed):
@@ -105,7 +105,6 @@ def test_folders_that_are_no_checkpoints_are_left_alone(tmp_path):
         ({"per_device_train_batch_size": 4}, "per_device_train_batch_size: 4 then, 8 now"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps: 2 then, 1 now"),
         ({"gpus_per_process": 2}, "gpus_per_process: 2 then, 0 now"),
-        ({"precision": "bf16"}, "precision: bf16 then, float32 now"),
         ({"training_data": "2 problems"}, "training_data: 2 problems then, 1 problem .ab. now"),
     ],
 )

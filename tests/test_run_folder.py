@@ -15,6 +15,8 @@ from runs import assert_same_weights, tiny
 from neuralese.data.errors import UserError
 from neuralese.pipeline import lock
 from neuralese.pipeline.evaluate.evaluate import read_results
+from neuralese.pipeline.evaluate.report import write_report
+from neuralese.pipeline.evaluate.sample_files import read_samples
 from neuralese.pipeline.metrics_file import mend, read_rows
 from neuralese.pipeline.run import run
 from neuralese.pipeline.run_folder import LOCK, RunError, check_folder, differences, open_folder
@@ -215,3 +217,35 @@ def test_two_evaluations_do_not_write_one_file(copy, soon):
     ):
         evaluate_folder(copy, [], None, None)
     assert not (copy / "eval.json").exists()
+
+
+def test_an_evaluation_beside_a_run_is_not_refused(copy, tmp_path):
+    """What it writes is its own."""
+    from neuralese.pipeline.measure import evaluate_folder
+
+    with SoftFileLock(copy / LOCK):
+        evaluate_folder(copy / "sft" / "final", ["evaluate.problems=2"], tmp_path / "beside.json", None)
+    assert {row.n for row in read_results(tmp_path / "beside.json")} == {2}
+    assert not (tmp_path / "beside.lock").exists()
+
+
+def test_a_report_leaves_out_what_cannot_be_read(copy, caplog):
+    for name in ("results.json", "eval.json", "audit.json"):
+        (copy / name).write_text("[{")
+    with (copy / "metrics.jsonl").open("ab") as metrics:
+        metrics.write(b'\xff{"stage": "sf')
+    before = (copy / "report.html").read_text()
+    text = write_report(copy).read_text()
+    assert "<h2>Learning curves</h2>" in before and "<h2>pass@k</h2>" in before
+    assert "<h2>Learning curves</h2>" in text and "<h2>pass@k</h2>" not in text
+    for name in ("results.json", "eval.json", "audit.json"):
+        assert name in caplog.text
+
+
+def test_samples_that_a_fault_made_unreadable_end_their_file(tmp_path):
+    file = tmp_path / "greedy.jsonl"
+    head = {"version": 2, "setting": {}}
+    file.write_bytes(
+        json.dumps(head).encode() + b'\n{"problem": 0, "texts": ["a"]}\n{"problem": 1, "texts": ["\xff"]}\n'
+    )
+    assert read_samples(file) == (head, {0: {"texts": ["a"]}})

@@ -33,7 +33,6 @@ class Launch:
         processes: Of the launch, on all machines.
         backend: What they train under; DDP, which leaves the same files as one process, counts as none.
         gpus_per_process: More than one under torch's DataParallel; 0 on CPU.
-        precision: Of the computation, as the trainer's bf16 and fp16 say.
         training_data: What tells the training problems from others; a file may be changed meanwhile.
     """
 
@@ -42,7 +41,6 @@ class Launch:
     gpus_per_process: int
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
-    precision: str
     training_data: str
 
     @classmethod
@@ -56,7 +54,6 @@ class Launch:
             gpus_per_process=args.n_gpu,
             per_device_train_batch_size=args.per_device_train_batch_size,
             gradient_accumulation_steps=args.gradient_accumulation_steps,
-            precision="bf16" if args.bf16 else "fp16" if args.fp16 else "float32",
             training_data=training_data,
         )
 

@@ -254,12 +254,12 @@ DAYS = [
         after=checkpoint_is_kept,
     ),
     BadDay(
-        "`--resume` in float32 of a stage that was trained in bf16",
-        [*RESUME, *SFT_ALONE],
-        "other conditions: precision: bf16 then, float32 now",
-        "the checkpoint",
-        before=checkpoint(precision="bf16"),
-        after=checkpoint_is_kept,
+        "`--resume` in bfloat16 of a run that was begun in float32",
+        [*RESUME, "model.dtype=bfloat16"],
+        'it differs in model.dtype: "float32" then, "bfloat16" now',
+        KEPT,
+        before=finished,
+        after=all_is_kept,
     ),
     BadDay(
         "`--resume` after the training data were changed",
