@@ -57,13 +57,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def interval_of(rows: Sequence[Measurement]) -> tuple[float, float]:
     """95% interval of a measurement: over its seeds, or over the problems of one run.
 
-    Runs that came out equal leave Student's t no spread to go by. There it is Wilson's for that share of the problems
-    of one run.
+    Runs that came out equal, as far as tables show, leave Student's t no spread to go by. There it is Wilson's for that
+    share of the problems of one run.
     """
     values, first = [row.value for row in rows], rows[0]
     if len(rows) == 1:
         return first.ci95
-    return interval(values) if len(set(values)) > 1 else wilson_ci(round(first.value * first.n), first.n)
+    is_equal = len({round(value, 3) for value in values}) == 1
+    return wilson_ci(round(first.value * first.n), first.n) if is_equal else interval(values)
 
 
 def results_table(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:

@@ -29,6 +29,7 @@ def test_intervals_by_hand():
 def test_runs_that_came_out_equal_have_an_interval_over_problems():
     # Wilson of 100 of 100: from 1 / (1 + 1.959964² / 100).
     assert interval_of([measured(seed, 1.0) for seed in range(3)]) == pytest.approx((0.963007, 1.0), abs=1e-6)
+    assert interval_of([measured(seed, 1.0 - seed / 1e5) for seed in range(3)])[0] < 0.97  # equal as printed
     assert interval_of([measured(0, 1.0)]) == (0.95, 1.05)  # of one run its own
     assert interval_of([measured(0, 0.8), measured(1, 0.9), measured(2, 1.0)]) == interval([0.8, 0.9, 1.0])
 
