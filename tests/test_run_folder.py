@@ -20,8 +20,8 @@ from neuralese.pipeline.evaluate.sample_files import read_samples
 from neuralese.pipeline.metrics_file import mend, read_rows
 from neuralese.pipeline.run import run
 from neuralese.pipeline.run_folder import LOCK, RunError, check_folder, differences, open_folder
-from neuralese.pipeline.tracking import _wandb_id
 from neuralese.pipeline.train import common
+from neuralese.pipeline.wandb_run import token as wandb_token
 from neuralese.pipeline.whole import read_seconds
 
 
@@ -204,8 +204,8 @@ def test_small_files_that_cannot_be_read_cost_what_they_hold_and_no_more(tmp_pat
     (tmp_path / "seconds.json").write_text('{"sft": 1')
     (tmp_path / "wandb_id").write_bytes(b"\xff\0")
     assert read_seconds(tmp_path) == {} and "How long earlier stages took is not known" in caplog.text
-    token = _wandb_id(tmp_path)
-    assert len(token) == 8 and _wandb_id(tmp_path) == token and "runs of their own" in caplog.text
+    token = wandb_token(tmp_path)
+    assert len(token) == 8 and wandb_token(tmp_path) == token and "runs of their own" in caplog.text
 
 
 def test_two_evaluations_do_not_write_one_file(copy, soon):
