@@ -155,7 +155,7 @@ def calibrate(
     """
     state = join_processes()
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
-    problems = _held_out_problems(recipe)
+    problems = _held_out_problems(recipe, run_folder(folder))
     specs = [f"{kind}:{scale:g}" for scale in sorted(set(scales))]
     for spec in specs:
         parse_noise(spec)
@@ -181,18 +181,19 @@ def calibrate(
         print(f"Results      {target}")
 
 
-def _held_out_problems(recipe: Recipe) -> list[Problem]:
-    """Training problems that a recipe holds out, no more than it is measured on.
+def _held_out_problems(recipe: Recipe, run: Path | None) -> list[Problem]:
+    """Training problems that a run has held out, whatever is asked for now; no more than a model is measured on.
 
     Raises:
-        RunError: It holds out none.
+        RunError: It held out none.
     """
-    if recipe.held_out == 0:
+    trained = recipe if run is None else load_recipe(run / "recipe.yaml").model_copy(update={"data": recipe.data})
+    if trained.held_out == 0:
         raise RunError(
             "The recipe holds out no training problems, on which noise can be chosen without a look at the evaluation "
-            "problems. Hold some out with rl.eval_every=100 rl.eval_problems=256, or by curriculum.eval_problems."
+            "problems. Train with some held out: rl.eval_every=100 rl.eval_problems=256, or curriculum.eval_problems."
         )
-    return load_all(recipe).held_out[: recipe.evaluate.problems]
+    return load_all(trained).held_out[: recipe.evaluate.problems]
 
 
 def train_reward_model(

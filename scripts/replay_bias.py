@@ -36,7 +36,7 @@ from neuralese.pipeline.schedule import Stage
 
 TASK = ChainTask(modulus=5, num_operations=2)
 SOURCES = ("norm_matched", "projection", "raw", "soft_vocabulary")
-LATENTS, BATCH = 2, 64
+LATENTS, BATCH = 2, 32
 
 
 def given_rms(vector: Tensor) -> Tensor:
@@ -101,14 +101,15 @@ def gradients(reasoner: Reasoner, draws: int, noise: Any) -> tuple[list[Tensor],
 
 
 def main(
+    sources: Annotated[list[str] | None, typer.Argument(help="Thought sources; default: four.")] = None,
     width: Annotated[int, typer.Option(help="d of the model.")] = 768,
     scale: Annotated[float, typer.Option(help="Of the gaussian noise.")] = 0.3,
     steps: Annotated[int, typer.Option(help="Of training, before.")] = 60,
-    draws: Annotated[int, typer.Option(help="Batches of 64 questions behind a mean.")] = 16,
+    draws: Annotated[int, typer.Option(help="Batches of 32 questions behind a mean.")] = 16,
 ) -> None:
     noise = parse_noise(f"gaussian:{scale}")
     print(f"d {width}, gaussian:{scale}, {steps} training steps, {draws * BATCH} draws")
-    for source in SOURCES:
+    for source in sources or SOURCES:
         reasoner = build(width, source)
         train(reasoner, steps, noise)
         means = []

@@ -1,5 +1,7 @@
 """Measurements on too little, or on what they must not look at."""
 
+import shutil
+
 from .day import TINY, BadDay
 
 RL = "{finished}/rl/final"
@@ -15,9 +17,10 @@ DAYS = [
     ),
     BadDay(
         "calibrating on a recipe that holds no problems out",
-        ["calibrate", RL, "curriculum=null", "controls={}", "--output", "{folder}/calibration.json"],
-        "Hold some out with rl.eval_every=100 rl.eval_problems=256, or by curriculum.eval_problems",
-        kept="the run",
+        ["calibrate", "{folder}/model", "--recipe", TINY, "curriculum=null"],
+        "Train with some held out: rl.eval_every=100 rl.eval_problems=256, or curriculum.eval_problems.",
+        kept="the checkpoint",
+        before=lambda scene: shutil.copytree(scene.finished / "rl" / "final", scene.folder / "model"),
     ),
     BadDay(
         "another order of the curriculum's problems",
