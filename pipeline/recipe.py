@@ -25,7 +25,17 @@ class RecipeError(UserError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-5 as the number it is (YAML 1.1 wants 1.0e-5)."""
+    """Safe YAML that reads 1e-5 as the number it is (YAML 1.1 wants 1.0e-5), and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -109,7 +119,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
-        raise RecipeError(f"The value of override {override!r} is no valid YAML.") from error
+        said = " ".join(str(error).split())
+        raise RecipeError(f"The value of override {override!r} is no valid YAML: {said}") from error
     *parents, last = key.split(".")
     for parent in parents:
         child = values.get(parent)

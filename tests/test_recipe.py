@@ -128,6 +128,7 @@ def test_numbers_with_exponents_are_numbers_in_files(tmp_path):
         ("seed", "is not of the form key=value"),
         ("name.x=1", "name is no section"),
         ("name=[", "is no valid YAML"),
+        ("sft={trainer: {a: 1, a: 2}}", "the key 'a' stands twice"),
     ],
 )
 def test_bad_overrides_are_explained(recipe_file, override, message):
@@ -137,7 +138,13 @@ def test_bad_overrides_are_explained(recipe_file, override, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a", "must hold a mapping"), ("a: [", "no valid YAML"), ("name: x", "key 'model' is missing")],
+    [
+        ("- a", "must hold a mapping"),
+        ("a: [", "no valid YAML"),
+        ("name: x", "key 'model' is missing"),
+        ("seed: 1\nname: x\nseed: 2", r"no valid YAML: the key 'seed' stands twice .* line 3, column 1"),
+        ("sft:\n  trainer: {a: 1, a: 2}", r"the key 'a' stands twice .* line 2, column 19"),
+    ],
 )
 def test_bad_files_are_explained(tmp_path, text, message):
     path = tmp_path / "x.yaml"

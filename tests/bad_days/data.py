@@ -75,6 +75,12 @@ REFUSED = [
         before=_twice('"extra": {"a": 1, "a": 2}'),
     ),
     BadDay(
+        "a key twice in a recipe",
+        ["check", "{folder}/mine.yaml"],
+        "{folder}/mine.yaml is no valid YAML: the key 'seed' stands twice",
+        before=_file("name: mine\nseed: 1\nsft: {}\nseed: 2\n", "mine.yaml"),
+    ),
+    BadDay(
         "JSON nested 100,000 deep",
         JSONL,
         "{folder}/data.jsonl, line 40: nested too deep to be read",

@@ -17,10 +17,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from neuralese.pipeline.evaluate.latent_reward import LatentRewardConfig, LatentRewardModel
+
 from .day import TINY, BadDay
 
 MODEL = ["model.config=null", "model.name_or_path={folder}/model", "curriculum.supervision=none"]
 CHECK = ["check", TINY, *MODEL]
+JUDGED = ["evaluate.selectors=[latent_weighted]"]
 SHORT = [
     "model.config=null", "rl=null", "curriculum=null", "tracking.wandb=false", "evaluate.problems=2",
     "sft.trainer.max_steps=2",
@@ -116,6 +119,11 @@ def _text(name, text):
     return lambda folder: (folder / name).write_text(text)
 
 
+def _cut_judge(scene):
+    LatentRewardModel(LatentRewardConfig(state_size=16, num_latents=2)).save_pretrained(scene.folder / "judge")
+    _truncated(scene.folder / "judge")
+
+
 def _no_eos_but_set(scene):
     _no_eos(scene)
     file = scene.folder / "model" / "tokenizer_config.json"
@@ -201,12 +209,6 @@ REFUSED = [
         before=_but(_text("config.json", '{"model_type": "gpt2",')),
     ),
     BadDay(
-        "a config.json that is a list",
-        CHECK,
-        "{folder}/model/config.json holds [], not a JSON object",
-        before=_but(_text("config.json", "[]")),
-    ),
-    BadDay(
         "a model type that Transformers does not know",
         CHECK,
         "The model in {folder}/model cannot be loaded: ValueError: The checkpoint you are trying to load has",
@@ -264,6 +266,18 @@ REFUSED = [
         "a model id that does not exist, offline",
         ["sample", "no-org/no-model", "1 + 2 * 3 ="],
         "There is no model 'no-org/no-model': no folder here has that name, and HF_HUB_OFFLINE is set while its cache",
+    ),
+    BadDay(
+        "a latent reward model that was cut short",
+        ["check", TINY, *JUDGED, "evaluate.latent_reward={folder}/judge"],
+        "{folder}/judge/model.safetensors is cut short or damaged",
+        before=_cut_judge,
+    ),
+    BadDay(
+        "a language model in place of a latent reward model",
+        ["check", TINY, *JUDGED, "evaluate.latent_reward={folder}/model"],
+        "There is no latent reward model in {folder}/model",
+        before=_saved,
     ),
 ]
 WELL = [
