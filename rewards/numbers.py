@@ -126,7 +126,7 @@ def _one_line(fraction: re.Match[str]) -> str:
     parts = fraction.groupdict()
     top, bottom = parts["top"] or parts["top1"], parts["bottom"] or parts["bottom1"]
     sign = "-" if top.startswith("-") != bottom.startswith("-") else ""
-    is_mixed = fraction.string[: fraction.start()].rstrip()[-1:].isdigit()
+    is_mixed = fraction.string[max(0, fraction.start() - 5) : fraction.start()].rstrip()[-1:].isdigit()
     return f"{' ' if is_mixed else ''}{sign}{top.lstrip('+-')}/{bottom.lstrip('+-')}"
 
 
@@ -137,7 +137,7 @@ def _stated(text: str) -> Iterator[Number]:
         if divisor is not None:
             value = _CONTEXT.divide(value, _CONTEXT.create_decimal(divisor))
         sign = Decimal(-1 if match["sign"] == "-" else 1)
-        if whole is not None and not value < 1:  # "5 7/2": no mixed number, two numbers
+        if whole is not None and (value.is_nan() or value >= 1):  # "5 7/2": no mixed number, two numbers
             yield Number(_CONTEXT.multiply(sign, _CONTEXT.create_decimal(whole)))
             whole, sign = None, Decimal(1)
         value = _CONTEXT.multiply(sign, _CONTEXT.add(value, _CONTEXT.create_decimal(whole or 0)))

@@ -1,5 +1,6 @@
 """Answers in completions, and the built-in rewards, on values worked by hand."""
 
+import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,6 +71,8 @@ def test_normalise_answer_keeps_case_and_joins_white_space():
         ("9-4", None),
         ("first 5, then 6 apples", None),
         ("1/0", None),
+        ("2 0/0", None),
+        ("2 1/0", None),
         ("1e400", None),  # too large for a float
         ("1e99999999999999999999", None),
         ("none", None),
@@ -119,6 +122,26 @@ def test_numeric_match_tells_huge_and_tiny_numbers_apart():
     ]  # fmt: skip
     answers, texts, expected = zip(*pairs, strict=True)
     assert numeric_match([""] * len(pairs), texts, answer=answers) == list(expected)
+
+
+def test_whatever_a_model_writes_is_read_or_not_but_never_an_error_and_equals_itself():
+    """Of 20,000 heaps of digits, signs and LaTeX; "2 0/0" is one that once was an error."""
+    draw = random.Random(0)
+    parts = [
+        *"0123456789000//.,%-+ e=()$^*_",
+        "\\frac{0}{0}",
+        "\\frac",
+        "{1}",
+        "\\boxed{",
+        "}",
+        "1e999999",
+        "¾",
+        " million",
+        " or ",
+    ]
+    texts = ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(20_000)]
+    rewards = numeric_match(texts, texts, answer=texts)
+    assert set(rewards) == {1.0, None} and rewards.count(1.0) > 3_000
 
 
 @pytest.mark.parametrize("part", ["*", "`", "_a", "\\boxed{", "1/", "(1,2,", "1 ", "{1", "\\text{", "minus ", "$"])
