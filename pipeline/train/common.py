@@ -30,7 +30,7 @@ from ..recipe import RecipeError, nearest
 from ..sections import Recipe
 from ..tracking import Tracker
 from .lora import merge_adapter
-from .trainer_values import check_together, check_values, with_files
+from .trainer_values import check_together, check_values, settled
 
 # Set by the pipeline, so that two places cannot disagree.
 RESERVED = {
@@ -136,7 +136,7 @@ def trainer_config(
         "remove_unused_columns": False,
     }
     try:
-        args = cls(**{**ours, **with_files(key, values), **fixed})
+        args = cls(**{**ours, **settled(key, cls, values), **fixed})
     except Exception as error:  # the libraries that a value asks for raise errors of their own
         text = " ".join(str(error).split())
         raise RecipeError(f"{key}: {cls.__name__} refuses these values: {text}") from error
