@@ -33,7 +33,7 @@ from ..tracking import Tracker
 from ..whole import flush
 from .checkpoints import Launch, LaunchCallback, checkpoint_to_resume
 from .lora import merge_adapter, thin_frozen
-from .trainer_values import check_together, check_values, with_files
+from .trainer_values import check_together, check_values, settled
 
 # Set by the pipeline, so that two places cannot disagree.
 RESERVED = {
@@ -155,7 +155,7 @@ def trainer_config(
         "bf16": False,  # the reasoner casts by itself, the same under every launcher and when it is measured
     }
     try:
-        args = cls(**{**ours, **with_files(key, values), **fixed})
+        args = cls(**{**ours, **settled(key, cls, values), **fixed})
     except Exception as error:  # the libraries that a value asks for raise errors of their own
         text = " ".join(str(error).split())
         raise RecipeError(f"{key}: {cls.__name__} refuses these values: {text}") from error

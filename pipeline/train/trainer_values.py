@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
@@ -113,30 +113,36 @@ def check_values(key: str, cls: type[TrainingArguments], values: dict[str, Any])
     for name, value in values.items():
         if name in FIXED and value != FIXED[name][0]:
             only, why = FIXED[name]
-            raise RecipeError(f"{key}.{name}={value!r} does not work here: {why}. Remove it, or set it to {only}.")
-        is_default = value is None or (name == "max_steps" and value == -1)
+            other = f", or set it to {only}" if only is not None else ""
+            raise RecipeError(f"{key}.{name}={value!r} does not work here: {why}. Remove it{other}.")
+        if value is None or (name == "max_steps" and value == -1):  # the default
+            continue
         bound = NAMES.get((cls, name), BOUNDS.get(name))
         try:
             TypeAdapter(types[name]).validate_python(value, strict=True)
-            if bound is not None and not is_default:
+            if bound is not None:
                 TypeAdapter(bound).validate_python(value)
         except ValidationError as error:
             raise RecipeError(f"{key}.{name}={value!r}: {error.errors()[0]['msg']}. Change the value.") from None
 
 
-def with_files(key: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The values with the home folder in the path of a DeepSpeed config.
+def settled(key: str, cls: type[TrainingArguments], values: dict[str, Any]) -> dict[str, Any]:
+    """The values to build the config class from.
+
+    Where a field takes no null, null leaves its default; the path of a DeepSpeed config has its home folder.
 
     Raises:
-        RecipeError: There is no such file.
+        RecipeError: There is no such config.
     """
-    path = values.get("deepspeed")
-    if not isinstance(path, str):
-        return values
-    file = Path(expanded(path))
-    if not file.is_file():
-        raise RecipeError(f"{key}.deepspeed={path!r}: there is no such file. Give the path of a DeepSpeed config.")
-    return {**values, "deepspeed": str(file)}
+    types = get_type_hints(cls)
+    kept = {name: value for name, value in values.items() if value is not None or type(None) in get_args(types[name])}
+    path = kept.get("deepspeed")
+    if isinstance(path, str):
+        file = Path(expanded(path))
+        if not file.is_file():
+            raise RecipeError(f"{key}.deepspeed={path!r}: there is no such file. Give the path of a DeepSpeed config.")
+        kept["deepspeed"] = str(file)
+    return kept
 
 
 def check_together(key: str, args: TrainingArguments) -> None:
