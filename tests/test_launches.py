@@ -1,7 +1,9 @@
 """Real launches: two of one name, one that is killed or terminated, and one that goes on in another way."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +87,37 @@ def test_a_run_that_was_killed_or_terminated_goes_on(whole, paused, tmp_path, se
     run(tiny(tmp_path, *SHORT), resume=True)
     assert_same_weights(whole / "tiny" / "sft" / "final", tmp_path / "tiny" / "sft" / "final")
     assert logged(tmp_path) == logged(whole)
+
+
+def open_together(folder):
+    """What two processes of one launch print that open the run folder in a folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launched = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    launched |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": "tests"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "tests/held_together.py", str(folder)],
+            env={**launched, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **TEXT,
+        )
+        for rank in ("0", "1")
+    ]
+    return [process.communicate(timeout=240)[0].splitlines()[-1] for process in both]
+
+
+def test_processes_of_one_launch_hold_a_folder_together(tmp_path):
+    """The main one for both. Where it is refused the other one is too, and does not wait for it."""
+    (tmp_path / "tiny").mkdir()
+    with SoftFileLock(tmp_path / "tiny" / LOCK):
+        refused = open_together(tmp_path)
+    assert refused[0] == refused[1] and refused[0].startswith("LockedError")
+    assert f"already running: pid {os.getpid()} on host" in refused[0]
+    assert open_together(tmp_path) == ["held True", "held True"]
+    assert not (tmp_path / "tiny" / LOCK).exists()
 
 
 @pytest.mark.slow

@@ -108,19 +108,19 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     Raises:
         CheckpointError: It does not say under which launch it was made.
     """
-    on_main(lambda: _remove_torn(folder))
-    return next(iter(_newest_first(folder)), None)
+    return on_main(lambda: _without_torn(folder))
 
 
-def _remove_torn(folder: Path) -> None:
+def _without_torn(folder: Path) -> Path | None:
     for checkpoint in _newest_first(folder):
         fault = fault_of_checkpoint(checkpoint)
         if fault is None:
-            return
+            return checkpoint
         shutil.rmtree(checkpoint)
         left = _newest_first(folder)
         goes_on = f"Training goes on from {left[0].name}, if that is whole." if left else "The stage begins anew."
         logger.warning("%s is not whole (%s) and was removed. %s", checkpoint, fault, goes_on)
+    return None
 
 
 def _newest_first(folder: Path) -> list[Path]:
