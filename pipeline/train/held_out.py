@@ -63,7 +63,8 @@ class HeldOutCallback(TrainerCallback):
             with keeping_bases(policy):
                 right = self._right(Reasoner(policy, self.reasoner.tokenizer), mine)
         # Sums and counts: where answers are swapped, a process may have fewer problems than it was given.
-        totals = torch.tensor([[sum(values), len(values)] for values in right.values()], device=state.device)
+        pairs = [[sum(values), len(values)] for values in right.values()]
+        totals = torch.tensor(pairs, dtype=torch.float32, device=state.device)
         summed = reduce(totals, "sum").tolist()
         return {f"held_out/{name}": hits / n for name, (hits, n) in zip(right, summed, strict=True) if n}
 
