@@ -71,6 +71,7 @@ def test_normalise_answer_keeps_case_and_joins_white_space():
         ("9-4", None),
         ("first 5, then 6 apples", None),
         ("1/0", None),
+        ("5 7/2", None),
         ("2 0/0", None),
         ("2 1/0", None),
         ("1e400", None),  # too large for a float

@@ -37,7 +37,7 @@ def cases():
                 yield pytest.param(reward, answer, marker + text, expected, id=f"{reward}: {answer}: {text}")
 
 
-@pytest.mark.parametrize(("reward", "answer", "completion", "expected"), cases())
+@pytest.mark.parametrize(("reward", "answer", "completion", "expected"), list(cases()))
 def test_the_tables_of_the_docs(reward, answer, completion, expected):
     if reward == "math_verify":
         pytest.importorskip("math_verify")
