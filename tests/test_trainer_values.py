@@ -57,5 +57,7 @@ def test_values_that_need_each_other(tmp_path):
     assert grpo_args(tiny(tmp_path, "rl.trainer.sync_ref_model=true", "rl.trainer.beta=0.1"), tmp_path).sync_ref_model
     with pytest.raises(RecipeError, match="dataloader_persistent_workers=True needs dataloader_num_workers above 0"):
         sft_args(tiny(tmp_path, "sft.trainer.dataloader_persistent_workers=true"), tmp_path)
+    with pytest.raises(RecipeError, match="pad_to_multiple_of=0: Input should be greater than or equal to 1"):
+        sft_args(tiny(tmp_path, "sft.trainer.pad_to_multiple_of=0"), tmp_path)
     with pytest.raises(RecipeError, match="max_length=8 does not work here: problems are taken whole.* Remove it\\.$"):
         sft_args(tiny(tmp_path, "sft.trainer.max_length=8"), tmp_path)

@@ -65,6 +65,7 @@ BOUNDS: dict[str, Any] = {
     **dict.fromkeys(("adam_beta1", "adam_beta2"), BelowOne),
     "top_p": Annotated[float, Field(gt=0, le=1)],
     "top_k": Annotated[int, Field(ge=0)],
+    "pad_to_multiple_of": Count | str,
     "log_level": Literal[tuple(trainer_log_levels)],
     "log_level_replica": Literal[tuple(trainer_log_levels)],
     "torch_compile_mode": Literal["default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
