@@ -30,7 +30,7 @@ def fault_of(file: Path) -> str | None:
     """Why a file is not whole; None where it is, or of a kind that cannot be told.
 
     JSON is parsed. Of safetensors the header is held against the size. What torch saved is a zip, with a checksum of
-    every part.
+    every part; of DeepSpeed it may be a plain pickle, which cannot be told.
     """
     try:
         if file.suffix == ".json":
@@ -38,7 +38,7 @@ def fault_of(file: Path) -> str | None:
         elif file.suffix == ".safetensors":
             with safe_open(file, "pt"):
                 pass
-        elif file.suffix in (".pt", ".pth"):
+        elif file.suffix in (".pt", ".pth") and not _is_plain_pickle(file):
             with ZipFile(file) as archive:
                 part = archive.testzip()
             if part is not None:
@@ -47,6 +47,11 @@ def fault_of(file: Path) -> str | None:
     except (ValueError, EOFError, RuntimeError, BadZipFile, zlib.error, SafetensorError) as error:
         return reason(error)
     return None
+
+
+def _is_plain_pickle(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(1) == b"\x80"
 
 
 def read_json(file: Path, lost: str) -> Any:

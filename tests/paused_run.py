@@ -1,6 +1,6 @@
 """`neuralese train` that waits or dies once a stage's third step is done: `paused_run.py FILE ARGUMENTS...`.
 
-It waits until FILE is there; without a FILE, given as -, it dies as under SIGKILL.
+It waits until FILE is there; with the word die in place of FILE it dies as under SIGKILL.
 """
 
 import os
@@ -16,7 +16,7 @@ file = sys.argv[1]
 
 def stop_after_three(self, args, state, control, **kwargs):
     while state.global_step == 3 and not Path(file).exists():
-        if file == "-":
+        if file == "die":
             os._exit(9)
         time.sleep(0.05)
 

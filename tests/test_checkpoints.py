@@ -5,6 +5,7 @@ import logging
 from zipfile import ZipFile
 
 import pytest
+import torch
 from checkpoint_files import cut, make_checkpoint
 
 from neuralese.pipeline.train.checkpoints import (
@@ -132,3 +133,10 @@ def test_faults_are_found_in_folders_below(tmp_path):
     (tmp_path / "deep" / "report.json").write_text("{")
     (tmp_path / "deep" / "notes.txt").write_bytes(b"\xff")  # of a kind that cannot be told
     assert fault_in(tmp_path).startswith("deep/report.json: JSONDecodeError")
+
+
+def test_plain_pickles_as_deepspeed_may_write_them_count_as_whole(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert fault_in(tmp_path) is None
+    (tmp_path / "empty.pt").touch()
+    assert fault_in(tmp_path).startswith("empty.pt: BadZipFile")

@@ -61,7 +61,7 @@ def paused(tmp_path):
 @pytest.mark.slow
 def test_a_second_launch_is_refused_while_the_first_lives(whole, paused, tmp_path):
     for arguments in ([], ["--resume"]):
-        second = subprocess.run(command(tmp_path, "-", *arguments), capture_output=True, **TEXT)
+        second = subprocess.run(command(tmp_path, "die", *arguments), capture_output=True, **TEXT)
         assert second.returncode == 2 and f"already running: pid {paused.pid} on host" in second.stderr
         assert "Traceback" not in second.stderr and len(second.stderr.strip().splitlines()) == 1
     with pytest.raises(LockedError, match=f"already running: pid {paused.pid} "):
@@ -131,7 +131,7 @@ def test_a_stage_of_two_processes_goes_on_with_two(tmp_path, config):
             [*LAUNCH, f"recipes/accelerate/{config}.yaml", *train], capture_output=True, timeout=600, **TEXT
         )
 
-    assert launch("-").returncode != 0 and [step for step, _ in logged(tmp_path)][:2] == [1, 2]
+    assert launch("die").returncode != 0 and [step for step, _ in logged(tmp_path)][:2] == [1, 2]
     says = "processes: 2 then, 1 now" + ("; backend: DeepSpeed ZeRO-3 then, none now" if config == "zero3" else "")
     with pytest.raises(CheckpointError, match=says):
         run(tiny(tmp_path, *SHORT), resume=True)
