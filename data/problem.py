@@ -21,7 +21,8 @@ MOST_NESTED = 100  # levels of lists and objects in a column, far below what end
 class Problem:
     """A question, the text steps that lead to its answer, and the answer.
 
-    `extra` holds all other columns of the row; reward functions receive them by name.
+    `extra` holds all other columns of the row; reward functions receive them by name. `where` is the place in a file
+    that the problem was read from, for messages; it is no part of the problem.
     Raises DataError when `extra` has a key named like one of the three fields.
     """
 
@@ -29,6 +30,12 @@ class Problem:
     steps: tuple[str, ...]
     answer: str
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    where: str = field(default="", compare=False, repr=False)
+
+    @property
+    def named(self) -> str:
+        """What messages call the problem: its place in a file, or its question where it was made."""
+        return self.where or f"the problem {shown(self.question)}"
 
     def __post_init__(self) -> None:
         clash = [key for key in FIELDS if key in self.extra]
@@ -69,7 +76,12 @@ def parse_problem(row: dict[str, Any], where: str) -> Problem:
     for key, value in row.items():
         _check_value(key, value, where)
     extra = {key: value for key, value in row.items() if key not in FIELDS}
-    return Problem(_question(row["question"], where), _steps(row["steps"], where), _answer(row["answer"], where), extra)
+    question, steps, answer = (
+        _question(row["question"], where),
+        _steps(row["steps"], where),
+        _answer(row["answer"], where),
+    )
+    return Problem(question, steps, answer, extra, where)
 
 
 def _check_value(column: Any, value: Any, where: str) -> None:

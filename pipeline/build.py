@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..data.errors import DataError, shown
+from ..data.errors import DataError
 from ..data.problem import Problem
 from .curriculum import ANSWER_PREFIX
 from .latent.config import ModelError
@@ -37,12 +37,12 @@ def build_tokenizer(problems: Iterable[Problem]) -> PreTrainedTokenizerFast:
         DataError: A word that is the name of a control token.
     """
     words: set[str] = set()
-    for row, problem in enumerate(problems):
+    for problem in problems:
         own = {word for text in (problem.question, *problem.steps, problem.answer) for word in text.split()}
         if own & CONTROL:
             raise DataError(
-                f"Problem {row} has the word {min(own & CONTROL)!r}, the name of a control token of the tokenizer that "
-                f"is built from the data: {shown(problem.question)}. Write it in another way, or remove the row."
+                f"The word {min(own & CONTROL)!r} of {problem.named} is the name of a control token of the tokenizer "
+                "that is built from the data. Write it in another way, or remove the row."
             )
         words |= own
     vocabulary = [PAD, EOS, UNKNOWN, ANSWER_PREFIX.strip(), *sorted(words - {ANSWER_PREFIX.strip()})]

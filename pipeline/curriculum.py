@@ -26,12 +26,14 @@ class Encoded:
     Attributes:
         answer: With the prefix that announces it and the end of the sequence.
         prefix: Tokens of that prefix.
+        named: What messages call the problem.
     """
 
     question: list[int]
     steps: list[list[int]]
     answer: list[int]
     prefix: int = 1
+    named: str = "a problem"
 
 
 def encode(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
@@ -40,25 +42,26 @@ def encode(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> l
     Raises:
         DataError: A part that tokenizes to nothing, or to a control token.
     """
-    texts, rows = [], []
-    for row, problem in enumerate(problems):
+    texts: list[str] = []
+    of: list[Problem] = []
+    for problem in problems:
         parts = _parts(problem)
         texts += parts
-        rows += [row] * len(parts)
-    ids = iter(text_ids(texts, tokenizer, lambda place: f"Problem {rows[place]}"))
+        of += [problem] * len(parts)
+    ids = iter(text_ids(texts, tokenizer, lambda place: _sentence_case(of[place].named)))
     bos, announced = _bos(tokenizer), tokenizer(ANSWER_PREFIX.strip(), add_special_tokens=False)["input_ids"]
     encoded = []
-    for row, problem in enumerate(problems):
+    for problem in problems:
         question, *steps, answer = [next(ids) for _ in range(len(problem.steps) + 2)]
         if not question or not all(steps) or not answer:
-            raise DataError(f"Problem {row} has a part that tokenizes to nothing: {problem}. Remove or mend it.")
+            raise DataError(f"{_sentence_case(problem.named)} has a part that tokenizes to nothing. Remove or mend it.")
         prefix = len(announced) if answer[: len(announced)] == announced else 0
         if len(answer) == prefix:
             raise DataError(
-                f"The answer {problem.answer!r} of problem {row} tokenizes to nothing, so no stage could teach it. "
-                "Remove or mend the problem."
+                f"The answer {problem.answer!r} of {problem.named} tokenizes to nothing, so no stage could teach it. "
+                "Remove or mend it."
             )
-        encoded.append(Encoded(bos + question, steps, [*answer, tokenizer.eos_token_id], prefix))
+        encoded.append(Encoded(bos + question, steps, [*answer, tokenizer.eos_token_id], prefix, problem.named))
     return encoded
 
 
@@ -70,12 +73,17 @@ def check_answers(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBas
             can teach.
     """
     answers = [problem.answer for problem in problems]
-    for row, ids in enumerate(text_ids(answers, tokenizer, lambda row: f"The answer of held-out problem {row}")):
+    for row, ids in enumerate(text_ids(answers, tokenizer, lambda row: f"The answer of {problems[row].named}")):
         if tokenizer.unk_token_id in ids:
             raise DataError(
-                f"The answer {problems[row].answer!r} of held-out problem {row} has words that the tokenizer does not "
+                f"The answer {problems[row].answer!r} of {problems[row].named} has words that the tokenizer does not "
                 "know, so no training stage can show it. Evaluate on data of the kind the training data is."
             )
+
+
+def _sentence_case(text: str) -> str:
+    """A text to begin a sentence with. The name of a file stays as it is."""
+    return f"The{text[3:]}" if text.startswith("the ") else text
 
 
 def _parts(problem: Problem) -> list[str]:
@@ -177,17 +185,17 @@ def check_context(encoded: Sequence[Encoded], stages: Sequence[Stage], style: Fo
     """Makes sure that every problem fits into the context window at every stage.
 
     Raises:
-        DataError: One that does not, with its row.
+        DataError: One that does not, with its place.
     """
     if limit is None:
         return
-    for row, item in enumerate(encoded):
+    for item in encoded:
         for stage in stages:
             length = len(style.render(item, stage)[0])
             if length > limit:
                 raise DataError(
-                    f"Problem {row} of the training data has {length} tokens at curriculum stage {stage.index}, the "
-                    f"model's context window is {limit}. Remove the problem or choose a model with a longer window."
+                    f"{_sentence_case(item.named)} has {length} tokens at curriculum stage {stage.index}, the model's "
+                    f"context window is {limit}. Remove the problem or choose a model with a longer window."
                 )
 
 
@@ -198,11 +206,11 @@ def check_one_token_steps(encoded: Sequence[Encoded], tokenizer: PreTrainedToken
         DataError: A step of several tokens, which one label cannot stand for.
     """
     separator = len(tokenizer(SEPARATOR, add_special_tokens=False)["input_ids"])
-    for row, item in enumerate(encoded):
+    for item in encoded:
         for step in item.steps:
             if len(step) > 1 + separator:
                 raise DataError(
-                    f"Step {tokenizer.decode(step)!r} of problem {row} has {len(step)} tokens, but next_step "
+                    f"Step {tokenizer.decode(step)!r} of {item.named} has {len(step)} tokens, but next_step "
                     "supervision labels a latent with one token. Set curriculum.supervision=decoder for such steps."
                 )
 

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 LAUNCH = {
     "processes": 1, "backend": "none", "gpus_per_process": 0, "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 1, "precision": "float32", "training_data": "1 problem (ab)",
+    "gradient_accumulation_steps": 1, "training_data": "1 problem (ab)",
 }  # fmt: skip
 
 

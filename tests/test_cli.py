@@ -89,7 +89,7 @@ def test_check_finds_what_training_would_refuse(capsys, tmp_path):
     data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")]
     for overrides, message in (
         (["data.eval={path: nowhere.jsonl}"], "nowhere.jsonl"),
-        ([*data, "curriculum.supervision=next_step"], "Step '0 + 0' of problem 0 has 3 tokens"),
+        ([*data, "curriculum.supervision=next_step"], f"Step '0 + 0' of {path}, line 1 has 3 tokens"),
         (["evaluate.max_new_tokens=30"], "context window of 32"),
         (["model.config.n_heads=2"], "did you mean 'n_head'"),
     ):

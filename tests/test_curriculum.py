@@ -101,22 +101,25 @@ def test_parts_are_tokenized_alike_in_training_and_inference(reasoner):
 
 
 def test_a_part_without_tokens_is_an_error(reasoner):
-    with pytest.raises(DataError, match="Problem 1 has a part that tokenizes to nothing"):
-        encode([Problem("3 + 4 =", ("0",), "6"), Problem("3 + 4 =", ("\u2003",), "6")], reasoner.tokenizer)
-    with pytest.raises(DataError, match="The answer .* of problem 0 tokenizes to nothing"):
+    with pytest.raises(DataError, match="mine.jsonl, line 2 has a part that tokenizes to nothing"):
+        encode(
+            [Problem("3 + 4 =", ("0",), "6"), Problem("3 + 4 =", ("\u2003",), "6", where="mine.jsonl, line 2")],
+            reasoner.tokenizer,
+        )
+    with pytest.raises(DataError, match="The answer .* of the problem '3 \\+ 4 =' tokenizes to nothing"):
         encode([Problem("3 + 4 =", ("0",), "\u2003")], reasoner.tokenizer)
 
 
 def test_an_answer_that_no_stage_can_teach_is_an_error(reasoner):
     check_answers([Problem("3 + 4 =", (), "6")], reasoner.tokenizer)
-    with pytest.raises(DataError, match="answer 'seven' of held-out problem 1 has words that the tokenizer does not"):
+    with pytest.raises(DataError, match="answer 'seven' of the problem '3 .* has words that the tokenizer does not"):
         check_answers([Problem("3 + 4 =", (), "6"), Problem("3 + 4 =", (), "seven")], reasoner.tokenizer)
 
 
 def test_next_step_supervision_needs_one_token_steps(reasoner):
-    fine, long = Problem("1 =", ("1",), "1"), Problem("1 =", ("1 + 2",), "1")
+    fine, long = Problem("1 =", ("1",), "1"), Problem("1 =", ("1 + 2",), "1", where="mine.jsonl, line 2")
     check_one_token_steps(encode([fine], reasoner.tokenizer), reasoner.tokenizer)
-    with pytest.raises(DataError, match="of problem 1 has 3 tokens.*supervision=decoder"):
+    with pytest.raises(DataError, match="of mine.jsonl, line 2 has 3 tokens.*supervision=decoder"):
         check_one_token_steps(encode([fine, long], reasoner.tokenizer), reasoner.tokenizer)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +136,13 @@ def _launch_of(checkpoint: Path) -> Launch:
         CheckpointError: It does not say so.
     """
     recorded = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["stateful_callbacks"]
-    if LaunchCallback.__name__ not in recorded:
+    attributes = recorded.get(LaunchCallback.__name__, {}).get("attributes", {})
+    if attributes.keys() != {field.name for field in fields(Launch)}:
         raise CheckpointError(
-            f"{checkpoint} does not say under which launch it was made; an earlier version of this program wrote it. "
+            f"{checkpoint} does not say under which launch it was made; another version of this program wrote it. "
             f"Go on with that version, or delete {checkpoint}, and this stage begins anew; finished stages are kept."
         )
-    return Launch(**recorded[LaunchCallback.__name__]["attributes"])
+    return Launch(**attributes)
 
 
 def fault_of_checkpoint(checkpoint: Path) -> str | None:

@@ -13,7 +13,7 @@ EVAL = "data.eval={task: chain, size: 8, options: {modulus: 5, num_operations: 1
 CHECK = ["check", TINY, EVAL, "rl=null", "curriculum.supervision=none"]
 JSONL = [*CHECK, "data.train={path: '{folder}/data.jsonl'}"]
 CSV = [*CHECK, "data.train={path: '{folder}/data.csv', step_splitter: line}"]
-READ = "Data: 40 training problems. First: '16 + 0 ='"
+READ = "Data: 40 training problems. First: '0 + 0 ='"
 
 
 def _rows(**change):

@@ -272,7 +272,7 @@ DAYS = [
     BadDay(
         "`--resume` from a checkpoint of an earlier version",
         [*RESUME, *SFT_ALONE],
-        "does not say under which launch it was made; an earlier version of this program wrote it",
+        "does not say under which launch it was made; another version of this program wrote it",
         "the checkpoint",
         before=old_checkpoint,
         after=checkpoint_is_kept,

@@ -188,7 +188,7 @@ DAYS = [
             kept="the data of the other rewards: each gets copies"),
     trained("a reward of 1e300 in training", "returned float 1e+300 at index 0",
             f"rl.rewards=[{{function: '{MINE}:large'}}]", kept=RESUMES, code=2),
-    trained("an interrupt in a reward", "Interrupted. The same command with --resume goes on",
+    trained("an interrupt in a reward", "Interrupted while training rl. The same command with --resume goes on",
             f"rl.rewards=[{{function: '{MINE}:interrupted'}}]", kept=RESUMES, code=130),
     BadDay("a quantized reward model", ["check", TINY, JUDGE], "is quantized, and quantized models are not loaded",
            before=spoiled(_quantize)),

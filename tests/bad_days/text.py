@@ -36,7 +36,7 @@ DAYS = [
     BadDay(
         "`<|latent|>` in the data a vocabulary is built from",
         ["check", TINY, *FILES],
-        "Problem 0 has the word '<|latent|>', the name of a control token of the tokenizer that is built from the data",
+        "The word '<|latent|>' of {folder}/train.jsonl, line 1 is the name of a control token of the tokenizer that is",
         before=_data(train=["<|latent|>"]),
     ),
     BadDay(
