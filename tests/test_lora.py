@@ -129,6 +129,21 @@ def test_a_merge_that_computes_something_else_keeps_the_adapter(make, tmp_path):
 SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
+def assert_merges(reasoner, folder, options, atol):
+    """A LoRA of these options, moved at random, gives the same logits before and after it is merged."""
+    reasoner.save_pretrained(folder / "base")
+    of = recipe(folder, json.dumps(options))
+    model = get_peft_model(reasoner.model, lora_config(of, reasoner))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
+    wanted = exact(reasoner.model)
+    model.save_pretrained(folder / "final")
+    merge_adapter(folder / "base", folder / "final", reasoner.config, reasoner.tokenizer, of)
+    assert torch.allclose(exact(load_reasoner(folder / "final").model), wanted, atol=atol)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("options", [{"target_modules": ["q_proj", "embed_tokens"]}, {"target_modules": ["lm_head"]},
                                      {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}])  # fmt: skip
@@ -140,17 +155,7 @@ def test_embeddings_are_adapted_where_they_are_not_tied(make, tmp_path, tied, op
         return
     check_lora_modules(options, config)
     reasoner = make(LlamaForCausalLM, config, num_latents=2)
-    reasoner.save_pretrained(tmp_path / "base")
-    of = recipe(tmp_path, json.dumps(options))
-    model = get_peft_model(reasoner.model, lora_config(of, reasoner))
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.1 * torch.randn_like(weight))
-    wanted = exact(reasoner.model)
-    model.save_pretrained(tmp_path / "final")
-    merge_adapter(tmp_path / "base", tmp_path / "final", reasoner.config, reasoner.tokenizer, of)
-    assert torch.allclose(exact(load_reasoner(tmp_path / "final").model), wanted, atol=1e-5)
+    assert_merges(reasoner, tmp_path, options, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}, {"bias": "all"}, {"lora_bias": True},
@@ -159,17 +164,7 @@ def test_kinds_of_lora_merge_exactly(make, tmp_path, options):
     given = {"target_modules": ["c_attn", "c_fc"], **options}
     check_lora_values(given)
     reasoner = make(num_latents=2)
-    reasoner.save_pretrained(tmp_path / "base")
-    of = recipe(tmp_path, json.dumps(given))
-    model = get_peft_model(reasoner.model, lora_config(of, reasoner))
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.1 * torch.randn_like(weight))
-    wanted = exact(reasoner.model)
-    model.save_pretrained(tmp_path / "final")
-    merge_adapter(tmp_path / "base", tmp_path / "final", reasoner.config, reasoner.tokenizer, of)
-    assert torch.allclose(exact(load_reasoner(tmp_path / "final").model), wanted, atol=1e-4)
+    assert_merges(reasoner, tmp_path, given, atol=1e-4)
 
 
 def test_every_recipe_with_lora_passes_its_checks():
