@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class TerminatedError(BaseException):
+    """SIGTERM came. No library takes it for an error of its own, or for Ctrl-C."""
+
+
 class DataError(UserError):
     """A problem file, a dataset or the settings of a task are not usable."""
 

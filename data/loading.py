@@ -170,14 +170,17 @@ def _check_header(path: Path) -> None:
     """Make sure that every column of a CSV file has a name of its own.
 
     Raises:
-        DataError: Two have one name, of which a reader would keep the first; or the file is not UTF-8 text.
+        DataError: Two have one name, of which a reader would keep the first; or the file is no CSV in UTF-8. Columns
+            without a name, which spreadsheets leave at the end, may be many.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = next(csv.reader(file), [])
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}). Save it as UTF-8.") from error
-    twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+    except csv.Error as error:
+        raise DataError(f"{path}: the header is no CSV: {error}. Repair the file.") from error
+    twice = [name for name in dict.fromkeys(header) if name.strip() and header.count(name) > 1]
     if twice:
         raise DataError(f"{path}: the column {twice[0]!r} stands twice in the header. Rename or remove one of the two.")
 

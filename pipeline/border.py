@@ -6,6 +6,7 @@ that missed a threshold, 130 for an interrupt, 143 for a SIGTERM.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -14,15 +15,15 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 
-from ..data.errors import UserError
+from ..data.errors import TerminatedError, UserError
 from .activity import NOW, begin
 from .files import write_whole
 from .foreign_errors import explain
-from .terminated import TERMINATED, TerminatedError, sigterm_raises
+from .terminated import TERMINATED, sigterm_raises
 
 BAD_INPUT, UNEXPECTED, STOPPED, INTERRUPTED = 2, 1, 3, 130
 
@@ -58,14 +59,25 @@ def guard(work: Callable[[], Any], debug: bool) -> Any:
 
 def complain(message: str, code: int) -> NoReturn:
     """Ends the process with a message, which one process of a launch prints."""
-    sys.stdout.flush()
+    _flush(sys.stdout)
     if _speaks():
-        typer.secho(" ".join(message.split()), fg="red", err=True)
+        with contextlib.suppress(OSError):
+            typer.secho(" ".join(message.split()), fg="red", err=True)
     if _in_company():
         # The others may wait for this process, and the threads that talk to them keep the interpreter from its end.
-        sys.stderr.flush()
+        _flush(sys.stderr)
         os._exit(code)
     sys.exit(code)
+
+
+def _flush(stream: TextIO) -> None:
+    """Writes out what a stream holds. Where it leads to a full disk or a closed pipe, that is lost."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), stream.fileno()
+        )  # else the interpreter would try once more at its end
 
 
 def _told(error: Exception) -> tuple[str, int]:
@@ -101,13 +113,14 @@ def _trace(error: Exception) -> str:
 def _keep(error: Exception) -> Path | None:
     """Writes the stack trace into the run folder, or a temporary file; None where neither can be written."""
     lines = [time.strftime("%Y-%m-%d %H:%M:%S"), _during().strip(), *traceback.format_exception(error)]
+    text = "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # half a character cannot be written
     for folder in (NOW.folder, None):
         try:
             if folder is not None:
-                write_whole(folder / "error.log", "\n".join(lines))
+                write_whole(folder / "error.log", text)
                 return folder / "error.log"
             with tempfile.NamedTemporaryFile("w", prefix="neuralese-", suffix=".log", delete=False) as file:
-                file.write("\n".join(lines))
+                file.write(text)
             return Path(file.name)
         except OSError:  # a full or a read-only disk is often what went wrong
             continue
@@ -138,4 +151,6 @@ def _speaks() -> bool:
             _speaker = True
         except FileExistsError:
             _speaker = False
+        except OSError:  # torchrun's folder is gone, or its disk is full: better twice than not at all
+            _speaker = True
     return _speaker

@@ -74,4 +74,5 @@ def _files(values: Mapping[str, Any]) -> list[Path]:
     opened = [value.name for value in values.values() if isinstance(value, io.TextIOWrapper | io.BufferedWriter)]
     named = [values[name] for name in ("filename", "f") if isinstance(values.get(name), str)]
     paths = [value for value in values.values() if isinstance(value, Path) and not value.is_dir()]
-    return [Path(file) for file in (*opened, *named, *paths) if isinstance(file, str | Path)]
+    known = [file for file in (*opened, *named, *paths) if isinstance(file, str | Path)]
+    return [Path(file) for file in known if not str(file).startswith("<")]  # <stderr> is no file

@@ -58,7 +58,7 @@ def load_reasoner(
             f"{name!r} has no latent section in its config.json: it was not trained as a latent reasoner. Name a "
             "final/ folder of a run, or train the model first."
         )
-    computes_in = latent_options.get("compute_dtype") or (recorded or LatentConfig()).compute_dtype
+    computes_in = latent_options.setdefault("compute_dtype", (recorded or LatentConfig()).compute_dtype)
     model = _load_model(name, trust_remote_code, weight_dtype(computes_in))
     reasoner = make_reasoner(model, tokenizer, supervised, **latent_options)
     load_modules(reasoner.model, name)

@@ -41,8 +41,8 @@ def hold(file: Path, what: str, instead: str) -> Iterator[None]:
             f"{what}: already running: {_holder(file)}. Nothing was changed. Wait for it, kill it, or {instead}. If "
             f"it runs no more, delete {file}."
         ) from None
-    flush_one(file)  # an empty one, as a power cut may leave it, names nobody and can only be deleted
     try:
+        flush_one(file)  # an empty one, as a power cut may leave it, names nobody and can only be deleted
         yield
     finally:
         lock.release()

@@ -27,10 +27,10 @@ from .latent.noise import parse_noise
 from .loading import load_reasoner
 from .lock import hold_for_all
 from .plugins import load_plugins
-from .problems import draw_training, load_all, load_evaluation
+from .problems import draw_training, fingerprint, load_all, load_evaluation
 from .recipe import load_recipe
 from .run import evaluate_checkpoint, join_processes, trained_stages
-from .run_folder import RunError
+from .run_folder import RunError, warn_of_other_data
 from .sections import Recipe
 from .train.room import check_checkpoints_fit
 from .whole import read_seconds
@@ -193,7 +193,10 @@ def _held_out_problems(recipe: Recipe, run: Path | None) -> list[Problem]:
             "The recipe holds out no training problems, on which noise can be chosen without a look at the evaluation "
             "problems. Train with some held out: rl.eval_every=100 rl.eval_problems=256, or curriculum.eval_problems."
         )
-    return load_all(trained).held_out[: recipe.evaluate.problems]
+    problems = load_all(trained)
+    if run is not None and PartialState().is_main_process:
+        warn_of_other_data(run, fingerprint(problems.train))
+    return problems.held_out[: recipe.evaluate.problems]
 
 
 def train_reward_model(

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from accelerate import PartialState
 
@@ -74,6 +75,14 @@ def hold_out(problems: Sequence[Problem], count: int, seed: int) -> tuple[list[P
     order = seeded_order(len(problems), seed, "held out")[:count]
     kept = set(order)
     return [problems[place] for place in order], [one for place, one in enumerate(problems) if place not in kept]
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """How many problems there are, and what tells them from others."""
+    seen = sha256()
+    for problem in problems:
+        seen.update(repr(problem).encode())
+    return f"{len(problems)} problems ({seen.hexdigest()[:8]})"
 
 
 def draw_training(train: Sequence[Problem], count: int, seed: int) -> list[Problem]:

@@ -29,7 +29,7 @@ from .launch import announce, check_launched
 from .loading import load_reasoner, load_tokenizer
 from .problems import load_all
 from .recipe import RecipeError
-from .run_folder import open_folder
+from .run_folder import keep_training_data, open_folder
 from .sections import Recipe
 from .tracking import Tracker
 from .train.arms import ARMS
@@ -107,6 +107,7 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
     evaluation = problems.evaluation
     tracker = Tracker(recipe, recipe.folder, state.is_main_process)
     context = Context(recipe, recipe.folder, problems.train, encoded, problems.held_out, evaluation, tracker, resume)
+    keep_training_data(recipe.folder, context.training_data)
     try:
         for stage in stages:
             folder = recipe.folder / stage.name

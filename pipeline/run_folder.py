@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
 
 from ..data.errors import UserError
 from .files import write_whole
@@ -19,7 +22,10 @@ from .train.arms import ARMS
 from .train.curriculum import read_report
 from .whole import fault_in
 
+logger = logging.getLogger(__name__)
+
 LOCK = "running.lock"
+DATA = "training_data"
 STAGES = ("sft", "curriculum", "rl", *ARMS)
 # What a start leaves that ended before it wrote recipe.yaml.
 LEFT = {LOCK, "error.log", "recipe.yaml.partial"}
@@ -160,6 +166,31 @@ def _check_finished(folder: Path) -> None:
             )
     for report in sorted(folder.glob("*/report.json")):
         read_report(report)
+
+
+def keep_training_data(folder: Path, found: str) -> None:
+    """Records which problems a run is trained on, until a stage is finished; from then on `warn_of_other_data`.
+
+    Args:
+        found: `fingerprint` of the training problems.
+    """
+    if PartialState().is_main_process:
+        if any(final.is_dir() for name in STAGES for final in (folder / name).glob("**/final")):
+            warn_of_other_data(folder, found)
+        else:
+            write_whole(folder / DATA, found)
+
+
+def warn_of_other_data(folder: Path, found: str) -> None:
+    """Says where finished stages were trained on other problems: those that are held out now were trained on then."""
+    file = folder / DATA
+    then = file.read_text(encoding="utf-8") if file.is_file() else "problems that nobody recorded (an earlier version)"
+    if then != found:
+        logger.warning(
+            "The run in %s was trained on %s, and its data give %s now. Problems that are held out now may have been "
+            "trained on then, and figures over them promise too much. Restore the data, or begin under another name.",
+            folder, then, found,
+        )  # fmt: skip
 
 
 def _prepare(recipe: Recipe) -> None:

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from ..data.errors import TerminatedError
+
 TERMINATED = 128 + signal.SIGTERM  # the exit code, as shells give it
-
-
-class TerminatedError(BaseException):
-    """SIGTERM came. No library takes it for an error of its own, or for Ctrl-C."""
 
 
 @contextmanager

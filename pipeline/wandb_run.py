@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 # Seconds that the server may take to begin a run, and to take what is left of it at its end. W&B's own are 90 and any.
 BEGIN, END = 20.0, 60.0
 PROJECT = "neuralese"
+# Variables whose values a message may show. Others may be a key, or an address with a password in it.
+SHOWN = ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT")
 
 
 class TrackingError(UserError):
@@ -36,16 +38,18 @@ def is_wanted(recipe: Recipe) -> bool:
     Raises:
         TrackingError: WANDB_DISABLED is neither true nor false.
     """
+    if not recipe.tracking.wandb:
+        return False
     given = os.environ.get("WANDB_DISABLED") or "false"
     try:
         disabled = bool(strtobool(given))
     except ValueError as error:
         raise TrackingError(f"WANDB_DISABLED={given} must be true or false. Change the variable.") from error
-    return recipe.tracking.wandb and not disabled and os.environ.get("WANDB_MODE") != "disabled"
+    return not disabled and os.environ.get("WANDB_MODE") != "disabled"
 
 
 def check_wandb(recipe: Recipe) -> None:
-    """Checks the WANDB_* variables of the environment.
+    """Checks the names of the recipe and the WANDB_* variables of the environment.
 
     Raises:
         UserError: One that W&B refuses, or a WANDB_DIR that cannot be written to.
@@ -62,10 +66,17 @@ def check_wandb(recipe: Recipe) -> None:
     except ValidationError as error:
         found = error.errors()[0]
         name = f"WANDB_{found['loc'][0]}".upper()
-        shown = name if "KEY" in name else f"{name}={os.environ.get(name)}"
+        shown = f"{name}={os.environ.get(name)}" if name in SHOWN else name
         raise TrackingError(
             f"W&B refuses {shown}: {found['msg']}. Change the variable, or set tracking.wandb=false."
         ) from None  # the cause shows the value, which may be a key
+    try:
+        wandb.Settings(project=project(recipe), entity=recipe.tracking.entity)
+    except (ValidationError, wandb.errors.Error) as error:
+        raise TrackingError(
+            f"W&B refuses tracking.project={project(recipe)!r} or tracking.entity={recipe.tracking.entity!r}: "
+            f"{' '.join(str(error).split())}. A team goes into tracking.entity alone."
+        ) from error
 
 
 def project(recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -79,9 +80,15 @@ def flush(folder: Path) -> None:
 
 
 def flush_one(path: Path) -> None:
-    """Has a file, or the names in a folder, written to the disk."""
-    opened = os.open(path, os.O_RDONLY)
+    """Has a file, or the names in a folder, written to the disk, where its file system can be asked to."""
+    try:
+        opened = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder on Windows
+        return
     try:
         os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(opened)

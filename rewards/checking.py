@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.errors import shown
+from ..data.errors import TerminatedError, shown
 from .answers import completion_text
 from .errors import RewardError
 from .loading import load_reward
@@ -61,7 +61,7 @@ def _checked(reward: Callable[..., Any], name: str, patience: Patience) -> Calla
                 arguments = tries.columns({**given, **columns})
                 result = in_time(_listed(reward), patience.timeout, arguments)
                 break
-            except (RewardError, KeyboardInterrupt):
+            except (RewardError, KeyboardInterrupt, TerminatedError):
                 raise
             except BaseException as error:  # sys.exit() and what native libraries raise, too
                 pause = tries.failed(error)
@@ -84,7 +84,7 @@ def _checked_async(reward: Callable[..., Any], name: str, patience: Patience) ->
                 arguments = tries.columns({**given, **columns})
                 result = await loop.in_time(_listed_async(reward), patience.timeout, arguments)
                 break
-            except (RewardError, asyncio.CancelledError, GeneratorExit):
+            except (RewardError, asyncio.CancelledError, GeneratorExit, TerminatedError):
                 raise
             except KeyboardInterrupt:
                 raise _interrupt() from None

@@ -163,3 +163,40 @@ def test_variables_of_wandb_hold_where_the_recipe_leaves_the_default(capsys, mon
             run = read_run(path)
             found.setdefault(name, set()).add((run["project"], run["entity"]))
     assert found == {"a": {("theirs", "us")}, "b": {("mine", "us")}}
+
+
+def test_the_paragraph_comes_whatever_standard_output_does(capsys, monkeypatch):
+    """A full disk behind it, or a closed pipe."""
+
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+        def fileno(self):
+            return spare
+
+    with open("/dev/null", "w") as other:
+        spare = other.fileno()
+        monkeypatch.setattr(sys, "stdout", Full())
+        with pytest.raises(SystemExit) as stop:
+            main(["check", TINY, "sft.trainr={}"])
+    assert stop.value.code == 2 and "unknown key 'sft.trainr'" in capsys.readouterr().err
+
+
+def test_half_a_character_in_an_error_does_not_lose_its_trace(capsys, monkeypatch, tmp_path):
+    def fail(*_):
+        NOW.folder = tmp_path
+        raise RuntimeError("bad \udce9 byte")
+
+    monkeypatch.setattr(check, "print_plan", fail)
+    assert neuralese(capsys, "check", TINY)[0] == 1
+    assert "bad \\udce9 byte" in (tmp_path / "error.log").read_text(encoding="utf-8")
+
+
+def test_standard_error_is_no_file_that_was_being_written():
+    def fails(stream):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError) as raised:
+        fails(io.TextIOWrapper(io.FileIO(2, "w", closefd=False)))
+    assert written_file(raised.value) is None

@@ -71,6 +71,20 @@ def test_a_section_of_an_earlier_version_is_read(reasoner, tmp_path, version, we
     )  # fmt: skip
 
 
+def test_a_bfloat16_checkpoint_of_an_earlier_version_computes_in_bfloat16(reasoner, tmp_path):
+    """It did so with weights of that dtype; now they are float32, and say what they compute in."""
+    reasoner.model.bfloat16()
+    section = reasoner.config.to_dict()
+    del section["compute_dtype"]
+    reasoner.model.config.latent = section | {"version": 3}
+    reasoner.save_pretrained(tmp_path)
+    loaded = load_reasoner(tmp_path)
+    assert loaded.config.compute_dtype == "bfloat16" and loaded.model.dtype == torch.float32
+    loaded.save_pretrained(tmp_path / "again")
+    assert load_reasoner(tmp_path / "again").config.compute_dtype == "bfloat16"
+    assert load_reasoner(tmp_path, dtype="float32").config.compute_dtype == "float32"
+
+
 def test_an_absent_section_is_refused_where_one_is_needed(reasoner, tmp_path):
     del reasoner.model.config.latent
     reasoner.save_pretrained(tmp_path)

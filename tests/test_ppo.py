@@ -15,7 +15,7 @@ from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import Thought
-from neuralese.pipeline.latent.value_head import add_value_head
+from neuralese.pipeline.latent.value_head import ValueHead, add_value_head
 from neuralese.pipeline.recipe import load_recipe
 from neuralese.pipeline.run import run
 from neuralese.pipeline.train.estimators import Rollout, parse_estimator
@@ -95,6 +95,15 @@ def naive_states(reasoner, inputs, row, noise):
 
 def value(head, states):
     return states @ head.weight[0] + head.bias[0]
+
+
+def test_values_are_float32_under_autocast():
+    """In bfloat16 a value near 3 would be off by up to 0.01."""
+    head, states = ValueHead(32), torch.randn(50, 32)
+    torch.nn.init.normal_(head.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(states)
+    assert found.dtype == torch.float32 and torch.allclose(found, states @ head.weight[0] + head.bias, atol=1e-5)
 
 
 def test_values_are_those_of_the_states_before_each_step(reasoner, problems, tmp_path):

@@ -1,6 +1,7 @@
 """Runs that were killed go on where they were."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import Trainer
 
 from neuralese.pipeline import run as run_module
 from neuralese.pipeline.run import run
+from neuralese.pipeline.run_folder import DATA, keep_training_data
 from neuralese.pipeline.train import checkpoints, common, curriculum
 
 
@@ -47,6 +49,38 @@ def test_a_killed_run_resumes_to_the_same_weights(finished, tmp_path, monkeypatc
     assert [row for row in resumed if row["accuracy"] is not None] == [
         row for row in whole if row["accuracy"] is not None
     ]
+
+
+def test_rl_that_uses_its_rollouts_twice_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    """Checkpoints lie between two draws of rollouts, which are in no checkpoint."""
+    options = ["tracking.wandb=false", "sft=null", "curriculum=null", "rl.noise=null", "rl.trainer.num_iterations=2"]
+    run(tiny(tmp_path / "whole", *options))
+
+    def die_at_three(self, args, state, control, **kwargs):
+        assert state.global_step < 3, "killed"
+
+    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die_at_three)
+    with pytest.raises(AssertionError, match="killed"):
+        run(tiny(tmp_path / "killed", *options))
+    monkeypatch.undo()
+    run(tiny(tmp_path / "killed", *options), resume=True)
+    assert_same_weights(tmp_path / "whole" / "tiny" / "rl" / "final", tmp_path / "killed" / "tiny" / "rl" / "final")
+
+
+def test_finished_stages_of_other_data_are_told(finished, tmp_path, caplog):
+    """An earlier version held out other problems, which are trained on now and measured on then, or the reverse."""
+    folder, _ = finished
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy)
+    recorded = (copy / DATA).read_text()
+    keep_training_data(copy, recorded)
+    assert not caplog.messages and recorded.startswith("184 problems (")
+    keep_training_data(copy, "3 problems (ab)")
+    assert f"was trained on {recorded}, and its data give 3 problems (ab) now" in caplog.text
+    (copy / DATA).unlink()
+    keep_training_data(copy, recorded)
+    assert "trained on problems that nobody recorded (an earlier version)" in caplog.text
+    assert not (copy / DATA).exists()
 
 
 def test_a_kill_right_after_a_stage_was_finished_resumes(finished, tmp_path, monkeypatch):

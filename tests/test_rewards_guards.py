@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from neuralese.data.errors import TerminatedError
 from neuralese.rewards import Patience, RewardError, checked
 
 KINDS = ["plain", "async"]
@@ -178,3 +179,21 @@ def test_what_can_be_logged_is_logged_as_it_is():
 
     call(checked(logs, "mine"), log_metric=lambda *row: logged.append(row), log_extra=lambda *row: logged.append(row))
     assert logged == [("a", 0.5), ("b", 1.0), ("c", ["x", None])]
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=KINDS)
+@pytest.mark.parametrize(
+    "patience", [*WAYS, Patience(on_error="none"), Patience(on_error="none", timeout=20)],
+    ids=["", "timeout", "retries", "none", "none, timeout"],
+)  # fmt: skip
+def test_a_sigterm_while_a_reward_works_is_no_fault_of_the_reward(kind, patience):
+    """It ends the process: nothing is tried again, and no reward is put in its place."""
+    calls = []
+
+    def terminated(**columns):
+        calls.append(columns)
+        raise TerminatedError
+
+    with pytest.raises(TerminatedError):
+        call(checked(both(terminated)[kind], "mine", patience))
+    assert len(calls) == 1

@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .zero import whole
 
 # Modules of our own on a reasoner. Their weights are saved with the model's; plain Transformers classes ignore them.
 MODULES = ("thought_source", "stop_head", "supervision", "value_head")
+RECORDS_DTYPE = 4  # version of the latent section that was the first to say what is computed in
 
 
 @functools.cache
@@ -122,4 +124,9 @@ def measure_embedding_rms(model: PreTrainedModel) -> None:
 def latent_section(config: Any) -> LatentConfig | None:
     """The latent section of a model's config, or None where it has none."""
     section = getattr(config, SECTION, None)
-    return LatentConfig.from_dict(section) if section is not None else None
+    if section is None:
+        return None
+    found = LatentConfig.from_dict(section)
+    if section["version"] < RECORDS_DTYPE and str(config.dtype).removeprefix("torch.") == "bfloat16":
+        return replace(found, compute_dtype="bfloat16")  # earlier releases computed in the dtype of the weights
+    return found

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .precision import precise
+
 
 class ValueHead(nn.Linear):
     """V(s) of states (..., d): the expected return from there. Begins as 0 everywhere.
@@ -22,8 +24,10 @@ class ValueHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Values (...) in float32."""
-        return super().forward(states.detach() if self.detach else states).squeeze(-1).float()
+        """Values (...), computed in float32 at least: in bfloat16 advantages would lie on a grid of 1/256."""
+        states = states.detach() if self.detach else states
+        with torch.autocast(states.device.type, enabled=False):
+            return precise(super().forward(states.to(self.weight.dtype)).squeeze(-1))
 
 
 def add_value_head(model: Any, detach: bool = True) -> None:

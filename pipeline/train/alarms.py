@@ -161,6 +161,7 @@ class AlarmCallback(TrainerCallback):
                 logger.warning("Alarm %s at RL step %d: %s", name, state.global_step, shown)
             if self.action == "stop":
                 control.should_training_stop = True
+                control.should_save = False  # a resume from here would have heard of the alarm, and train on
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for logs in state.log_history:  # of a run that is resumed: what it was warned of, and what has lasted

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from ...data.problem import Problem
 from ..curriculum import Encoded
 from ..files import check_room, follow_umask
 from ..latent.reasoner import LatentMixin
+from ..problems import fingerprint
 from ..reasoner import Reasoner
 from ..recipe import RecipeError, nearest
 from ..sections import Recipe
@@ -98,10 +98,7 @@ class Context:
     @cached_property
     def training_data(self) -> str:
         """What tells the training problems from others."""
-        seen = sha256()
-        for problem in self.train:
-            seen.update(repr(problem).encode())
-        return f"{len(self.train)} problems ({seen.hexdigest()[:8]})"
+        return fingerprint(self.train)
 
 
 def check_trainer_keys(cls: type[TrainingArguments], key: str, values: dict[str, Any]) -> None:

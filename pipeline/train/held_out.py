@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import gather_object, reduce
+from torch import Tensor
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
@@ -62,7 +63,7 @@ class HeldOutCallback(TrainerCallback):
             policy = inner_model(model)
             with keeping_bases(policy):
                 right = self._right(Reasoner(policy, self.reasoner.tokenizer), mine)
-        # Sums and counts: where answers are swapped, a process may have fewer problems than it was given.
+        # Sums and counts: where answers are swapped, those of one answer too many have no donor.
         pairs = [[sum(values), len(values)] for values in right.values()]
         totals = torch.tensor(pairs, dtype=torch.float32, device=state.device)
         summed = reduce(totals, "sum").tolist()
@@ -80,10 +81,8 @@ class HeldOutCallback(TrainerCallback):
         if section.num_latents and THOUGHT_SOURCES[section.thought_source].is_recurrent:
             # A process may have no problem, and must give the same names all the same.
             latents = torch.cat([sample.latents for sample in greedy]) if greedy else torch.empty(0, 0, 0)
-            counts = [int(sample.num_latents[0]) for sample in greedy]
-            rows, donors = derange([problem.answer for problem in problems], counts, seed=0)
-            having = [problems[row] for row in rows.tolist()]
-            for name, some, given in (("swap", having, latents[donors]), ("zero", problems, torch.zeros_like(latents))):
+            having, donated = self._swapped(latents, section.num_latents)
+            for name, some, given in (("swap", having, donated), ("zero", problems, torch.zeros_like(latents))):
                 answered = reasoner.generate(
                     [problem.question for problem in some], noise=Replacement(latents=given),
                     seeds=[[place] for place in range(len(some))], **options,
@@ -91,6 +90,25 @@ class HeldOutCallback(TrainerCallback):
                 right[name] = self._judged(some, answered).mean(1).tolist()
         samples = self._judged(problems, drawn)
         return right | {"pass@1": samples.mean(1).tolist(), f"pass@{self.samples}": samples.any(1).tolist()}
+
+    def _swapped(self, latents: Tensor, count: int) -> tuple[list[Problem], Tensor]:
+        """Problems of this process, and for each the latents (R, L, d) of a problem with another answer.
+
+        Donors are drawn among the problems of all processes, so that the figure does not depend on how many there are.
+
+        Args:
+            latents: (P, L, d) of the problems that this process was given.
+            count: Latents L of every thought.
+        """
+        state = PartialState()
+        every: dict[int, Tensor] = {}
+        for rank, found in enumerate(gather_object([latents.cpu()])):
+            every |= dict(zip(range(rank, len(self.problems), state.num_processes), found, strict=True))
+        answers = [problem.answer for problem in self.problems]
+        rows, donors = (places.tolist() for places in derange(answers, [count] * len(answers), seed=0))
+        mine = range(state.process_index, len(rows), state.num_processes)
+        given = [every[donors[place]] for place in mine]
+        return [self.problems[rows[place]] for place in mine], torch.stack(given).to(latents) if given else latents[:0]
 
     def _judged(self, problems: Sequence[Problem], samples: Sequence[Samples]) -> np.ndarray:
         """Whether each sample of each problem is right (P, n)."""

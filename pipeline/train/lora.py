@@ -116,6 +116,7 @@ def merge_adapter(
     if not difference.item() <= TOLERANCE:
         shutil.rmtree(target)
         kept = adapter.with_name("adapter")
+        shutil.rmtree(kept, ignore_errors=True)  # of an earlier try
         adapter.rename(kept)
         raise MergeError(
             f"The adapter in {kept} cannot be merged: the merged model computes other logits (relative difference "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
             f"rl.trainer.temperature={section.trainer['temperature']} must be above 0: the likelihood of a greedy "
             "answer has no gradient to learn from."
         )
-    return trainer_config(
+    args = trainer_config(
         GRPOConfig,
         "rl.trainer",
         section.trainer,
@@ -144,3 +145,30 @@ def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
         reward_weights=[reward.weight for reward in section.rewards],
         trust_remote_code=recipe.model.trust_remote_code,
     )
+    _align_saves(args, "save_steps" in section.trainer)
+    return args
+
+
+def _align_saves(args: GRPOConfig, is_given: bool) -> None:
+    """Has checkpoints lie between two draws of rollouts. Those in hand are not saved, so that a run that went on from
+    between would draw new ones, and end with other weights.
+
+    Args:
+        is_given: The recipe sets save_steps, which is then not changed.
+
+    Raises:
+        RecipeError: It cannot be done.
+    """
+    assert args.steps_per_generation is not None
+    cycle = args.steps_per_generation * args.num_iterations
+    steps = cycle // math.gcd(cycle, args.gradient_accumulation_steps)  # optimizer steps between two draws
+    if steps == 1 or args.save_strategy == "no":
+        return
+    if not is_given:
+        args.save_steps = steps * math.ceil(args.save_steps / steps)
+    if args.save_strategy != "steps" or args.save_steps % steps:
+        raise RecipeError(
+            f"Rollouts are drawn every {steps} steps (rl.trainer: steps_per_generation, num_iterations) and are not "
+            f"saved, so a run could not go on from checkpoints in between. Set rl.trainer.save_steps to a multiple of "
+            f"{steps}, with save_strategy: steps."
+        )

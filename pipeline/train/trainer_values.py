@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.training_args import trainer_log_levels
 from transformers.utils import is_liger_kernel_available
 from trl import GRPOConfig, SFTConfig
@@ -97,6 +99,8 @@ FIXED: dict[str, tuple[Any, str]] = {
     "debug": ("", "it looks for NaN in masks too, which have none"),
     "cast_lm_head_to_fp32": (False, "answers are read through the model's own head; model.dtype sets its precision"),
     "push_to_hub": (False, PRIVATE),
+    "hub_model_id": (None, PRIVATE),
+    "hub_token": (None, PRIVATE),
     "log_completions_hub_repo": (None, PRIVATE),
 }
 
@@ -112,10 +116,11 @@ def check_values(key: str, cls: type[TrainingArguments], values: dict[str, Any])
     """
     types = get_type_hints(cls)
     for name, value in values.items():
-        if name in FIXED and value != FIXED[name][0]:
+        if name in FIXED and value not in (None, FIXED[name][0]):
             only, why = FIXED[name]
-            other = f", or set it to {only}" if only is not None else ""
-            raise RecipeError(f"{key}.{name}={value!r} does not work here: {why}. Remove it{other}.")
+            other = f", or set it to {only}" if only not in (None, "") else ""
+            given = "" if "token" in name else f"={value!r}"  # which may be a secret
+            raise RecipeError(f"{key}.{name}{given} does not work here: {why}. Remove it{other}.")
         if value is None or (name == "max_steps" and value == -1):  # the default
             continue
         bound = NAMES.get((cls, name), BOUNDS.get(name))
@@ -174,12 +179,9 @@ def check_optimizer(key: str, args: TrainingArguments) -> None:
         RecipeError: A library that is not installed, or settings they refuse.
     """
     try:
-        made, settings = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(2, 2))
-        optimizer = made([torch.nn.Parameter(torch.zeros(2, 2))], **settings)
+        optimizer = _optimizer(args)
     except Exception as error:  # each optimizer raises errors of its own
-        raise RecipeError(
-            f"{key}: the optimizer {args.optim.value} cannot be used: {reason(error).rstrip('.')}."
-        ) from error
+        raise RecipeError(f"{key}: the optimizer {args.optim.value} cannot be used: {_why(error)}.") from error
     steps = max(args.max_steps, 1)
     try:
         get_scheduler(
@@ -194,6 +196,27 @@ def check_optimizer(key: str, args: TrainingArguments) -> None:
             f"{key}: the schedule {args.lr_scheduler_type.value} cannot be used: {_why(error)}. lr_scheduler_kwargs "
             "holds its settings."
         ) from error
+
+
+def _optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
+    """An optimizer over two weights, of the kind that training will have.
+
+    Those that name modules of the model, and factories that take the whole of it, are looked up, which needs their
+    library, but AdamW is built in their place.
+    """
+    model = torch.nn.Sequential()
+    targets = args.optim_target_modules
+    for name in [targets] if isinstance(targets, str) else targets or ["weights"]:
+        model.add_module(re.sub(r"\W", "_", name), torch.nn.Linear(2, 2))
+    try:
+        made, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    except ValueError:
+        if targets is None:
+            raise
+        return torch.optim.AdamW(model.parameters())  # a pattern that no stand-in fits
+    if is_optimizer_factory(made) or {"params", "model", "optimizer_dict"} & settings.keys():
+        return torch.optim.AdamW(model.parameters())
+    return made(model.parameters(), **settings)
 
 
 def _why(error: Exception) -> str:

@@ -144,6 +144,14 @@ READ_ALL = [
         _file(_mixed()),
     ),
     BadDay("a CSV file", CSV, READ, "it is read", 0, _file(_table(_rows()), "data.csv", "utf-8-sig")),
+    BadDay(
+        "a CSV file with columns without a name, as spreadsheets leave them",
+        [*CHECK, "data.train={path: '{folder}/data.csv', step_splitter: line}"],
+        READ,
+        "it is read",
+        0,
+        _file("question,steps,answer,,\n" + "".join(f"{i} + 0 =,s{i},{i},,\n" for i in range(40)), "data.csv"),
+    ),
     BadDay("a Parquet file", [*CHECK, "data.train={path: '{folder}/data.parquet'}"], READ, "it is read", 0, _parquet),
     BadDay(
         "spaces, brackets and accents in the path of data",

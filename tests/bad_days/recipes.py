@@ -76,4 +76,14 @@ DAYS = [
     BadDay(
         "`seed=4294967296`", ["check", TINY, "seed=4294967296"], "seed: Input should be less than 4294967296 (received"
     ),
+    BadDay(
+        "a `hub_token` in a recipe",
+        ["check", TINY, "sft.trainer.hub_token=hf_secret"],
+        "sft.trainer.hub_token does not work here: a run sends nothing to the hub",
+    ),
+    BadDay(
+        "checkpoints of RL between two draws of rollouts",
+        ["check", TINY, "rl.trainer.num_iterations=3"],
+        "Rollouts are drawn every 3 steps (rl.trainer: steps_per_generation, num_iterations) and are not saved",
+    ),
 ]

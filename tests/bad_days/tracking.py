@@ -63,6 +63,18 @@ DAYS = [
         before=variables(WANDB_INIT_TIMEOUT="soon"),
     ),
     BadDay(
+        "`tracking.project=team/project`",
+        ["check", TINY, "tracking.project=team/project"],
+        "W&B refuses tracking.project='team/project' or tracking.entity=None: Invalid project name",
+    ),
+    BadDay(
+        "another value of `WANDB_DISABLED`, where W&B is off anyway",
+        ["check", TINY, "tracking.wandb=false"],
+        "Run folder: outputs/tiny",
+        code=0,
+        before=variables(WANDB_DISABLED="perhaps"),
+    ),
+    BadDay(
         "a `WANDB_DIR` that cannot be written to",
         ["check", TINY],
         "/proc/wandb cannot be written to: No such file or directory (/proc). Name another place with WANDB_DIR",
