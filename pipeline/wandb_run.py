@@ -114,7 +114,7 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
     limits = {"init_timeout": BEGIN, "finish_timeout": END}
     options: dict[str, Any] = {
         "project": project(recipe),
-        "entity": recipe.tracking.entity,
+        "entity": recipe.tracking.entity or os.environ.get("WANDB_ENTITY"),
         "group": recipe.name,
         "job_type": stage,
         "name": f"{recipe.name}-{stage}",

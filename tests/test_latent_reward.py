@@ -8,6 +8,7 @@ from runs import tiny
 from safetensors.torch import load_file, save_file
 from test_cli import assert_one_paragraph, neuralese
 
+from neuralese.data.errors import UserError
 from neuralese.pipeline.evaluate import latent_reward_training as training
 from neuralese.pipeline.evaluate.latent_reward import (
     LatentRewardConfig,
@@ -250,8 +251,8 @@ def test_damaged_files_are_named(judge, reasoner, tmp_path):
     with pytest.raises(LatentRewardError, match="lacks weights, the first: last.weight. Train it again"):
         load_latent_reward(tmp_path, reasoner)
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(LatentRewardError, match="cannot be loaded: SafetensorError.* Train it again"):
+    with pytest.raises(UserError, match="model.safetensors is cut short or damaged"):
         load_latent_reward(tmp_path, reasoner)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(LatentRewardError, match="cannot be loaded: OSError"):
+    with pytest.raises(UserError, match="config.json is not JSON"):
         load_latent_reward(tmp_path, reasoner)

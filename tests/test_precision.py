@@ -9,7 +9,7 @@ from replay_gap import gaps
 from runs import tiny, weights
 from trl import SFTTrainer
 
-from neuralese.pipeline import load_reasoner
+from neuralese.pipeline import load_reasoner, measure
 from neuralese.pipeline import run as running
 from neuralese.pipeline.build import build_model
 from neuralese.pipeline.cli import main
@@ -54,6 +54,7 @@ def seen(monkeypatch):
     for owner, name in PHASES:
         where = f"{owner.__name__.rsplit('.', 1)[-1]}.{name}"
         monkeypatch.setattr(owner, name, within(where, getattr(owner, name)))
+    monkeypatch.setattr(measure, "evaluate_checkpoint", running.evaluate_checkpoint)
     return dtypes
 
 
