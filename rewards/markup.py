@@ -3,25 +3,50 @@
 import re
 import unicodedata
 
-_BRACE = re.compile(r"\\f?boxed\s*\{|[{}]")
+_BRACE = re.compile(r"(?P<minus>(?<![\w.)\]}%])-[\s$]*)?\\(?:boxed|fbox)\s*\{|[{}]")
 _FENCE = re.compile(r"```\w*\s*(.*?)```", re.S)
 # Not inside a word or a product: snake_case_name and 2*3*4 keep theirs. Bounded, so that long texts take no longer.
 _EMPHASIS = re.compile(r"(?<![\w*`~])(\*{1,3}|_{1,3}|`+|~~)(?=\S)(.{1,500}?)(?<=\S)\1(?![\w*`~])", re.S)
-_MINUS = re.compile("[\N{MINUS SIGN}\N{EN DASH}\N{FIGURE DASH}\N{FULLWIDTH HYPHEN-MINUS}\N{SMALL HYPHEN-MINUS}]")
+_MINUS = re.compile(
+    "[\N{MINUS SIGN}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{EN DASH}\N{FIGURE DASH}\N{FULLWIDTH HYPHEN-MINUS}"
+    "\N{SMALL HYPHEN-MINUS}]"
+)
+_MINUS_GROUP = re.compile(r"(?:\\(?:text|mbox|mathrm))?\{-\}")
+_MINUS_WORD = re.compile(r"\b(?:minus|negative)\s+(?=[$\d.\\({])", re.I)
+# After a word, "Answer - 18", it is a dash; after a number it subtracts.
+_LOOSE_MINUS = re.compile(
+    r"(^|[=≈(\[{,:;]|(?<![\w.)\]}])\$|\\(?:approx|equiv)|\b(?:is|are|equals?|and|or)\b)(\s*)-\s++(?=[$€£¥₹\d.\\({])",
+    re.I,
+)
 _THIN_SPACE = re.compile(r"(?<=\d)(?:\\,|\{,\})(?=\d{3})")  # of LaTeX, between groups of digits
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
+_SUPERSCRIPT = re.compile("[²³¹⁰⁴-⁹⁺⁻]+")
+
+
+def answer_text(text: str) -> str:
+    """Return the part of `text` that answers, as `plain` has it: the content of its boxes, or all of it."""
+    text = plain(text)
+    inner = boxed(text)
+    return text if inner is None else plain(inner)
 
 
 def plain(text: str) -> str:
-    """Return `text` without Markdown emphasis and code ticks, with one kind of minus and of thousands, and ½ as 1/2.
+    """Return `text` without Markdown emphasis and code ticks, and with one way to write what has several.
 
-    `**18**`, `_18_` and `` `18` `` are 18.
+    `**18**`, `_18_` and `` `18` `` are 18; `−3`, `- 3` and `minus 3` are -3; ½ is 1/2, 3² is 3^{2}.
     """
     text = _FENCE.sub(r"\1", text)
     for _ in range(3):  # emphasis inside emphasis
         text = _EMPHASIS.sub(r"\2", text)
     text = _VULGAR.sub(_spelled_out, text.strip(" *`"))  # the ends of emphasis that was cut off
-    return _THIN_SPACE.sub(",", _MINUS.sub("-", text).replace("\N{FRACTION SLASH}", "/"))
+    text = _SUPERSCRIPT.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match.group())}}}", text)
+    text = _MINUS_WORD.sub("-", _MINUS_GROUP.sub("-", _MINUS.sub("-", text)))
+    return _THIN_SPACE.sub(",", join_minus(text).replace("\N{FRACTION SLASH}", "/"))
+
+
+def join_minus(text: str) -> str:
+    """Return `text` with each minus that cannot subtract directly before its number."""
+    return _LOOSE_MINUS.sub(r"\1\2-", text)
 
 
 def _spelled_out(fraction: re.Match[str]) -> str:
@@ -31,16 +56,27 @@ def _spelled_out(fraction: re.Match[str]) -> str:
 
 
 def boxed(text: str) -> str | None:
-    """Return the content of the `\\boxed{...}` that are closed, joined by commas, or None when there is none."""
-    opened: list[int | None] = []  # where the content of each open brace begins; None: of one that is no box
-    found: list[tuple[int, int]] = []
+    """Return the content of the `\\boxed{...}` that are closed, joined by commas, or None when there is none.
+
+    A minus directly before a box belongs to its content.
+    """
+    opened: list[re.Match[str] | None] = []  # None: a brace that is no box
+    found: list[tuple[int, int, bool]] = []
     for brace in _BRACE.finditer(text):
         if brace.group() == "{":
             opened.append(None)
         elif brace.group() != "}":
-            opened.append(brace.end())
+            opened.append(brace)
         elif opened:
-            begin = opened.pop()
-            if begin is not None:
-                found = [*(span for span in found if span[1] < begin), (begin, brace.start())]  # without inner ones
-    return ", ".join(text[begin:end] for begin, end in found) if found else None
+            box = opened.pop()
+            if box is not None:
+                while found and found[-1][0] > box.end():  # inner ones
+                    found.pop()
+                found.append((box.end(), brace.start(), box["minus"] is not None))
+    return ", ".join(_signed(text[begin:end], minus) for begin, end, minus in found) if found else None
+
+
+def _signed(content: str, minus: bool) -> str:
+    if not minus:
+        return content
+    return f"-({content})" if re.search(r"[-+(]", content) else f"-{content.lstrip()}"

@@ -1,5 +1,6 @@
 """Mathematical answers compared by value, with the library math-verify."""
 
+import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 from .answers import completion_text, extract_answer
 from .errors import RewardError
-from .markup import boxed, plain
+from .markup import answer_text
 from .numbers import read_numbers
 
 LIBRARY, EXTRA = "math_verify", "neuralese[math]"
@@ -17,8 +18,13 @@ _DIGITS = 300  # of the longest number that is written out
 
 _DELIMITED = re.compile(r"(?<!\\)\$\$?([^$]+)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _DELIMITER = re.compile(r"\\?[$€£¥₹]|\\[()\[\]]")
-_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.]*\d)")
-_JOINED = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*", re.I)
+_OUTER_MINUS = re.compile(r"(?<![\w.)\]}%$])-(\$\$?|\\[(\[])(?=\s*[.\d\\({])")
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?!\w|\.\d)")
+_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
+_UNIT_POWER = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*[A-Za-z][^{}\d]*\}\s*\^\s*\{?-?\d+\}?")
+_TEXT_NUMBER = re.compile(r"\\(?:text|textbf|mbox|mathrm|mathbf)\s*\{\s*([-\d.,]+)\s*\}")
+_FULL_STOP = re.compile(r"(?<=[\d}])\.$")
+_JOINED = re.compile(r"(?<!\s)\s*+,?\s*+\b(?:and|or)\b\s*", re.I)
 _COMMAND = re.compile(r"\\(?:text|textbf|mbox|mathrm|operatorname|begin|end)\s*\{[^}]*\}|\\[A-Za-z]+")
 _PROSE = re.compile(r"[A-Za-z]{2}|\d\s+\d")
 
@@ -66,6 +72,7 @@ def _library() -> tuple[Callable[[str], list[Any]], Callable[[Any, Any], bool]]:
         from math_verify.errors import TimeoutException
     except ImportError as error:
         raise missing() from error
+    logging.getLogger(LIBRARY).setLevel(logging.ERROR)  # it would print the whole text that took too long
     seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None
 
     def parsed(text: str) -> list[Any]:
@@ -82,8 +89,9 @@ def _formula(text: str) -> str:
 
     A formula, or several with commas between them. Of words with numbers, the number if there is one alone.
     """
-    inner = boxed(text)
-    text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", plain(text if inner is None else inner))
+    text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", _OUTER_MINUS.sub(r"\1-", answer_text(text)))
+    text = _UNIT_POWER.sub("", _TEXT_NUMBER.sub(r"\1", _PI.sub(r"\\pi ", text)))
+    text = _FULL_STOP.sub("", text.strip())
     formulas = [next(part for part in match if part) for match in _DELIMITED.findall(text)]
     if formulas and not re.search(r"\d", _DELIMITED.sub(" ", text)):
         return f"${', '.join(formulas)}$"

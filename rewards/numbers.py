@@ -5,37 +5,46 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Context, Decimal
 
-from .markup import boxed, plain
+from .markup import answer_text, join_minus
 
 TOLERANCE = Decimal("1e-6")
 # Nothing is trapped: what cannot be expressed becomes NaN or infinite, and such a number is none.
 _CONTEXT = Context(prec=50, traps=[])
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
-_MINUS_WORD = re.compile(r"\b(?:minus|negative)\s+(?=[$\d.\\])", re.I)
-_LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+_LATEX_TEXT = re.compile(r"(-?)\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname)\s*\{\s*+([^{}]*)\}")
 _LATEX_SPACE = re.compile(r"\\(?:left|right|displaystyle|quad|qquad)(?![A-Za-z])|\\[;:! ()\[\]]|~")
-_DEGREES = re.compile(r"\^\s*(?:\{\s*)?\\circ(?:\s*\})?|°")
+_DEGREES = re.compile(r"\^\s*(?:\{\s*)?\\(?:circ|degree)(?:\s*\})?|\\degree(?![A-Za-z])|°")
 _PLAIN = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)"
 _FRACTION = re.compile(
     rf"\\[dtc]?frac\s*(?:\{{\s*(?P<top>{_PLAIN})\s*\}}|(?P<top1>\d))\s*"
     rf"(?:\{{\s*(?P<bottom>{_PLAIN})\s*\}}|(?P<bottom1>\d))"
 )
 _POWER_OF_TEN = re.compile(r"(?<=\d)\s*(?:\\times|\\cdot|[x×·*])\s*10\s*(?:\^|\*\*)\s*\{?\s*([+-]?\d+)\s*\}?")
-_UNIT_POWER = re.compile(r"(?<=[A-Za-z])\^\s*\{?-?\d+\}?(?!\s*[-+*/])")
+_UNIT_POWER = re.compile(r"(?<=[A-Za-z])\s*\^\s*\{?-?\d+\}?(?!\s*[-+*/])")
 _TUPLE = re.compile(rf"[(\[{{]\s*{_PLAIN}%?(?:\s*,\s*{_PLAIN}%?)+\s*[)\]}}]")
 _SEPARATOR = re.compile(r";|,(?!\d)|\b(?:and|or)\b", re.I)
-_EQUALS = re.compile(r"=|≈|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])")
-# What is calculated or named is not stated: 2^3, 9*2, x+1, x-1, 2\sqrt{3}, 2π.
+_MINUS_BRACKET = re.compile(r"(?<![\w.)\]}%])-([(\[{]\s*)(?=(?:[$€£¥₹]\s?)?\.?\d[\d.,/ ]*+[^\d()\[\]{}+*^-]*[)\]}])")
+_EQUALS = re.compile(r"(?<!!)=|≈|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])")
+# What is calculated or named is not stated. Letters that are units as a rule, as in 18m and 18L, are no variables.
 _EXPRESSION = re.compile(
-    r"[\w)}]\s*[+*^×÷·]+\s*[\w({\\]|\b[A-Za-z]\s*-\s*\d|\d\s*-\s*[A-Za-z]\b|[√π∞]|\\[A-Za-z]", re.ASCII
+    r"""
+    [\w)}]\s*[+*×÷·]+\s*-?[\w({\\] | \^                 # 9*2, x+1, 2^3
+    | \b[A-Za-z]\s*-\s*\d | \d\s*-\s*[A-Za-z]\b           # x-1, 1-x
+    | (?<![+-])[+-]\s*+(?:/\s*+)?[+-]\s*+[\d.(] | -[(\[{]  # -+3, +/-3, -(3-5)
+    | [√π∞±∓≠≤≥] | \\[A-Za-z] | \d\s*! | !=               # 2π, 2\sqrt{3}, 3!, x != 3
+    | \d/?(?:[abfijnoqruvwxyzXYZα-λν-ω]|e(?![+-]?\d))(?![A-Za-z])  # 3x, 3/x
+    | \d\s*+(?:[(/]\s*+)?[xyz]{1,3}(?![A-Za-z]) | [A-Za-z)\]}]\s*/\s*\d  # 3xy, 3 x, 3(x), x/3
+    | \d\s*+pi(?![A-Za-z]) | (?<![A-Za-z])(?:sqrt|log|ln|exp|sin|cos|tan)\s*[\d(]  # 2pi, 2sqrt3
+    """,
+    re.ASCII | re.VERBOSE,
 )
 _NUMBER = re.compile(
     r"(?P<sign>(?<![\w.)\]}%])[+-])?"  # a minus after a digit or a bracket subtracts
     r"(?:[$€£¥₹]\s?)?(?<![\w.^])"  # a digit after a letter belongs to its word: cm2, H2O
     r"(?:(?P<whole>\d++)\s+(?=\d+\s*/\s*\d))?"
-    r"(?P<number>(?:\d{1,3}(?:,\d{3})++(?!,?\d)|\d++)(?:\.\d++)?+|\.\d++)(?P<exponent>[eE][+-]?\d++(?![\w.]))?+"
-    r"(?!_|\.\d)"  # 1_000 and 1.2.3 are no numbers
+    r"(?P<number>(?:\d{1,3}(?:,\d{3})++(?!,?\d)|\d++)(?:\.\d++)?+|\.\d++)(?P<exponent>[eE][+-]?\d++(?!\w|\.\d))?+"
+    r"(?!_|\.\d|[eE][+-]?\d)"  # 1_000, 1.2.3 and 1e3x are no numbers
     r"(?:\s*/\s*(?P<divisor>\d+(?:\.\d+)?))?"
     r"(?:\s*(?P<scale>hundred|thousand|million|billion|trillion)\b)?"
     r"(?P<percent>\s*(?:%|percent\b|per\s?cent\b))?",
@@ -92,10 +101,9 @@ def read_numbers(text: str) -> list[Number]:
     The content of \\boxed{} stands for the whole text. Of an equation what follows its last sign counts:
     "x = 5" and "2 + 3 = 5" state 5. Emphasis, units, currencies and words do not count. Commas part groups of three
     digits, but in brackets they part numbers: "1,200" is one number, "(1,200)" two. "2 1/2" is 2.5. What would have to
-    be calculated, such as "2^3", "9*2" or "2\\sqrt{3}", is not read.
+    be calculated, such as "2^3", "9*2", "5!" or "2\\sqrt{3}", and what has variables, such as "3x", is not read.
     """
-    inner = boxed(text)
-    text = _plain(text if inner is None else inner)
+    text = _plain(answer_text(text))
     numbers: list[Number] = []
     for part in _SEPARATOR.split(text):
         sides = [side for side in _EQUALS.split(part) if re.search(r"\d", side)]
@@ -111,13 +119,13 @@ def read_numbers(text: str) -> list[Number]:
 
 
 def _plain(text: str) -> str:
-    """`text` without markup, with fractions, powers of ten and lists in one form."""
-    text = _MINUS_WORD.sub("-", plain(text))
-    text = _LATEX_TEXT.sub(r" \1 ", text).replace("\\,", " ")
+    """`text` without LaTeX, with signs, fractions, powers of ten and lists in one form."""
+    text = _LATEX_TEXT.sub(r" \1\2 ", text).replace("\\,", " ")
     text = _LATEX_SPACE.sub("", text).replace("\\%", "%").replace("\\$", "$").replace("\\{", "{").replace("\\}", "}")
     text = _DEGREES.sub(" ", text)
     text = _FRACTION.sub(_one_line, text)
     text = _UNIT_POWER.sub("", _POWER_OF_TEN.sub(r"e\1", text))
+    text = _MINUS_BRACKET.sub(r"\1-", join_minus(text))  # -(3) is (-3)
     return _TUPLE.sub(lambda match: match.group().replace(",", ", "), text)
 
 
