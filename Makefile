@@ -37,8 +37,11 @@ types: .venv
 	for part in pipeline rewards data recipes; do ln -sfn ../../$$part .types/neuralese/$$part; done
 	MYPYPATH=.types $(BIN)/mypy -p neuralese
 
+# One thread each: small models lose more time to the threads of a process than they gain. Tests that launch processes
+# of their own come last and one by one: they use all cores, and one port.
 tests: .venv
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not launch"
+	$(BIN)/python -m pytest -m launch
 
 # Tests that compare numbers must hold on every processor. torch and its libraries choose their kernels by what the
 # processor can do; here they take the plainest ones, which add in another order.

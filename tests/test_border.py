@@ -99,6 +99,7 @@ def test_a_terminal_of_few_characters_is_no_error(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.launch
 @pytest.mark.parametrize("ranks", ["01", "1"])
 def test_one_process_of_two_speaks(tmp_path, ranks):
     """All that fail alike, and one that fails while the other waits for it."""

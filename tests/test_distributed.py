@@ -16,6 +16,7 @@ from test_ppo import make_ppo
 from neuralese.pipeline.evaluate.evaluate import read_results
 from neuralese.pipeline.evaluate.sample_files import read_samples
 
+pytestmark = pytest.mark.launch
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
 TYPES = {"ddp": "MULTI_CPU", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
 needs_compiler = pytest.mark.skipif(

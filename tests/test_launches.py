@@ -19,6 +19,7 @@ from neuralese.pipeline.run import run
 from neuralese.pipeline.run_folder import LOCK
 from neuralese.pipeline.train.checkpoints import CheckpointError
 
+pytestmark = pytest.mark.launch
 SHORT = ["tracking.wandb=false", "rl=null", "curriculum=null"]
 TEXT = {"cwd": ROOT, "text": True}
 

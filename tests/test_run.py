@@ -227,6 +227,7 @@ def test_a_plain_hub_folder_becomes_a_reasoner(finished, tmp_path):
     assert load_reasoner(tmp_path / "tiny" / "rl" / "final").config.num_latents == 2
 
 
+@pytest.mark.launch
 def test_accelerate_launch_runs_the_script(tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
     command += ["scripts/train.py", "tests/tiny.yaml", f"output_dir={tmp_path}", "tracking.wandb=false", "rl=null"]
