@@ -74,21 +74,21 @@ def encode_checked(
             raise RecipeError(
                 f"rl.noise={recipe.rl.noise} has no latents to fall on: the model reasons in text. Set rl.noise=null."
             )
-        _check_rollouts_fit(recipe, recipe.rl, encoded, most)
         room = recipe.rl.trainer.get("max_completion_length", GRPOConfig.max_completion_length)
+        _check_rollouts_fit(recipe, recipe.rl, room, encoded, most)
         rl_rows(problems.train, most)
         rows = [item.question + block for item in encoded]
         check_room([problem.question for problem in problems.train], rows, room, window)
     return encoded
 
 
-def _check_rollouts_fit(recipe: Recipe, section: RLSection, train: Sequence[Encoded], most: int) -> None:
+def _check_rollouts_fit(recipe: Recipe, section: RLSection, room: int, train: Sequence[Encoded], most: int) -> None:
     """Checks that right answers fit into rollouts, as `check_answers_fit`.
 
     Args:
+        room: Tokens of a rollout, at most.
         most: Latents of a question; without them a model that was shown steps writes them.
     """
-    room = section.trainer.get("max_completion_length", GRPOConfig.max_completion_length)
     writes_steps = recipe.sft is not None and most == 0
     is_compared = any(compares(reward.function) for reward in section.rewards)
     check_answers_fit("rl.trainer.max_completion_length", room, train, "training", writes_steps, is_compared)
