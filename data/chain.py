@@ -10,7 +10,15 @@ from dataclasses import dataclass, fields
 from itertools import product
 
 from .problem import Problem
-from .splits import EVAL_PERCENT, Split, check_integer, draw_different, seeded, split_of, too_many
+from .splits import (
+    EVAL_PERCENT,
+    Split,
+    check_integer,
+    draw_different,
+    seeded,
+    split_of,
+    too_many,
+)
 
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": lambda value, operand: value + operand,

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 
 from .errors import DataError
-from .graphs import Edge, bridges, count_shortest_paths, distances, draw_shortest_path, neighbours
+from .graphs import (
+    Edge,
+    bridges,
+    count_shortest_paths,
+    distances,
+    draw_shortest_path,
+    neighbours,
+)
 from .problem import Problem
 from .splits import Split, check_integer, draw_different, seeded
 

@@ -4,10 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .loading import load_reasoner, make_reasoner
-    from .reasoner import Reasoner, Samples
+    from .model.load import load_reasoner, make_reasoner
+    from .model.reasoner import Reasoner, Samples
 
-PUBLIC = {"Reasoner": "reasoner", "Samples": "reasoner", "load_reasoner": "loading", "make_reasoner": "loading"}
+PUBLIC = {
+    "Reasoner": "model.reasoner",
+    "Samples": "model.reasoner",
+    "load_reasoner": "model.load",
+    "make_reasoner": "model.load",
+}
 __all__ = ["Reasoner", "Samples", "load_reasoner", "make_reasoner"]
 
 

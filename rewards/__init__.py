@@ -1,7 +1,15 @@
 """Reward functions: the built-in ones, and loading and checking your own."""
 
 from .answers import completion_text, extract_answer, normalise_answer
-from .builtin import BUILTIN, answer_format, exact_match, latent_cost, length_cost, numeric_match, valid_path
+from .builtin import (
+    BUILTIN,
+    answer_format,
+    exact_match,
+    latent_cost,
+    length_cost,
+    numeric_match,
+    valid_path,
+)
 from .checking import RewardCheck, check_reward, checked
 from .errors import RewardError
 from .loading import load_reward

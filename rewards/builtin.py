@@ -4,7 +4,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .answers import completion_text, extract_answer, has_answer_format, normalise_answer
+from .answers import (
+    completion_text,
+    extract_answer,
+    has_answer_format,
+    normalise_answer,
+)
 from .errors import RewardError
 from .mathematics import math_verify
 from .numbers import read_numbers, same_numbers

@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from neuralese.pipeline.latent import LatentConfig, latentize
-from neuralese.pipeline.latent.generate import Sampling, rollout
+from neuralese.pipeline.latent.sampling.generate import Sampling, rollout
 
 LATENTS, LATENT_ID = 6, 3
 

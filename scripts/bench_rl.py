@@ -31,14 +31,14 @@ from rich.table import Table
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from neuralese.pipeline.latent.generate import Sampling, rollout
-from neuralese.pipeline.latent.noise import parse_noise
-from neuralese.pipeline.loading import load_reasoner
-from neuralese.pipeline.problems import load_evaluation
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
-from neuralese.pipeline.sections import Recipe
-from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
+from neuralese.pipeline.latent.noise.base import parse_noise
+from neuralese.pipeline.latent.sampling.generate import Sampling, rollout
+from neuralese.pipeline.model.load import load_reasoner
+from neuralese.pipeline.problems.load import load_evaluation
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.recipe.schema import Recipe
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
 
 PARTS = {
     "rollout": [(LatentGRPOTrainer, "_generate_single_turn")],

@@ -22,17 +22,18 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from sweep_cells import current_commit
 from sweep_table import interval, interval_of
 
-from neuralese.pipeline.evaluate.evaluate import Measurement, read_results
-from neuralese.pipeline.evaluate.interventions import answer
-from neuralese.pipeline.evaluate.latent_reward_training import draw_thoughts, train_latent_reward
-from neuralese.pipeline.evaluate.selection import selector_name
-from neuralese.pipeline.evaluate.settings import SENSITIVE_PROBLEMS, Setting, most_sensitive
+from neuralese.pipeline.evaluate.audit.interventions import answer
+from neuralese.pipeline.evaluate.measure import Measurement, read_results
+from neuralese.pipeline.evaluate.settings import SENSITIVE_PROBLEMS, most_sensitive
 from neuralese.pipeline.evaluate.table import setting_name
-from neuralese.pipeline.evaluate_sections import EvaluateSection
-from neuralese.pipeline.loading import load_reasoner
-from neuralese.pipeline.problems import draw_training, load_all
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import evaluate_checkpoint
+from neuralese.pipeline.model.load import load_reasoner
+from neuralese.pipeline.problems.load import draw_training, load_all
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.recipe.schema import EvaluateSection
+from neuralese.pipeline.run.results import evaluate_checkpoint
+from neuralese.pipeline.scoring.latent_reward_training import draw_thoughts, train_latent_reward
+from neuralese.pipeline.scoring.selection import selector_name
+from neuralese.pipeline.scoring.setting import Setting
 
 EPOCHS, LEARNING_RATE = 30, 1e-3  # the defaults of `neuralese reward-model`
 SELECTORS = ("majority", "likelihood", "latent_weighted", "latent_reward", "agreement")

@@ -24,15 +24,15 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from neuralese.data.chain import ChainTask, generate
-from neuralese.pipeline.build import build_tokenizer
-from neuralese.pipeline.collate import Collator
-from neuralese.pipeline.curriculum import Format, encode
-from neuralese.pipeline.latent import noise_kinds
-from neuralese.pipeline.latent.noise import parse_noise
-from neuralese.pipeline.latent.precision import precise
-from neuralese.pipeline.loading import make_reasoner
-from neuralese.pipeline.reasoner import Reasoner
-from neuralese.pipeline.schedule import Stage
+from neuralese.pipeline.latent.engine.precision import precise
+from neuralese.pipeline.latent.noise import kinds as noise_kinds
+from neuralese.pipeline.latent.noise.base import parse_noise
+from neuralese.pipeline.model.build import build_tokenizer
+from neuralese.pipeline.model.load import make_reasoner
+from neuralese.pipeline.model.reasoner import Reasoner
+from neuralese.pipeline.problems.collate import Collator
+from neuralese.pipeline.problems.encode import Format, encode
+from neuralese.pipeline.problems.schedule import Stage
 
 TASK = ChainTask(modulus=5, num_operations=2)
 SOURCES = ("norm_matched", "projection", "raw", "soft_vocabulary")

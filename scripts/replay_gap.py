@@ -3,7 +3,7 @@
     python scripts/replay_gap.py MODEL problems.jsonl --dtype bfloat16
 
 Prints the largest and the mean difference in nats over all answer tokens. What alarms of RL know of rounding
-(`REPLAY_LIMITS` in `pipeline/train/alarms.py`) lies between the two.
+(`REPLAY_LIMITS` in `pipeline/train/rl/alarms.py`) lies between the two.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neuralese.pipeline.latent.generate import Sampling, pad_left, rollout
-from neuralese.pipeline.latent.noise import parse_noise
-from neuralese.pipeline.loading import load_reasoner
-from neuralese.pipeline.reasoner import Reasoner
-from neuralese.pipeline.train.replay import answer_labels, answer_logps
+from neuralese.pipeline.latent.noise.base import parse_noise
+from neuralese.pipeline.latent.sampling.generate import Sampling, pad_left, rollout
+from neuralese.pipeline.model.load import load_reasoner
+from neuralese.pipeline.model.reasoner import Reasoner
+from neuralese.pipeline.train.rl.replay import answer_labels, answer_logps
 
 BATCH = 8
 

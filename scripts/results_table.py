@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sweep_table import Group, Run, results_table
 
-from neuralese.pipeline.evaluate.evaluate import read_results
+from neuralese.pipeline.evaluate.measure import read_results
 from neuralese.pipeline.evaluate.table import results_columns
 
 

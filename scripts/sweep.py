@@ -40,9 +40,9 @@ from sweep_file import PLACE, Cell, Sweep, SweepError, cells_of, choose, load_sw
 from sweep_handover import take_over
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.cli import STOPPED
-from neuralese.pipeline.files import write_whole
-from neuralese.pipeline.recipe import load_recipe, nearest
+from neuralese.pipeline.cli.border import STOPPED
+from neuralese.pipeline.recipe.load import load_recipe, nearest
+from neuralese.pipeline.system.files import write_whole
 
 TRAIN = [sys.executable, "-m", "neuralese.pipeline.cli", "train"]
 PATIENCE = 30.0  # seconds an interrupted run has to end by itself

@@ -13,9 +13,9 @@ from typing import IO, Any
 from pydantic import ValidationError
 from sweep_file import PLACE, Cell, Strict, SweepError
 
-from neuralese.pipeline.cli import STOPPED
-from neuralese.pipeline.files import write_whole
-from neuralese.pipeline.recipe import Recipe, RecipeError, parse_recipe
+from neuralese.pipeline.cli.border import STOPPED
+from neuralese.pipeline.recipe.load import Recipe, RecipeError, parse_recipe
+from neuralese.pipeline.system.files import write_whole
 
 # Recipe keys that change no result.
 WITHOUT_EFFECT = {"name", "output_dir", "tracking"}
@@ -150,7 +150,7 @@ def state_of(cell: Cell) -> tuple[str, str]:
 
 def holds_other_run(cell: Cell) -> bool:
     """Whether a run lies in a cell's folder that `--resume` would refuse; what is measured alone may differ."""
-    from neuralese.pipeline.run_folder import RunError, check_same_recipe
+    from neuralese.pipeline.run.folder import RunError, check_same_recipe
 
     if not cell.recipe.folder.is_dir():
         return False

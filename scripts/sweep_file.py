@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.recipe import Recipe, RecipeError, load_recipe, nearest
+from neuralese.pipeline.recipe.load import Recipe, RecipeError, load_recipe, nearest
 
 RUNS = Path("outputs/sweeps")
 PLACE = Path("docs/results")  # sweep files and rows; the tables are in docs/results.md

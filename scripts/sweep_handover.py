@@ -10,8 +10,8 @@ from typing import Any
 from sweep_cells import changed_keys, read_row
 from sweep_file import Cell
 
-from neuralese.pipeline.files import write_whole
-from neuralese.pipeline.sections import Recipe
+from neuralese.pipeline.recipe.schema import Recipe
+from neuralese.pipeline.system.files import write_whole
 
 
 def take_over(cell: Cell) -> list[str]:
@@ -20,9 +20,9 @@ def take_over(cell: Cell) -> list[str]:
     Only stages that both recipes train alike, and only while the other run is at hand: else the cell trains them.
     """
     # They load torch, which --list can do without.
-    from neuralese.pipeline.evaluate.evaluate import read_results, write_results
+    from neuralese.pipeline.evaluate.measure import read_results, write_results
+    from neuralese.pipeline.system.whole import read_seconds
     from neuralese.pipeline.train.common import is_done
-    from neuralese.pipeline.whole import read_seconds
 
     source = cell.after
     row = read_row(source) if source is not None else None

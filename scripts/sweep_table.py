@@ -12,10 +12,10 @@ from scipy.stats import t as student
 from sweep_cells import Row, changed_keys, read_row
 from sweep_file import PLACE, Cell, Sweep, SweepError
 
-from neuralese.pipeline.evaluate.evaluate import Measurement
-from neuralese.pipeline.evaluate.intervals import wilson_ci
+from neuralese.pipeline.evaluate.measure import Measurement
 from neuralese.pipeline.evaluate.table import metric_name, results_columns, setting_name, stage_name
-from neuralese.pipeline.recipe import nearest
+from neuralese.pipeline.recipe.load import nearest
+from neuralese.pipeline.statistics.intervals import wilson_ci
 
 STOPPED, STALE = "*", "†"
 LEGEND = {

@@ -2,6 +2,6 @@
 
 import sys
 
-from neuralese.pipeline.cli import main
+from neuralese.pipeline.cli.app import main
 
 main(["train", *sys.argv[1:]])

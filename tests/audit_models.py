@@ -4,9 +4,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from neuralese.data.problem import Problem
-from neuralese.pipeline.build import build_tokenizer
-from neuralese.pipeline.evaluate_sections import EvaluateSection
-from neuralese.pipeline.loading import make_reasoner
+from neuralese.pipeline.model.build import build_tokenizer
+from neuralese.pipeline.model.load import make_reasoner
+from neuralese.pipeline.recipe.schema import EvaluateSection
 
 WORDS = 12
 SETTINGS = EvaluateSection(max_new_tokens=2, bootstrap=200, batch_size=7)

@@ -24,9 +24,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from neuralese.data.chain import ChainTask, generate
-from neuralese.pipeline.build import build_tokenizer
-from neuralese.pipeline.evaluate.latent_reward import LatentRewardConfig, LatentRewardModel
-from neuralese.pipeline.loading import make_reasoner
+from neuralese.pipeline.model.build import build_tokenizer
+from neuralese.pipeline.model.load import make_reasoner
+from neuralese.pipeline.scoring.latent_reward import LatentRewardConfig, LatentRewardModel
 
 ROOT = Path(__file__).parents[1]
 TASK = ChainTask(modulus=7, num_operations=3)
@@ -76,7 +76,7 @@ def finished(tmp_path_factory):
     """A whole run of the tiny recipe with two controls: its folder and its results. Not to be changed."""
     from runs import tiny
 
-    from neuralese.pipeline.run import run
+    from neuralese.pipeline.run.train import run
 
     folder = tmp_path_factory.mktemp("runs")
     rows = run(tiny(folder, "controls.pause=true", "controls.no_cot=true"))

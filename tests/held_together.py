@@ -5,8 +5,8 @@ import sys
 from runs import tiny
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.run import join_processes, leave_processes
-from neuralese.pipeline.run_folder import LOCK, open_folder
+from neuralese.pipeline.run.folder import LOCK, open_folder
+from neuralese.pipeline.system.processes import join_processes, leave_processes
 
 state = join_processes()
 try:

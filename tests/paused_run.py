@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from neuralese.pipeline.cli import main
+from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.train import common
 
 file = sys.argv[1]

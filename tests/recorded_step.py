@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from neuralese.pipeline.terminal import quiet
+from neuralese.pipeline.cli.terminal import quiet
 
 quiet()
 
@@ -20,10 +20,10 @@ from trl import GRPOConfig
 
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.run import join_processes, leave_processes
-from neuralese.pipeline.train.estimators import Rollout, parse_estimator
-from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
-from neuralese.pipeline.train.ppo import Critic, LatentPPOTrainer
+from neuralese.pipeline.system.processes import join_processes, leave_processes
+from neuralese.pipeline.train.rl.estimators import Rollout, parse_estimator
+from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.rl.ppo import Critic, LatentPPOTrainer
 
 ROLLOUTS = 16
 

@@ -4,7 +4,7 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.recipe.load import load_recipe
 
 TINY = ROOT / "tests" / "tiny.yaml"
 

@@ -242,7 +242,7 @@ def test_out_of_memory_is_not_the_architecture(make, monkeypatch):
     def no_memory(*args, **kwargs):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr("neuralese.pipeline.latent.verify.run_passes", no_memory)
+    monkeypatch.setattr("neuralese.pipeline.latent.engine.verify.run_passes", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         make()
 
@@ -254,7 +254,7 @@ def test_a_checkpoint_of_an_earlier_release_is_checked_again(make, tmp_path, mon
     reasoner.save_pretrained(tmp_path / "old")
     make().save_pretrained(tmp_path / "new")
     checked = []
-    monkeypatch.setattr("neuralese.pipeline.loading.check_exact", checked.append)
+    monkeypatch.setattr("neuralese.pipeline.model.load.check_exact", checked.append)
     load_reasoner(tmp_path / "new")
     assert not checked
     load_reasoner(tmp_path / "old")

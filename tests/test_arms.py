@@ -10,12 +10,15 @@ from transformers import AutoModelForCausalLM
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
-from neuralese.pipeline.cli import STOPPED, main
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
-from neuralese.pipeline.train import common, curriculum, stage
-from neuralese.pipeline.train.arms import ARMS, latent_stages
-from neuralese.pipeline.train.limits import stage_limits
+from neuralese.pipeline.cli.app import main
+from neuralese.pipeline.cli.border import STOPPED
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train import common
+from neuralese.pipeline.train.curriculum import levels as curriculum
+from neuralese.pipeline.train.curriculum import trainer as stage
+from neuralese.pipeline.train.curriculum.arms import ARMS, latent_stages
+from neuralese.pipeline.train.curriculum.limits import stage_limits
 
 TINY = ROOT / "tests" / "tiny.yaml"
 DECODER = ["curriculum.supervision=decoder", "curriculum.supervision_options={layers: 1}"]

@@ -14,12 +14,12 @@ from runs import tiny
 from test_cli import assert_one_paragraph, neuralese
 
 from neuralese.data.tasks import change_one, generate_task
-from neuralese.pipeline.audit import audit_folder
-from neuralese.pipeline.evaluate.audit import AuditError, Question, Subject, audit
-from neuralese.pipeline.evaluate.audit_table import print_audit, write_audit
-from neuralese.pipeline.evaluate.interventions import answer
-from neuralese.pipeline.evaluate_sections import EvaluateSection
+from neuralese.pipeline.evaluate.audit.audit import AuditError, Question, Subject, audit
+from neuralese.pipeline.evaluate.audit.interventions import answer
+from neuralese.pipeline.evaluate.audit.table import print_audit, write_audit
 from neuralese.pipeline.latent import latentize
+from neuralese.pipeline.recipe.schema import EvaluateSection
+from neuralese.pipeline.run.audit import audit_folder
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,9 @@ import torch
 from audit_models import SETTINGS, WORDS, Ignoring, copying, next_word, word_problem, word_problems
 from reference import thought
 
-from neuralese.pipeline.evaluate.counterfactual import Counterfactual, Transplant, measure_counterfactual
-from neuralese.pipeline.evaluate.gates import Comparison, Gate, judge, verdict
-from neuralese.pipeline.evaluate.intervals import Mean
-from neuralese.pipeline.evaluate.interventions import (
+from neuralese.pipeline.evaluate.audit.counterfactual import Counterfactual, Transplant, measure_counterfactual
+from neuralese.pipeline.evaluate.audit.gates import Comparison, Gate, judge, verdict
+from neuralese.pipeline.evaluate.audit.interventions import (
     Effect,
     alone,
     answer,
@@ -19,8 +18,9 @@ from neuralese.pipeline.evaluate.interventions import (
     norm_matched_noise,
     shuffled,
 )
-from neuralese.pipeline.latent.given import Replacement
-from neuralese.pipeline.swap import derange
+from neuralese.pipeline.latent.sampling.given import Replacement
+from neuralese.pipeline.problems.swap import derange
+from neuralese.pipeline.statistics.intervals import Mean
 
 LATENTS = torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(1))
 COUNTS = torch.tensor([3, 2, 3, 1, 3])

@@ -8,11 +8,11 @@ import torch
 from audit_models import SETTINGS, copying, word_problem, word_problems
 from reference import latent_forward, latent_inputs
 
-from neuralese.pipeline.evaluate import probes as probes_module
-from neuralese.pipeline.evaluate.information import compressed_bits, measure_text
-from neuralese.pipeline.evaluate.interventions import answer
-from neuralese.pipeline.evaluate.probes import classes_of, fit, held_out_logprobs, probe_steps, result_of
-from neuralese.pipeline.evaluate.thoughts import (
+from neuralese.pipeline.evaluate.audit import probes as probes_module
+from neuralese.pipeline.evaluate.audit.information import compressed_bits, measure_text
+from neuralese.pipeline.evaluate.audit.interventions import answer
+from neuralese.pipeline.evaluate.audit.probes import classes_of, fit, held_out_logprobs, probe_steps, result_of
+from neuralese.pipeline.evaluate.audit.readings import (
     decoder_accuracy,
     lens,
     lens_and_steps,
@@ -20,8 +20,8 @@ from neuralese.pipeline.evaluate.thoughts import (
     read,
     sensitivity,
 )
-from neuralese.pipeline.evaluate_sections import EvaluateSection
 from neuralese.pipeline.latent.geometry import effective_ranks
+from neuralese.pipeline.recipe.schema import EvaluateSection
 
 
 def channel(error, count=1200, number=4):

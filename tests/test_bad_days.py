@@ -12,7 +12,7 @@ import pytest
 from bad_days.day import BadDay, Scene
 from bad_days.table import DOCS, written
 
-from neuralese.pipeline.cli import main
+from neuralese.pipeline.cli.app import main
 
 
 def all_days() -> Iterator[tuple[str, BadDay]]:

@@ -8,9 +8,9 @@ import yaml
 from best_of_n import Plan, names, render, searches
 from conftest import ROOT
 
-from neuralese.pipeline.evaluate.evaluate import Measurement, write_results
-from neuralese.pipeline.evaluate.search import Search
-from neuralese.pipeline.evaluate_sections import SearchSection
+from neuralese.pipeline.evaluate.measure import Measurement, write_results
+from neuralese.pipeline.recipe.schema import SearchSection
+from neuralese.pipeline.scoring.setting import Search
 
 FILE = ROOT / "docs" / "results" / "best_of_n" / "plan.yaml"
 

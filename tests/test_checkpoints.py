@@ -8,6 +8,7 @@ import pytest
 import torch
 from checkpoint_files import cut, make_checkpoint
 
+from neuralese.pipeline.system.whole import fault_in
 from neuralese.pipeline.train.checkpoints import (
     CheckpointError,
     Launch,
@@ -15,7 +16,6 @@ from neuralese.pipeline.train.checkpoints import (
     fault_of_checkpoint,
     last_whole_checkpoint,
 )
-from neuralese.pipeline.whole import fault_in
 
 HERE = Launch(1, "none", 0, 8, 1, "1 problem (ab)")
 

@@ -7,11 +7,12 @@ import sys
 import pytest
 from conftest import ROOT
 
-from neuralese.pipeline.check import plan_rows
-from neuralese.pipeline.cli import main, packaged_recipes
-from neuralese.pipeline.problems import load_all
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
+from neuralese.pipeline.cli.app import main
+from neuralese.pipeline.cli.plan_table import plan_rows
+from neuralese.pipeline.cli.recipes import packaged_recipes
+from neuralese.pipeline.problems.load import load_all
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run.train import run
 
 TINY = str(ROOT / "tests" / "tiny.yaml")
 
@@ -278,6 +279,6 @@ def test_no_wandb_key_means_an_offline_run(tmp_path):
 
 
 def test_help_answers_without_torch():
-    code = "import sys; from neuralese.pipeline.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code = "import sys; from neuralese.pipeline.cli.app import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from neuralese.pipeline.evaluate import samples
-from neuralese.pipeline.evaluate.evaluate import _latents, measure
-from neuralese.pipeline.evaluate.latent_reward import judge_thoughts
-from neuralese.pipeline.evaluate.samples import Effort, Sampled, draw_samples
-from neuralese.pipeline.evaluate.search import Search
-from neuralese.pipeline.evaluate.settings import Setting
-from neuralese.pipeline.evaluate_sections import EvaluateSection
+from neuralese.pipeline.evaluate.measure import _latents, measure
+from neuralese.pipeline.evaluate.samples import Effort, draw_samples
+from neuralese.pipeline.recipe.schema import EvaluateSection
+from neuralese.pipeline.scoring.latent_reward import judge_thoughts
+from neuralese.pipeline.scoring.sampled import Sampled
+from neuralese.pipeline.scoring.setting import Search, Setting
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=24)
 TREE = Search.tree(4, 2, 3)

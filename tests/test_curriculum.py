@@ -7,8 +7,9 @@ import torch
 
 from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
-from neuralese.pipeline.collate import Collator, StageDataset
-from neuralese.pipeline.curriculum import (
+from neuralese.pipeline.latent.config import LatentConfig
+from neuralese.pipeline.problems.collate import Collator, StageDataset
+from neuralese.pipeline.problems.encode import (
     Encoded,
     Format,
     check_answers,
@@ -16,8 +17,7 @@ from neuralese.pipeline.curriculum import (
     encode,
     encode_prompts,
 )
-from neuralese.pipeline.latent.config import LatentConfig
-from neuralese.pipeline.schedule import TEXT, Stage, plan_stages
+from neuralese.pipeline.problems.schedule import TEXT, Stage, plan_stages
 
 PROBLEM = Encoded(question=[1, 2], steps=[[11, 7], [12, 7], [13, 7]], answer=[30, 31, 99])
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from test_grpo import make_trainer, rollouts
 from test_ppo import make_ppo
 
-from neuralese.pipeline.evaluate.evaluate import read_results
-from neuralese.pipeline.evaluate.sample_files import read_samples
+from neuralese.pipeline.evaluate.measure import read_results
+from neuralese.pipeline.scoring.sample_files import read_samples
 
 pytestmark = pytest.mark.launch
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]

@@ -4,8 +4,8 @@ from collections import Counter
 
 from runs import tiny
 
-from neuralese.pipeline.run import run
-from neuralese.pipeline.train import curriculum
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train.curriculum import levels as curriculum
 
 OPTIONS = [
     "rl=null", "tracking.wandb=false", "curriculum.promote_at=null", "curriculum.mix_earlier=0", "evaluate.sampling=[]",

@@ -12,9 +12,10 @@ from test_grpo import make_trainer, rollouts
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.thoughts import Thought, suppress
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.train.estimators import (
+from neuralese.pipeline.latent.thoughts.base import Thought, suppress
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run.validate import check_recipe
+from neuralese.pipeline.train.rl.estimators import (
     WEIGHTS,
     EstimatorError,
     check_estimator,
@@ -23,8 +24,7 @@ from neuralese.pipeline.train.estimators import (
     parse_estimator,
     thought_advantages,
 )
-from neuralese.pipeline.train.rl_settings import check_batch
-from neuralese.pipeline.validate import check_recipe
+from neuralese.pipeline.train.rl.settings import check_batch
 
 
 def test_the_gradient_of_a_recurrence_equals_finite_differences(make):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.thoughts import Thought
-from neuralese.pipeline.train.estimators import parse_estimator
+from neuralese.pipeline.latent.thoughts.base import Thought
+from neuralese.pipeline.train.rl.estimators import parse_estimator
 
 ALL = ["replay", "score", "mix:0.3"]
 UNIT = parse_noise("gaussian:1")  # for a scalar mean of 1: a standard deviation of 1

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from neuralese.pipeline.latent import ModelError, parse_noise
-from neuralese.pipeline.latent.generate import Sampling, _uniform, rollout
-from neuralese.pipeline.latent.thoughts import suppress
+from neuralese.pipeline.latent.sampling.generate import Sampling, _uniform, rollout
+from neuralese.pipeline.latent.thoughts.base import suppress
 
 QUESTIONS = ["3 + 4 * 2 - 1 =", "6 - 5 =", "1 * 2 + 3 + 4 =", "2 + 2 * 6 ="]
 

@@ -7,16 +7,15 @@ import pytest
 from runs import tiny
 
 from neuralese.data.problem import Problem
-from neuralese.pipeline import score
-from neuralese.pipeline.curriculum import Encoded
-from neuralese.pipeline.evaluate.evaluate import measure
-from neuralese.pipeline.evaluate_sections import EvaluateSection
-from neuralese.pipeline.golds import LOOKED_AT, check_golds
-from neuralese.pipeline.problems import load_all, load_evaluation
-from neuralese.pipeline.recipe import RecipeError
-from neuralese.pipeline.score import is_right
-from neuralese.pipeline.train.room import check_answers_fit
-from neuralese.rewards import RewardError
+from neuralese.pipeline.evaluate.measure import measure
+from neuralese.pipeline.model.answer_room import check_answers_fit
+from neuralese.pipeline.problems.encode import Encoded
+from neuralese.pipeline.problems.golds import LOOKED_AT, check_golds
+from neuralese.pipeline.problems.load import load_all, load_evaluation
+from neuralese.pipeline.recipe.load import RecipeError
+from neuralese.pipeline.recipe.schema import EvaluateSection
+from neuralese.rewards import RewardError, score
+from neuralese.rewards.score import is_right
 
 
 def asking(*answers, **extra):

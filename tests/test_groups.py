@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_grpo import G, make_trainer, rollouts
 
-from neuralese.pipeline.train import latent_grpo
-from neuralese.pipeline.train.groups import equal_groups, fill_unscored, mixed_share, replace_rows
+from neuralese.pipeline.train.rl import grpo as latent_grpo
+from neuralese.pipeline.train.rl.groups import equal_groups, fill_unscored, mixed_share, replace_rows
 
 REWARDS = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
 

@@ -10,10 +10,10 @@ from trl import GRPOConfig, GRPOTrainer
 from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.thoughts import NormMatched, Thought, suppress
-from neuralese.pipeline.train.estimators import Rollout, parse_estimator
-from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
-from neuralese.pipeline.train.rl_settings import rl_rows
+from neuralese.pipeline.latent.thoughts.base import NormMatched, Thought, suppress
+from neuralese.pipeline.train.rl.estimators import Rollout, parse_estimator
+from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.rl.settings import rl_rows
 
 G = 4
 
@@ -221,7 +221,7 @@ def test_all_extra_columns_reach_the_rewards_and_reserved_ones_are_named():
 
 
 def test_equal_prompts_share_their_prefill(reasoner, problems, tmp_path, monkeypatch):
-    from neuralese.pipeline.train import latent_grpo
+    from neuralese.pipeline.train.rl import grpo as latent_grpo
 
     seen = []
     original = latent_grpo.rollout

@@ -9,12 +9,12 @@ from conftest import ROOT
 from test_grpo import make_trainer, rollouts
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.evaluate_sections import EvaluateSection
-from neuralese.pipeline.latent.given import Replacement
-from neuralese.pipeline.latent.value_noise import value_bases
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
-from neuralese.pipeline.train import held_out
+from neuralese.pipeline.latent.noise.values import value_bases
+from neuralese.pipeline.latent.sampling.given import Replacement
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.recipe.schema import EvaluateSection
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train.rl import held_out
 
 QUESTIONS = ["3 + 4 =", "6 - 5 =", "2 * 2 ="]
 

@@ -8,8 +8,8 @@ from runs import TINY, tiny
 
 from neuralese.data.loading import load_problems
 from neuralese.pipeline import load_reasoner
-from neuralese.pipeline.cli import main
-from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.cli.app import main
+from neuralese.pipeline.recipe.load import load_recipe
 
 
 @pytest.fixture

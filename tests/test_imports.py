@@ -1,72 +1,89 @@
-"""Imports only go down: data, rewards -> latent -> curriculum, collate -> train, evaluate -> run -> cli."""
+"""Arrows only go down: a room of the house may use those on the floors below it, and nothing above or beside it."""
 
 import ast
+import tomllib
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
-LAYERS = [
+# From the bottom up. Rooms on one floor do not know each other.
+FLOORS = [
     ["data"],
-    ["rewards"],
-    ["pipeline.latent"],
-    ["pipeline.activity", "pipeline.files", "pipeline.launch", "pipeline.lock", "pipeline.main_process",
-     "pipeline.metrics_file", "pipeline.whole", "pipeline.plugins", "pipeline.presets", "pipeline.section",
-     "pipeline.rl_sections", "pipeline.evaluate_sections", "pipeline.sections"],
-    ["pipeline.recipe", "pipeline.problems", "pipeline.schedule", "pipeline.curriculum", "pipeline.collate",
-     "pipeline.reasoner", "pipeline.loading", "pipeline.wandb_run", "pipeline.tracking", "pipeline.build",
-     "pipeline.score", "pipeline.swap", "pipeline.golds", "pipeline.text", "pipeline.model_folder"],
+    ["rewards", "pipeline.system", "pipeline.statistics", "pipeline.latent"],
+    ["pipeline.recipe"],
+    ["pipeline.problems", "pipeline.tracking"],
+    ["pipeline.model"],
+    ["pipeline.scoring"],
     ["pipeline.train", "pipeline.evaluate"],
-    ["pipeline.validate"],
-    ["pipeline.run_folder"],
-    ["pipeline.run", "pipeline.preview"],
-    ["pipeline.audit", "pipeline.check", "pipeline.measure"],
-    ["pipeline.terminal", "pipeline.terminated"],
-    ["pipeline.foreign_errors", "pipeline.border"],
-    ["pipeline.cli_measure"],
+    ["pipeline.run"],
     ["pipeline.cli"],
-]  # fmt: skip
+]
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def layer(module: str) -> int | None:
-    matches = [i for i, names in enumerate(LAYERS) for name in names if f"{module}.".startswith(f"{name}.")]
-    return matches[0] if matches else None
+def room_of(module: str) -> str | None:
+    return next((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), None)
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def imported(path: Path) -> list[str]:
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    modules = []
+    """Dotted names of what a file of the package imports from it."""
+    package = path.relative_to(ROOT).parts[:-1]
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            modules += [".".join([*base, *(node.module or "").split("."), alias.name]).replace("..", ".")
-                        for alias in node.names]  # fmt: skip
+            base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            found += [".".join([*filter(None, base), alias.name]) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("neuralese"):
-            modules.append(f"absolute import of {node.module}")
-    return modules
+            found.append(f"absolute import of {node.module}")
+    return found
+
+
+def sources() -> list[Path]:
+    return [path for folder in ("data", "rewards", "pipeline") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def arrows() -> list[tuple[str, str, str]]:
+    """Module, what it imports, and the room of that, wherever the two rooms differ."""
+    found = []
+    for path in sources():
+        mine = room_of(name_of(path))
+        for target in imported(path):
+            if (room := room_of(target)) not in (None, mine):
+                found.append((name_of(path), target, room))
+    return found
+
+
+def test_every_file_lies_in_a_room():
+    loose = [name_of(path) for path in sources() if room_of(name_of(path)) is None]
+    assert loose == ["pipeline.__init__"]
+
+
+def test_no_import_names_the_package():
+    assert not [target for path in sources() for target in imported(path) if target.startswith("absolute")]
 
 
 def test_imports_only_go_down():
-    seen = 0
-    for folder in ("data", "rewards", "pipeline"):
-        for path in (ROOT / folder).rglob("*.py"):
-            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            mine = layer(module)
-            if mine is None:
-                assert path.name == "__init__.py", f"{module} is in no layer of this test"
-                continue
-            for target in imported(path):
-                assert not target.startswith("absolute"), f"{module}: {target}"
-                other = layer(target)
-                if other is not None:
-                    seen += 1
-                    assert other <= mine, f"{module} imports {target} from a layer above"
-    assert seen > 50
+    found = [arrow for arrow in arrows() if arrow[0] != "pipeline.__init__"]
+    assert len(found) > 200
+    up = [f"{module} imports {target}" for module, target, room in found if ROOMS[room] >= ROOMS[str(room_of(module))]]
+    assert up == []
 
 
-def test_rewards_and_data_do_not_know_torch():
-    for folder in ("data", "rewards"):
-        for path in (ROOT / folder).glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                assert not any(name.split(".")[0] in ("torch", "transformers") for name in names), path
+@pytest.mark.parametrize("folder", ["data", "rewards"])
+def test_rewards_and_data_do_not_know_torch(folder):
+    for path in (ROOT / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] in ("torch", "transformers") for name in names), path
+
+
+def test_an_installed_copy_has_every_folder():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {name_of(path.parent) for path in sources()} | {"recipes"}
+    assert {name.removeprefix("neuralese.") for name in listed} == folders

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, multinomial
 
-from neuralese.pipeline.evaluate.intervals import Mean, auroc_ci, difference_ci, share_ci, wilson_ci
+from neuralese.pipeline.statistics.intervals import Mean, auroc_ci, difference_ci, share_ci, wilson_ci
 
 RESAMPLES = 1000
 

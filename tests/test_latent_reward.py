@@ -9,8 +9,12 @@ from safetensors.torch import load_file, save_file
 from test_cli import assert_one_paragraph, neuralese
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.evaluate import latent_reward_training as training
-from neuralese.pipeline.evaluate.latent_reward import (
+from neuralese.pipeline.evaluate.samples import draw_samples
+from neuralese.pipeline.model.load import load_reasoner
+from neuralese.pipeline.recipe.schema import EvaluateSection
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.scoring import latent_reward_training as training
+from neuralese.pipeline.scoring.latent_reward import (
     LatentRewardConfig,
     LatentRewardError,
     LatentRewardModel,
@@ -19,18 +23,13 @@ from neuralese.pipeline.evaluate.latent_reward import (
     step_loss,
     thought_states,
 )
-from neuralese.pipeline.evaluate.latent_reward_training import (
+from neuralese.pipeline.scoring.latent_reward_training import (
     Thoughts,
     draw_thoughts,
     kept_thoughts,
     train_latent_reward,
 )
-from neuralese.pipeline.evaluate.samples import draw_samples
-from neuralese.pipeline.evaluate.search import Search
-from neuralese.pipeline.evaluate.settings import Setting
-from neuralese.pipeline.evaluate_sections import EvaluateSection
-from neuralese.pipeline.loading import load_reasoner
-from neuralese.pipeline.run import run
+from neuralese.pipeline.scoring.setting import Search, Setting
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=8)
 

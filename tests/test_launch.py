@@ -4,8 +4,8 @@ import pytest
 from runs import tiny
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.launch import LaunchError, check_launcher
-from neuralese.pipeline.validate import check_recipe
+from neuralese.pipeline.run.launch import LaunchError, check_launcher
+from neuralese.pipeline.run.validate import check_recipe
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from filelock import SoftFileLock
 from runs import TINY, assert_same_weights, tiny
 from test_distributed import CONFIGS, LAUNCH
 
-from neuralese.pipeline.lock import LockedError
-from neuralese.pipeline.run import run
-from neuralese.pipeline.run_folder import LOCK
+from neuralese.pipeline.run.folder import LOCK
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.system.lock import LockedError
 from neuralese.pipeline.train.checkpoints import CheckpointError
 
 pytestmark = pytest.mark.launch

@@ -14,9 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
-from neuralese.pipeline.latent.precision import computing_exactly
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
+from neuralese.pipeline.latent.engine.precision import computing_exactly
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run.train import run
 from neuralese.pipeline.train import common
 from neuralese.pipeline.train.lora import MergeError, lora_config, merge_adapter, thin_frozen
 from neuralese.pipeline.train.lora_check import check_lora_modules, check_lora_values

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from test_cli import assert_one_paragraph, finished, neuralese
 
-from neuralese.pipeline import measure as measure_module
-from neuralese.pipeline.evaluate.evaluate import Measurement, read_results
+from neuralese.pipeline.evaluate.measure import Measurement, read_results
 from neuralese.pipeline.evaluate.table import setting_name, stage_name
-from neuralese.pipeline.measure import Point, propose
-from neuralese.pipeline.problems import load_all
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import _track_results
+from neuralese.pipeline.problems.load import load_all
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run import calibrate as calibrate_module
+from neuralese.pipeline.run.calibrate import Point, propose
+from neuralese.pipeline.run.results import _track_results
 
 __all__ = ["finished"]
 
@@ -42,13 +42,13 @@ def test_calibrate_proposes_a_scale(capsys, finished, tmp_path):
 
 def test_calibrate_does_not_look_at_the_evaluation_problems(capsys, finished, tmp_path, monkeypatch):
     asked = []
-    original = measure_module.evaluate_checkpoint
+    original = calibrate_module.evaluate_checkpoint
 
     def spy(recipe, checkpoint, stage, problems):
         asked.extend(problems)
         return original(recipe, checkpoint, stage, problems)
 
-    monkeypatch.setattr(measure_module, "evaluate_checkpoint", spy)
+    monkeypatch.setattr(calibrate_module, "evaluate_checkpoint", spy)
     options = ["--scale", "0.3", "--output", tmp_path / "calibration.json"]
     code, _, error = neuralese(capsys, "calibrate", finished, *options)
     problems = load_all(load_recipe(finished / "recipe.yaml"))

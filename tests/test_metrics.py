@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from reference import pass_at_k as enumerated
 
-from neuralese.pipeline.evaluate.intervals import auroc_ci
-from neuralese.pipeline.evaluate.metrics import agreement, auroc, pass_at_k, vote_at_k
+from neuralese.pipeline.statistics.at_k import agreement, auroc, pass_at_k, vote_at_k
+from neuralese.pipeline.statistics.intervals import auroc_ci
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 6])

@@ -5,8 +5,8 @@ from unittest.mock import Mock
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from neuralese.pipeline import model_folder
-from neuralese.pipeline.model_folder import Unreachable, not_loaded
+from neuralese.pipeline.model import folder as model_folder
+from neuralese.pipeline.model.folder import Unreachable, not_loaded
 
 
 def raised(cause):

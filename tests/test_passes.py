@@ -11,10 +11,10 @@ from batches import ROWS, assert_same_gradients, batch, encode, gradients, unlab
 from reference import jacobi_forward, latent_forward, latent_loss
 
 from neuralese.pipeline.latent import LatentConfig, ModelError, parse_noise
-from neuralese.pipeline.latent.cache import PassCache
-from neuralese.pipeline.latent.decoder import CachedDecoder
-from neuralese.pipeline.latent.deferred import DeferredWeightGrads, _DeferredLinear
-from neuralese.pipeline.latent.thoughts import THOUGHT_SOURCES, Raw, Thought
+from neuralese.pipeline.latent.engine.cache import PassCache
+from neuralese.pipeline.latent.engine.decoder import CachedDecoder
+from neuralese.pipeline.latent.engine.deferred import DeferredWeightGrads, _DeferredLinear
+from neuralese.pipeline.latent.thoughts.base import THOUGHT_SOURCES, Raw, Thought
 
 MOST = 4  # latents of the longest of ROWS
 
@@ -139,7 +139,7 @@ def test_deferred_sums_are_the_ordinary_ones(reasoner, monkeypatch):
     deferred = gradients(reasoner.model, reasoner(**inputs).loss)
     used = DeferredWeightGrads(reasoner.model.transformer, [5, 5])
     assert len(used.layers) == 8  # four linear layers in each of two blocks
-    monkeypatch.setattr("neuralese.pipeline.latent.deferred._can_defer", lambda module: False)
+    monkeypatch.setattr("neuralese.pipeline.latent.engine.deferred._can_defer", lambda module: False)
     assert_same_gradients(gradients(reasoner.model, reasoner(**inputs).loss), deferred)
 
 

@@ -7,10 +7,10 @@ import pytest
 from conftest import ROOT
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.cli import main
-from neuralese.pipeline.latent.noise import NOISES
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
+from neuralese.pipeline.cli.app import main
+from neuralese.pipeline.latent.noise.base import NOISES
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run.train import run
 
 TINY = ROOT / "tests" / "tiny.yaml"
 SOURCE = """

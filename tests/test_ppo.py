@@ -14,13 +14,13 @@ from trl import GRPOConfig
 from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.thoughts import Thought
+from neuralese.pipeline.latent.thoughts.base import Thought
 from neuralese.pipeline.latent.value_head import ValueHead, add_value_head
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
-from neuralese.pipeline.train.estimators import Rollout, parse_estimator
-from neuralese.pipeline.train.ppo import Critic, LatentPPOTrainer, gae, value_loss
-from neuralese.pipeline.train.rl_settings import rl_rows
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train.rl.estimators import Rollout, parse_estimator
+from neuralese.pipeline.train.rl.ppo import Critic, LatentPPOTrainer, gae, value_loss
+from neuralese.pipeline.train.rl.settings import rl_rows
 
 
 def naive_gae(rewards, values, gamma, lam):

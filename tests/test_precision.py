@@ -9,24 +9,25 @@ from replay_gap import gaps
 from runs import tiny, weights
 from trl import SFTTrainer
 
-from neuralese.pipeline import load_reasoner, measure
-from neuralese.pipeline import run as running
-from neuralese.pipeline.build import build_model
-from neuralese.pipeline.cli import main
+from neuralese.pipeline import load_reasoner
+from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.latent import ModelError
-from neuralese.pipeline.latent.noise import parse_noise
-from neuralese.pipeline.latent.thoughts import suppress
-from neuralese.pipeline.recipe import RecipeError
-from neuralese.pipeline.train.held_out import HeldOutCallback
-from neuralese.pipeline.train.latent_grpo import LatentGRPOTrainer
-from neuralese.pipeline.train.stage import Promotion, StageTrainer
+from neuralese.pipeline.latent.noise.base import parse_noise
+from neuralese.pipeline.latent.thoughts.base import suppress
+from neuralese.pipeline.model.build import build_model
+from neuralese.pipeline.recipe.load import RecipeError
+from neuralese.pipeline.run import evaluate, results
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train.curriculum.trainer import Promotion, StageTrainer
+from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.rl.held_out import HeldOutCallback
 
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
 SFT_ALONE = ["tracking.wandb=false", "rl=null", "curriculum=null"]
 PHASES = [
     (SFTTrainer, "compute_loss"), (StageTrainer, "compute_loss"), (Promotion, "measure"),
     (LatentGRPOTrainer, "_generate_single_turn"), (LatentGRPOTrainer, "_forward"), (HeldOutCallback, "measure"),
-    (running, "evaluate_checkpoint"),
+    (results, "evaluate_checkpoint"),
 ]  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def seen(monkeypatch):
     for owner, name in PHASES:
         where = f"{owner.__name__.rsplit('.', 1)[-1]}.{name}"
         monkeypatch.setattr(owner, name, within(where, getattr(owner, name)))
-    monkeypatch.setattr(measure, "evaluate_checkpoint", running.evaluate_checkpoint)
+    monkeypatch.setattr(evaluate, "evaluate_checkpoint", results.evaluate_checkpoint)
     return dtypes
 
 
@@ -65,7 +66,6 @@ def command(*arguments):
 
 
 def test_all_of_a_run_computes_in_its_dtype(seen, tmp_path, problems):
-    run = running.run
     run(tiny(tmp_path, "tracking.wandb=false", "model.dtype=bfloat16", "rl.eval_every=2", "rl.eval_problems=4"))
     seen.pop("elsewhere")  # the check of a new architecture compares exact numbers
     final = str(tmp_path / "tiny" / "rl" / "final")
@@ -82,7 +82,7 @@ def test_all_of_a_run_computes_in_its_dtype(seen, tmp_path, problems):
 
 
 def test_a_checkpoint_is_float32_and_says_what_it_computes_in(tmp_path):
-    running.run(tiny(tmp_path, *SFT_ALONE, "model.dtype=bfloat16"))
+    run(tiny(tmp_path, *SFT_ALONE, "model.dtype=bfloat16"))
     final = tmp_path / "tiny" / "sft" / "final"
     assert {weight.dtype for weight in weights(final).values()} == {F32}
     config = json.loads((final / "config.json").read_text())
@@ -98,7 +98,7 @@ def test_bfloat16_moves_as_many_weights_as_float32(tmp_path):
     for dtype in ("float32", "bfloat16"):
         trainer = ["sft.trainer.max_steps=30", "sft.trainer.learning_rate=1e-5", "sft.trainer.logging_steps=30"]
         of = tiny(tmp_path / dtype, *SFT_ALONE, f"model.dtype={dtype}", *trainer)
-        running.run(of)
+        run(of)
         before, after = weights(of.folder / "base" / "final"), weights(of.folder / "sft" / "final")
         moved = sum(int((before[name] != after[name]).sum()) for name in before)
         shares[dtype] = moved / sum(weight.numel() for weight in before.values())

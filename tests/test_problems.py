@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from neuralese.data.problem import Problem
-from neuralese.pipeline.problems import draw_training, hold_out, seeded_order
+from neuralese.pipeline.problems.load import draw_training, hold_out, seeded_order
 
 SORTED = [Problem(f"{i} =", (), str(i)) for i in range(400)]
 
@@ -29,7 +29,7 @@ def test_more_held_out_problems_are_those_and_further_ones():
 
 
 def test_an_order_is_that_of_its_seed_in_every_process():
-    code = "from neuralese.pipeline.problems import seeded_order; print(seeded_order(50, 7, 'held out'))"
+    code = "from neuralese.pipeline.problems.load import seeded_order; print(seeded_order(50, 7, 'held out'))"
     env = {**os.environ, "RANK": "1", "PYTHONHASHSEED": "1"}
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(seeded_order(50, 7, "held out"))

@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from neuralese.pipeline import load_reasoner
-from neuralese.pipeline.cli import main
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
+from neuralese.pipeline.cli.app import main
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run.train import run
 
 DATA = ROOT.parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real evaluation files are not here")

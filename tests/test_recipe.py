@@ -7,11 +7,11 @@ import yaml
 from conftest import ROOT
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.recipe import RecipeError, load_recipe, parse_recipe
-from neuralese.pipeline.sections import ControlsSection
-from neuralese.pipeline.train.arms import latent_stages
-from neuralese.pipeline.train.limits import curriculum_args
-from neuralese.pipeline.validate import check_recipe
+from neuralese.pipeline.recipe.load import RecipeError, load_recipe, parse_recipe
+from neuralese.pipeline.recipe.schema import ControlsSection
+from neuralese.pipeline.run.validate import check_recipe
+from neuralese.pipeline.train.curriculum.arms import latent_stages
+from neuralese.pipeline.train.curriculum.limits import curriculum_args
 
 RECIPES = sorted(path for pattern in ("*.yaml", "controls/*.yaml") for path in (ROOT / "recipes").glob(pattern))
 MINIMAL = {

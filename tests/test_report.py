@@ -11,13 +11,13 @@ import pytest
 from test_cli import neuralese
 from wandb_reader import read_run
 
-from neuralese.pipeline.audit import audit_folder
-from neuralese.pipeline.evaluate.evaluate import Measurement, write_results
-from neuralese.pipeline.evaluate.report import write_report
-from neuralese.pipeline.evaluate.report_data import read_samplings, selector_k
-from neuralese.pipeline.evaluate.report_figures import frontier, pass_curves, selector_plot, thoughts_map, trust_plots
-from neuralese.pipeline.evaluate.sample_files import SampleFile
-from neuralese.pipeline.evaluate.samples import Sampled
+from neuralese.pipeline.evaluate.measure import Measurement, write_results
+from neuralese.pipeline.evaluate.report.data import read_samplings, selector_k
+from neuralese.pipeline.evaluate.report.figures import frontier, pass_curves, selector_plot, thoughts_map, trust_plots
+from neuralese.pipeline.evaluate.report.page import write_report
+from neuralese.pipeline.run.audit import audit_folder
+from neuralese.pipeline.scoring.sample_files import SampleFile
+from neuralese.pipeline.scoring.sampled import Sampled
 
 
 def test_pass_curves_are_the_results_and_what_lies_between(finished):

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-from neuralese.pipeline.audit import audit_folder
+from neuralese.pipeline.run.audit import audit_folder
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # The page itself has no script: this one goes into a copy, and writes down what the browser made of it.

@@ -9,10 +9,11 @@ from checkpoint_files import cut
 from runs import assert_same_weights, tiny
 from transformers import Trainer
 
-from neuralese.pipeline import run as run_module
-from neuralese.pipeline.run import run
-from neuralese.pipeline.run_folder import DATA, keep_training_data
-from neuralese.pipeline.train import checkpoints, common, curriculum
+from neuralese.pipeline.run import results as results_module
+from neuralese.pipeline.run.folder import DATA, keep_training_data
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train import checkpoints, common
+from neuralese.pipeline.train.curriculum import levels as curriculum
 
 
 def trained(folder):
@@ -182,19 +183,19 @@ def test_an_interrupt_while_a_checkpoint_is_written_costs_one_interval(finished,
 def test_an_interrupt_while_results_are_measured_keeps_what_there_is(finished, tmp_path, monkeypatch):
     _, rows = finished
     recipe = tiny(tmp_path, "tracking.wandb=false")
-    original = run_module.evaluate_checkpoint
+    original = results_module.evaluate_checkpoint
 
     def interrupted_at_rl(recipe, checkpoint, stage, *rest):
         if stage == "rl":
             raise KeyboardInterrupt
         return original(recipe, checkpoint, stage, *rest)
 
-    monkeypatch.setattr(run_module, "evaluate_checkpoint", interrupted_at_rl)
+    monkeypatch.setattr(results_module, "evaluate_checkpoint", interrupted_at_rl)
     with pytest.raises(KeyboardInterrupt):
         run(recipe)
     measured = []
     monkeypatch.setattr(
-        run_module, "evaluate_checkpoint", lambda recipe, checkpoint, stage, *rest: (
+        results_module, "evaluate_checkpoint", lambda recipe, checkpoint, stage, *rest: (
             measured.append(stage) or original(recipe, checkpoint, stage, *rest)
         )
     )  # fmt: skip

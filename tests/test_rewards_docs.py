@@ -16,8 +16,8 @@ from conftest import ROOT
 from test_cli import neuralese
 from test_rewards_model import classifier
 
-from neuralese.pipeline.rl_sections import RLSection
-from neuralese.pipeline.train.reward_model import recipe_reward
+from neuralese.pipeline.recipe.schema import RLSection
+from neuralese.pipeline.scoring.reward_model import recipe_reward
 from neuralese.rewards import BUILTIN, RewardError, check_reward
 
 PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")

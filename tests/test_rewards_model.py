@@ -17,11 +17,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.rl_sections import Reward
-from neuralese.pipeline.train import reward_model
-from neuralese.pipeline.train.reward_model import RewardModel, recipe_reward
-from neuralese.pipeline.validate import check_recipe
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.recipe.schema import Reward
+from neuralese.pipeline.run.validate import check_recipe
+from neuralese.pipeline.scoring import reward_model
+from neuralese.pipeline.scoring.reward_model import RewardModel, recipe_reward
 from neuralese.rewards import RewardError
 
 WORDS = ["a", "b", "c", "d", "e", "###", "1", "2", "3", "4", "5", "7", "8", "9", "+", "="]

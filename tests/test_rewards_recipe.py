@@ -6,9 +6,9 @@ import pytest
 from test_cli import TINY, assert_one_paragraph, neuralese
 from test_rewards_model import classifier
 
-from neuralese.pipeline.recipe import RecipeError, load_recipe
-from neuralese.pipeline.run import run
-from neuralese.pipeline.train.reward_model import RewardModel
+from neuralese.pipeline.recipe.load import RecipeError, load_recipe
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.scoring.reward_model import RewardModel
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from runs import tiny, weights
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
-from neuralese.pipeline.run import run
+from neuralese.pipeline.run.train import run
 
 
 def rl_from(checkpoint, folder, *overrides):

@@ -13,8 +13,8 @@ from wandb_reader import read_run
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run.train import run
 from neuralese.pipeline.train import common
 
 

@@ -13,16 +13,16 @@ from filelock import SoftFileLock
 from runs import assert_same_weights, tiny
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline import lock
-from neuralese.pipeline.evaluate.evaluate import read_results
-from neuralese.pipeline.evaluate.report import write_report
-from neuralese.pipeline.evaluate.sample_files import read_samples
-from neuralese.pipeline.metrics_file import mend, read_rows
-from neuralese.pipeline.run import run
-from neuralese.pipeline.run_folder import LOCK, RunError, check_folder, differences, open_folder
+from neuralese.pipeline.evaluate.measure import read_results
+from neuralese.pipeline.evaluate.report.page import write_report
+from neuralese.pipeline.run.folder import LOCK, RunError, check_folder, differences, open_folder
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.scoring.sample_files import read_samples
+from neuralese.pipeline.system import lock
+from neuralese.pipeline.system.whole import read_seconds
+from neuralese.pipeline.tracking.metrics_file import mend, read_rows
+from neuralese.pipeline.tracking.wandb_run import token as wandb_token
 from neuralese.pipeline.train import common
-from neuralese.pipeline.wandb_run import token as wandb_token
-from neuralese.pipeline.whole import read_seconds
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_small_files_that_cannot_be_read_cost_what_they_hold_and_no_more(tmp_pat
 
 
 def test_two_evaluations_do_not_write_one_file(copy, soon):
-    from neuralese.pipeline.measure import evaluate_folder
+    from neuralese.pipeline.run.evaluate import evaluate_folder
 
     with (
         SoftFileLock(copy / "eval.lock"),
@@ -221,7 +221,7 @@ def test_two_evaluations_do_not_write_one_file(copy, soon):
 
 def test_an_evaluation_beside_a_run_is_not_refused(copy, tmp_path):
     """What it writes is its own."""
-    from neuralese.pipeline.measure import evaluate_folder
+    from neuralese.pipeline.run.evaluate import evaluate_folder
 
     with SoftFileLock(copy / LOCK):
         evaluate_folder(copy / "sft" / "final", ["evaluate.problems=2"], tmp_path / "beside.json", None)

@@ -3,7 +3,8 @@
 import pytest
 
 from neuralese.data.errors import DataError
-from neuralese.pipeline.schedule import Rules, Stage, best_visit, next_stage, plan_stages
+from neuralese.pipeline.problems.schedule import Stage, plan_stages
+from neuralese.pipeline.train.curriculum.promotion import Rules, best_visit, next_stage
 
 
 def test_plan_removes_steps_until_none_is_left():

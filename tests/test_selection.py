@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from runs import tiny
 
-from neuralese.pipeline.evaluate.metrics import best_at_k, vote_at_k
-from neuralese.pipeline.evaluate.samples import Sampled
-from neuralese.pipeline.evaluate.selection import METRICS, fewest, select, selection_rewards
 from neuralese.pipeline.evaluate.table import results_columns
-from neuralese.pipeline.recipe import RecipeError
-from neuralese.pipeline.rl_sections import Reward
-from neuralese.pipeline.run import run
-from neuralese.pipeline.train.reward_model import recipe_reward
+from neuralese.pipeline.recipe.load import RecipeError
+from neuralese.pipeline.recipe.schema import Reward
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.scoring.reward_model import recipe_reward
+from neuralese.pipeline.scoring.sampled import Sampled
+from neuralese.pipeline.scoring.selection import METRICS, fewest, select, selection_rewards
+from neuralese.pipeline.statistics.at_k import best_at_k, vote_at_k
 
 
 def sampled(answers, right, logprobs=None, latent_rewards=None):

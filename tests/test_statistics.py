@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from neuralese.pipeline.evaluate.statistics import guess_floor, mcnemar, paired_difference
+from neuralese.pipeline.statistics.paired import guess_floor, mcnemar, paired_difference
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (3, 9), (9, 3), (5, 5), (0, 12)])

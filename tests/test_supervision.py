@@ -7,12 +7,12 @@ from batches import assert_same_gradients, gradients
 from reference import jacobi_inputs, latent_forward, latent_inputs
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.collate import Collator
-from neuralese.pipeline.curriculum import Encoded, Format
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.supervision import States
-from neuralese.pipeline.latent.thoughts import Thought
-from neuralese.pipeline.schedule import TEXT, Stage
+from neuralese.pipeline.latent.supervision.base import States
+from neuralese.pipeline.latent.thoughts.base import Thought
+from neuralese.pipeline.problems.collate import Collator
+from neuralese.pipeline.problems.encode import Encoded, Format
+from neuralese.pipeline.problems.schedule import TEXT, Stage
 
 STAGE = Stage(2, 2, 4)
 PROBLEMS = [

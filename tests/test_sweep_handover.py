@@ -19,7 +19,7 @@ from sweep_repository import (
     write_sweep,
 )
 
-from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.recipe.load import load_recipe
 
 TINY = {"recipe": "recipes/tiny.yaml"}
 

@@ -11,7 +11,7 @@ from sweep_repository import SWEEP, make_repository, run_sweep, write_sweep
 from sweep_table import Group, Run, interval, interval_of, results_table, stages_table
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.evaluate.evaluate import Measurement
+from neuralese.pipeline.evaluate.measure import Measurement
 
 
 @pytest.fixture

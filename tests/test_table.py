@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from neuralese.pipeline.evaluate.evaluate import Measurement
+from neuralese.pipeline.evaluate.measure import Measurement
 from neuralese.pipeline.evaluate.table import chosen_rows, results_columns, table_rows
 
 

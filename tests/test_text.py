@@ -9,14 +9,14 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from neuralese.data import DataError, Problem
 from neuralese.pipeline import load_reasoner
-from neuralese.pipeline.build import CONTROL, build_tokenizer
-from neuralese.pipeline.curriculum import Format, check_answers, encode, encode_prompts
 from neuralese.pipeline.latent.config import LatentConfig
 from neuralese.pipeline.latent.tokens import prepare_tokenizer, special_token_ids
-from neuralese.pipeline.recipe import load_recipe
-from neuralese.pipeline.run import run
-from neuralese.pipeline.schedule import TEXT, Stage
-from neuralese.pipeline.text import control_ids, text_ids
+from neuralese.pipeline.model.build import CONTROL, build_tokenizer
+from neuralese.pipeline.problems.encode import Format, check_answers, encode, encode_prompts
+from neuralese.pipeline.problems.schedule import TEXT, Stage
+from neuralese.pipeline.problems.text import control_ids, text_ids
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run.train import run
 
 SPLITS = ["gpt2_like", "chat_like", "llama_like", "slow"]
 

@@ -4,9 +4,9 @@ import pytest
 from runs import tiny
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from neuralese.pipeline.recipe import RecipeError
-from neuralese.pipeline.train.limits import curriculum_args
-from neuralese.pipeline.train.rl_settings import grpo_args
+from neuralese.pipeline.recipe.load import RecipeError
+from neuralese.pipeline.train.curriculum.limits import curriculum_args
+from neuralese.pipeline.train.rl.settings import grpo_args
 from neuralese.pipeline.train.sft import sft_args
 
 

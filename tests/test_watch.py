@@ -8,10 +8,10 @@ import torch
 from test_grpo import make_trainer
 from transformers import TrainerControl, TrainerState
 
-from neuralese.pipeline.latent.generate import Rollouts
 from neuralese.pipeline.latent.geometry import cosine_sums
-from neuralese.pipeline.train.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
-from neuralese.pipeline.train.watch import reward_metrics, thought_metrics
+from neuralese.pipeline.latent.sampling.generate import Rollouts
+from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
+from neuralese.pipeline.train.rl.watch import reward_metrics, thought_metrics
 
 
 def drawn(latents, answers):

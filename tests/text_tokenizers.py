@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from neuralese.data import Problem
-from neuralese.pipeline.build import build_tokenizer
+from neuralese.pipeline.model.build import build_tokenizer
 
 WORDS = ["17 + 5 * 3 = 22", "22 * 3 = 4", "latent end start text im_end s unknown pad"] * 3
 

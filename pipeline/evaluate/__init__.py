@@ -1,1 +1,1 @@
-"""Evaluation: what a checkpoint can do, with intervals."""
+"""What a trained model can do: samples of it, measured, tabulated and compared."""

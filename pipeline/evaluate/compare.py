@@ -12,10 +12,10 @@ import numpy as np
 from rich.table import Table
 
 from ...data.errors import UserError
-from ..files import writable, write_whole
-from .metrics import pass_at_k
-from .samples import Sampled
-from .statistics import Difference, paired_difference
+from ..scoring.sampled import Sampled
+from ..statistics.at_k import pass_at_k
+from ..statistics.paired import Difference, paired_difference
+from ..system.files import writable, write_whole
 from .table import wide_console
 
 LAST_FIRST = ("rl", "curriculum", "sft")

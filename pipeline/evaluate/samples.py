@@ -6,73 +6,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...data.problem import Problem
-from ...rewards.answers import extract_answer
-from ..evaluate_sections import EvaluateSection
-from ..latent.generate import Sampling
-from ..latent.noise import parse_noise
-from ..reasoner import Reasoner, Samples
-from ..score import is_high, scores_of
-from .latent_reward import LatentRewardModel, judge_thoughts
-from .sample_files import SampleFile, SamplesError, read_samples
+from ...rewards.score import scores_of
+from ..latent.noise.base import parse_noise
+from ..latent.sampling.generate import Sampling
+from ..model.reasoner import Reasoner, Samples
+from ..recipe.schema import EvaluateSection
+from ..scoring.latent_reward import LatentRewardModel, judge_thoughts
+from ..scoring.sample_files import SampleFile
+from ..scoring.sampled import Sampled
+from ..scoring.setting import Setting, seeds_of
 from .search import search_thoughts
-from .settings import Setting, seeds_of
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """The samples of one problem, n of each.
-
-    Attributes:
-        texts: Answers without special tokens.
-        scores: Of the scorer; None where it gave none.
-        logprobs: In nats, each summed over its answer's tokens.
-        tokens: Tokens of each answer.
-        latents: Latents of each thought.
-        latents_made: For all of them: answers may share a thought, and a search makes latents that it gives up.
-        seeds: `Reasoner.generate(..., seeds=...)` makes the same samples again; of a search: the one it began from.
-        latent_rewards: Of the thoughts, where a latent reward model was at hand.
-    """
-
-    question: str
-    texts: list[str]
-    scores: list[float | None]
-    logprobs: list[float]
-    tokens: list[int]
-    latents: list[int]
-    latents_made: int
-    seeds: list[int]
-    latent_rewards: list[float] | None = None
-
-    @classmethod
-    def read(cls, path: Path) -> tuple[dict[str, Any], list[Sampled]]:
-        """What a file was sampled from, and its samples in the order of their problems.
-
-        Raises:
-            SamplesError: It holds none, or was written by another version.
-        """
-        head, rows = read_samples(path)
-        if not rows:
-            raise SamplesError(f"{path} holds no samples.")
-        return head, [cls(**rows[place]) for place in sorted(rows)]
-
-    @property
-    def right(self) -> np.ndarray:
-        """(n,) whether each answer is right."""
-        return np.array([is_high(score) for score in self.scores])
-
-    @property
-    def answers(self) -> list[str]:
-        """What majorities count: the answers, extracted and normalised."""
-        return [extract_answer(text) for text in self.texts]
 
 
 @dataclass

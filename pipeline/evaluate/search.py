@@ -7,86 +7,20 @@ on with noise on the next latent, a draw for each child; a thought with one chil
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...data.errors import UserError
-from ..curriculum import check_room, encode_prompts
 from ..latent.config import LatentConfig
-from ..latent.generate import Sampling, pad_left, write_answers
-from ..latent.layout import positions_of
-from ..latent.noise import Noise, check_fits, parse_noise
-from ..reasoner import Reasoner, Samples
-from ..sections import LatentSection
-from .latent_reward import LatentRewardModel
-
-MOST = 4096  # thoughts of a question that may grow at once: they share a batch
-
-
-class SearchError(UserError):
-    """A search that cannot be made among the thoughts of a model."""
-
-
-class Search(NamedTuple):
-    """How the thoughts of a question grow.
-
-    Attributes:
-        children: Of each thought at each latent (L,).
-        keep: Thoughts that go on after each latent, those that the latent reward model scores highest; None: all.
-    """
-
-    children: tuple[int, ...]
-    keep: int | None = None
-
-    @classmethod
-    def beam(cls, width: int, children: int, num_latents: int) -> Search:
-        """`width` thoughts are kept of width · children at every latent.
-
-        Raises:
-            SearchError: More thoughts at once than `MOST`.
-        """
-        return cls((width * children, *[children] * (num_latents - 1)), width)._checked()
-
-    @classmethod
-    def tree(cls, children: int, at: int | None, num_latents: int) -> Search:
-        """Branches at latent `at`, from 1; None: at each one.
-
-        Raises:
-            SearchError: More thoughts at once than `MOST`.
-        """
-        return cls(tuple(children if at in (None, latent) else 1 for latent in range(1, num_latents + 1)))._checked()
-
-    def _checked(self) -> Search:
-        if max(self.widths) > MOST:
-            raise SearchError(
-                f"The search {self.name} grows {max(self.widths)} thoughts of a question at once, more than {MOST}. "
-                "Lower children or width, or let a tree branch at one latent."
-            )
-        return self
-
-    @property
-    def widths(self) -> list[int]:
-        """Thoughts of a question at each latent: as many latents are made there."""
-        widths, width = [], 1
-        for children in self.children:
-            widths.append(width * children)
-            width = widths[-1] if self.keep is None else min(widths[-1], self.keep)
-        return widths
-
-    @property
-    def thoughts(self) -> int:
-        """Thoughts of a question at the end, each with an answer."""
-        return self.widths[-1] if self.keep is None else min(self.widths[-1], self.keep)
-
-    @property
-    def name(self) -> str:
-        """Such as beam4x4, tree-16at2 or tree-2each."""
-        if self.keep is not None:
-            return f"beam{self.keep}x{self.children[0] // self.keep}"
-        at = [latent for latent, children in enumerate(self.children, 1) if children > 1]
-        return f"tree-{max(self.children)}at{at[0]}" if len(at) == 1 else f"tree-{max(self.children)}each"
+from ..latent.engine.layout import positions_of
+from ..latent.noise.base import Noise, check_fits, parse_noise
+from ..latent.sampling.generate import Sampling, pad_left, write_answers
+from ..model.reasoner import Reasoner, Samples
+from ..problems.encode import check_room, encode_prompts
+from ..recipe.schema import LatentSection
+from ..scoring.latent_reward import LatentRewardModel
+from ..scoring.setting import Search, SearchError
 
 
 class Growth:

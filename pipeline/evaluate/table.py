@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .evaluate import Measurement
-from .selection import AGREEMENT, METRICS, selector_name
+from ..scoring.selection import AGREEMENT, METRICS, selector_name
+from .measure import Measurement
 
 STAGE_NAMES = {
     "sft": "text CoT",

@@ -10,7 +10,7 @@ Masks are named for what True or 1 means: is_latent, is_token, attention_mask (1
 
 from .config import LatentConfig, ModelError
 from .latentize import latentize
-from .noise import Noise, NoiseError, parse_noise, register
+from .noise.base import Noise, NoiseError, parse_noise, register
 from .output import LatentOutput
 from .tokens import END, LATENT, START
 

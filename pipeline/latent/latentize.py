@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .config import SECTION, LatentConfig, ModelError
-from .masks import attention_kinds
-from .reasoner import LatentMixin
-from .supervision import build_supervision
-from .thoughts import build_source, embedding_rms
-from .zero import whole
+from .engine.masks import attention_kinds
+from .engine.zero import whole
+from .mixin import LatentMixin
+from .supervision.base import build_supervision
+from .thoughts.base import build_source, embedding_rms
 
 # Modules of our own on a reasoner. Their weights are saved with the model's; plain Transformers classes ignore them.
 MODULES = ("thought_source", "stop_head", "supervision", "value_head")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .precision import precise
+from .engine.precision import precise
 
 
 class ValueHead(nn.Linear):

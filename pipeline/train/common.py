@@ -12,25 +12,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
 from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ...data.problem import Problem
-from ..curriculum import Encoded
-from ..files import check_room, follow_umask
-from ..latent.reasoner import LatentMixin
-from ..problems import fingerprint
-from ..reasoner import Reasoner
-from ..recipe import RecipeError, nearest
-from ..sections import Recipe
-from ..tracking import Tracker
-from ..whole import flush
+from ..latent.mixin import LatentMixin
+from ..model.reasoner import Reasoner
+from ..problems.encode import Encoded
+from ..problems.load import fingerprint
+from ..recipe.load import RecipeError, nearest
+from ..recipe.schema import Recipe
+from ..system.files import check_room, follow_umask
+from ..system.processes import on_cpu
+from ..system.whole import flush
+from ..tracking.tracker import Tracker
 from .checkpoints import Launch, LaunchCallback, checkpoint_to_resume
 from .lora import merge_adapter, thin_frozen
 from .trainer_values import check_together, check_values, settled
@@ -158,11 +157,6 @@ def trainer_config(
         raise RecipeError(f"{key}: {cls.__name__} refuses these values: {text}") from error
     check_together(key, args)
     return args
-
-
-def on_cpu() -> bool:
-    """Whether to run on the CPU: there is no GPU, or the launcher was told not to use it."""
-    return not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 class NoLastCheckpointCallback(TrainerCallback):

@@ -9,7 +9,12 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from ...data.problem import Problem
-from ..curriculum import (
+from ..latent.config import LatentConfig, context_window
+from ..latent.latentize import latent_section
+from ..latent.noise.base import parse_noise
+from ..latent.supervision.base import check_supervision
+from ..model.answer_room import check_answers_fit, check_evaluation_fits
+from ..problems.encode import (
     Encoded,
     Format,
     check_answers,
@@ -20,19 +25,13 @@ from ..curriculum import (
     encode_prompts,
     latent_block,
 )
-from ..golds import compares
-from ..latent.config import LatentConfig, context_window
-from ..latent.latentize import latent_section
-from ..latent.noise import parse_noise
-from ..latent.supervision import check_supervision
-from ..problems import Problems
-from ..recipe import RecipeError
-from ..rl_sections import RLSection
-from ..schedule import TEXT, Stage
-from ..sections import Recipe
-from .arms import ARMS, LATENT, latent_stages, most_steps
-from .rl_settings import rl_rows
-from .room import check_answers_fit, check_evaluation_fits
+from ..problems.golds import compares
+from ..problems.load import Problems
+from ..problems.schedule import TEXT, Stage
+from ..recipe.load import RecipeError
+from ..recipe.schema import Recipe, RLSection
+from .curriculum.arms import ARMS, LATENT, latent_stages, most_steps
+from .rl.settings import rl_rows
 
 
 def encode_checked(

@@ -15,12 +15,12 @@ from transformers.pytorch_utils import Conv1D
 
 from ...data.errors import UserError
 from ..latent.config import LatentConfig
+from ..latent.engine.precision import computing_exactly
 from ..latent.latentize import MODULES
-from ..latent.precision import computing_exactly
 from ..latent.value_head import add_value_head
-from ..loading import load_reasoner
-from ..reasoner import Reasoner
-from ..sections import Recipe
+from ..model.load import load_reasoner
+from ..model.reasoner import Reasoner
+from ..recipe.schema import Recipe
 from .lora_check import fits
 
 # Relative difference of logits before and after a merge; that of float32 sums in another order stays far below it.

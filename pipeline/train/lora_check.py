@@ -19,10 +19,10 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from ..build import architecture, build_config, build_tokenizer
-from ..loading import load_tokenizer
-from ..recipe import RecipeError, nearest
-from ..sections import Recipe
+from ..model.build import architecture, build_config, build_tokenizer
+from ..model.load import load_tokenizer
+from ..recipe.load import RecipeError, nearest
+from ..recipe.schema import Recipe
 
 RESERVED = ("task_type", "peft_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping")
 BIASES = ("none", "all", "lora_only")

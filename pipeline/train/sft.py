@@ -9,12 +9,12 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from ..curriculum import Format
-from ..latent.precision import computing
-from ..loading import load_reasoner
-from ..schedule import TEXT
-from ..sections import Recipe
-from ..tracking import TrackingCallback
+from ..latent.engine.precision import computing
+from ..model.load import load_reasoner
+from ..problems.encode import Format
+from ..problems.schedule import TEXT
+from ..recipe.schema import Recipe
+from ..tracking.tracker import TrackingCallback
 from .common import Context, ProgressCallback, inner_model, train_and_hand_over, trainer_config
 from .lora import lora_config
 

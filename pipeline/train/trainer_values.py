@@ -15,8 +15,8 @@ from transformers.utils import is_liger_kernel_available
 from trl import GRPOConfig, SFTConfig
 
 from ...data.errors import reason
-from ..recipe import RecipeError
-from ..section import expanded
+from ..recipe.load import RecipeError
+from ..recipe.schema import expanded
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -17,7 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from neuralese.pipeline.evaluate.latent_reward import LatentRewardConfig, LatentRewardModel
+from neuralese.pipeline.scoring.latent_reward import LatentRewardConfig, LatentRewardModel
 
 from .day import TINY, BadDay
 

@@ -10,9 +10,10 @@ from checkpoint_files import cut, make_checkpoint
 from filelock import SoftFileLock
 from transformers import Trainer
 
-from neuralese.pipeline import lock, run
-from neuralese.pipeline.evaluate.evaluate import read_results
-from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.evaluate.measure import read_results
+from neuralese.pipeline.recipe.load import load_recipe
+from neuralese.pipeline.run import results
+from neuralese.pipeline.system import lock
 from neuralese.pipeline.train.common import ProgressCallback
 
 from .day import TINY, BadDay
@@ -27,7 +28,7 @@ KEPT = "the run, unchanged"
 def finished(scene):
     """A copy of a finished run, of which nothing but the report is left to do; that takes long, and is not done."""
     shutil.copytree(scene.finished, scene.folder / "tiny", symlinks=True)
-    scene.monkeypatch.setattr(run, "write_report", lambda folder: None)
+    scene.monkeypatch.setattr(results, "write_report", lambda folder: None)
     scene.monkeypatch.setattr(lock, "WAIT", 0.2)
     return scene.folder / "tiny"
 
@@ -409,7 +410,7 @@ DAYS = [
         "Interrupted",
         "all stages, and every sample so far",
         code=130,
-        before=interrupted(run, "write_results", ctrl_c),
+        before=interrupted(results, "write_results", ctrl_c),
         after=sft_is_done,
     ),
 ]

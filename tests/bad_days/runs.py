@@ -10,8 +10,8 @@ import pytest
 import torch
 from disks import mount, read_only_run, remount
 
-from neuralese.pipeline import measure
-from neuralese.pipeline.cli import main
+from neuralese.pipeline.cli.app import main
+from neuralese.pipeline.run import evaluate
 from neuralese.pipeline.train import common
 
 from .day import TINY, BadDay
@@ -64,7 +64,7 @@ def interrupted(scene):
     def interrupt(*_, **__):
         signal.raise_signal(signal.SIGINT)
 
-    scene.monkeypatch.setattr(measure, "load_evaluation", interrupt)
+    scene.monkeypatch.setattr(evaluate, "load_evaluation", interrupt)
 
 
 def home(scene):

@@ -1,0 +1,156 @@
+"""Where every error ends: a user reads one paragraph, and the stack trace lies in a file that it names.
+
+Exit codes: 2 for what the user can mend (input, disk, memory), 1 for an error that nobody foresaw, 3 for a curriculum
+that missed a threshold, 130 for an interrupt, 143 for a SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import typer
+
+from ...data.errors import TerminatedError, UserError
+from ..system.activity import NOW, begin
+from ..system.files import write_whole
+from ..system.sigterm import TERMINATED, sigterm_raises
+from .foreign_errors import explain
+
+BAD_INPUT, UNEXPECTED, STOPPED, INTERRUPTED = 2, 1, 3, 130
+
+
+def guard(work: Callable[[], Any], debug: bool) -> Any:
+    """Runs a command; any error it ends with is told in one paragraph.
+
+    Args:
+        debug: Also print the stack trace.
+
+    Raises:
+        SystemExit: With the exit code, after an error.
+    """
+    begin()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of few characters shows ? for the others
+    try:
+        with sigterm_raises():
+            return work()
+    except TerminatedError:
+        complain(f"Terminated{_during()}. What was finished is kept. {NOW.goes_on}", TERMINATED)
+    except SystemExit as stop:
+        # Typer turns an interrupt into this code, and says nothing.
+        if stop.code != INTERRUPTED:
+            raise
+        complain(f"Interrupted{_during()}. {NOW.goes_on}", INTERRUPTED)
+    except Exception as error:
+        if debug and _speaks():
+            traceback.print_exception(error)
+        complain(*_told(error))
+
+
+def complain(message: str, code: int) -> NoReturn:
+    """Ends the process with a message, which one process of a launch prints."""
+    _flush(sys.stdout)
+    if _speaks():
+        with contextlib.suppress(OSError):
+            typer.secho(" ".join(message.split()), fg="red", err=True)
+    if _in_company():
+        # The others may wait for this process, and the threads that talk to them keep the interpreter from its end.
+        _flush(sys.stderr)
+        os._exit(code)
+    sys.exit(code)
+
+
+def _flush(stream: TextIO) -> None:
+    """Writes out what a stream holds. Where it leads to a full disk or a closed pipe, that is lost."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), stream.fileno()
+        )  # else the interpreter would try once more at its end
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """The paragraph of an error, and its exit code."""
+    if isinstance(error, UserError):
+        # What other code raised below it, such as a reward of the user's, is worth its trace once a run has begun.
+        trace = _trace(error) if error.__cause__ is not None and NOW.folder is not None else ""
+        return f"Error{_during()}: {error}{trace}", BAD_INPUT
+    known = explain(error)
+    if known is not None:
+        return f"Error{_during()}: {known}{_trace(error)}", BAD_INPUT
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    shown = text if len(text) <= 300 else f"{text[:297]}..."
+    kept = f" Finished stages and checkpoints stay. {NOW.goes_on}" if NOW.folder is not None else ""
+    return (
+        f"Error{_during()}: {shown.rstrip('.: ')}. Nobody foresaw this error: change what it names, or report it with "
+        f"the trace.{kept}{_trace(error)}",
+        UNEXPECTED,
+    )
+
+
+def _during() -> str:
+    return f" while {NOW.tasks[-1]}" if NOW.tasks else ""
+
+
+def _trace(error: Exception) -> str:
+    """A sentence that says where the stack trace is."""
+    file = _keep(error) if _speaks() else None
+    place = f" The full trace is in {file}, and" if file is not None else ""
+    return f"{place} --debug shows {'it' if place else 'the full trace'}."
+
+
+def _keep(error: Exception) -> Path | None:
+    """Writes the stack trace into the run folder, or a temporary file; None where neither can be written."""
+    lines = [time.strftime("%Y-%m-%d %H:%M:%S"), _during().strip(), *traceback.format_exception(error)]
+    text = "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # half a character cannot be written
+    for folder in (NOW.folder, None):
+        try:
+            if folder is not None:
+                write_whole(folder / "error.log", text)
+                return folder / "error.log"
+            with tempfile.NamedTemporaryFile("w", prefix="neuralese-", suffix=".log", delete=False) as file:
+                file.write(text)
+            return Path(file.name)
+        except OSError:  # a full or a read-only disk is often what went wrong
+            continue
+    return None
+
+
+def _in_company() -> bool:
+    """Whether a launcher started several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+_speaker: bool | None = None
+
+
+def _speaks() -> bool:
+    """Whether this process is the one of its machine that reports: the first of a launch that fails.
+
+    The errors of the others, whose partner went away, would only hide the cause. torchrun gives the processes of a
+    launch on one machine a folder, made for it alone, in which the first leaves its mark.
+    """
+    global _speaker
+    given = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not _in_company() or given is None:
+        return True
+    if _speaker is None:
+        try:
+            (Path(given).parents[1] / "neuralese-speaks").touch(exist_ok=False)
+            _speaker = True
+        except FileExistsError:
+            _speaker = False
+        except OSError:  # torchrun's folder is gone, or its disk is full: better twice than not at all
+            _speaker = True
+    return _speaker

@@ -1,0 +1,78 @@
+"""Errors of the machine in words: full and read-only disks, paths that are wrong, too little memory."""
+
+from __future__ import annotations
+
+import errno
+import io
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...data.errors import reason
+from ..system.activity import NOW
+from ..system.files import room
+
+# What libraries that write in C++ or Rust say in place of an OSError.
+FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+    "unexpected pos",
+    "iostream error",
+)
+MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+LOWER = (
+    "Lower per_device_train_batch_size in the trainer section of that stage (gradient_accumulation_steps makes up for "
+    "it), set gradient_checkpointing: true there, or lower evaluate.batch_size where answers are drawn."
+)
+
+
+def explain(error: Exception) -> str | None:
+    """What happened on the machine and what to change; None for an error of another kind."""
+    if isinstance(error, MemoryError) or _says(error, MEMORY):
+        return f"There is too little memory ({reason(error)[:200].rstrip('.')}). {LOWER}"
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or _says(error, FULL):
+        return _full(error)
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    if number == errno.EROFS:
+        return f"{error.filename} lies on a read-only file system. Name a place that can be written."
+    return f"{error.strerror}: {error.filename}. Check the path and its permissions."
+
+
+def _says(error: Exception, words: tuple[str, ...]) -> bool:
+    return any(word in str(error) for word in words)
+
+
+def _full(error: Exception) -> str:
+    file = written_file(error)
+    what = f" to write {file}" if file is not None else ""
+    place = next((at for at in (file and file.parent, NOW.folder) if at is not None and at.is_dir()), None)
+    free = f": {room(place)}" if place is not None else ""
+    kept = f" Finished stages and the last checkpoint stay. {NOW.goes_on}" if NOW.folder is not None else ""
+    return f"There is no space left{what}{free}. Make space there.{kept}"
+
+
+def written_file(error: BaseException) -> Path | None:
+    """The file that was being written when an error came.
+
+    Neither the error of a write nor those of safetensors and torch name it, but the call that failed had it at hand.
+    """
+    if isinstance(error, OSError) and error.filename is not None:
+        return Path(error.filename)
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        found = _files(frame.f_locals)
+        if found:
+            return found[0]
+    return None
+
+
+def _files(values: Mapping[str, Any]) -> list[Path]:
+    """The files among the variables of a function: the open ones, those it has the name of, and other paths."""
+    opened = [value.name for value in values.values() if isinstance(value, io.TextIOWrapper | io.BufferedWriter)]
+    named = [values[name] for name in ("filename", "f") if isinstance(values.get(name), str)]
+    paths = [value for value in values.values() if isinstance(value, Path) and not value.is_dir()]
+    known = [file for file in (*opened, *named, *paths) if isinstance(file, str | Path)]
+    return [Path(file) for file in known if not str(file).startswith("<")]  # <stderr> is no file

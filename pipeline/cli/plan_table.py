@@ -1,0 +1,105 @@
+"""What `neuralese check` prints: the recipe as it is read, the stages it plans, and examples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+from transformers import TrainingArguments
+
+from ..problems.load import Problems, load_all
+from ..recipe.schema import Recipe
+from ..run.plan import plan
+from ..run.validate import check_recipe
+from ..train.curriculum.arms import ARMS, LATENT, latent_stages, most_steps, step_limits
+from ..train.curriculum.limits import stage_limits
+from .preview import print_examples
+
+
+def print_plan(path: str, recipe: Recipe) -> None:
+    """Prints the resolved recipe, the planned stages, and examples of what each stage shows the model."""
+    check_recipe(recipe)
+    console = Console(width=None)
+    console.rule(escape(path))
+    console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
+    problems = _problems_or_none(recipe, console)
+    table = Table(title="Planned stages")
+    for heading in ("stage", "steps", "per device batch", "text steps replaced", "latents"):
+        table.add_column(heading)
+    for row in plan_rows(recipe, problems):
+        table.add_row(*row)
+    console.print(table)
+    if problems is not None:
+        print_examples(recipe, problems, console)
+    console.print(f"Run folder: {recipe.folder}")
+
+
+def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
+    """One row for each stage: name, steps, batch, text steps replaced, latents."""
+    rows = []
+    for planned in plan(recipe):
+        if planned.name in ("sft", "rl"):
+            trainer = getattr(recipe, planned.name).trainer
+            steps, epochs = trainer.get("max_steps"), trainer.get("num_train_epochs", 3)
+            replaced = "none" if planned.name == "sft" else "all"
+            rows.append([planned.name, str(steps or f"{epochs} epochs"), _batch(trainer), replaced, ""])
+            continue
+        section = recipe.curriculum
+        assert section is not None
+        latent = latent_stages(recipe, most_steps(problems.train) if problems else assumed_steps(recipe))
+        arm = ARMS[LATENT if planned.name == "curriculum" else planned.name]
+        stages = arm.plan(latent)
+        if arm.as_rl and recipe.rl is not None:
+            trainer, latents = recipe.rl.trainer, str(stages[-1].num_latents)
+            rows.append([f"{planned.name} 1", str(trainer["max_steps"]), _batch(trainer), "all", latents])
+            continue
+        count = (recipe.data.train.size or _count(problems)) - recipe.held_out if problems else 0
+        limits = step_limits(stage_limits(recipe, latent, count), stages)
+        for stage, limit in zip(stages, limits, strict=True):
+            replaced = "all" if stage.removed_steps is None else str(stage.removed_steps)
+            shown = f"at most {limit}" if limit else "by epochs of the data"
+            batch = _batch(section.trainer | (section.last_stage_trainer if stage is stages[-1] else {}))
+            rows.append([f"{planned.name} {stage.index}", shown, batch, replaced, str(stage.num_latents)])
+    return rows
+
+
+def _batch(trainer: Mapping[str, Any]) -> str:
+    return str(trainer.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size))
+
+
+def _count(problems: Problems) -> int:
+    return len(problems.train) + len(problems.held_out)
+
+
+def assumed_steps(recipe: Recipe) -> int:
+    """Steps of the longest problem, for a plan without the data: enough for every stage that the schedule names."""
+    assert recipe.curriculum is not None
+    steps, latent = recipe.curriculum.steps_per_stage, recipe.latent
+    # A problem longer than max_latents allow: a further stage removes the rest.
+    capped = latent.max_latents // latent.latents_per_step + 1 if latent.max_latents else None
+    if isinstance(steps, int):
+        return capped or steps
+    named = sum(step for step in steps if step != "all")
+    if steps[-1] == "all":
+        return named + 1
+    return named if capped is None else min(named, capped)
+
+
+def _problems_or_none(recipe: Recipe, console: Console) -> Problems | None:
+    """The problems of a recipe, of a generated task a part; None with a hub dataset, which is not downloaded here."""
+    for source in (recipe.data.train, recipe.data.eval):
+        if source.dataset is not None and not Path(source.dataset).is_dir():
+            console.print(
+                f"Data: {source.dataset} from the hub, not downloaded by check, so no examples are shown. "
+                "How many stages there are depends on the longest problem; shown are those that the schedule names."
+            )
+            return None
+    problems = load_all(recipe, generate=1000)
+    size = recipe.data.train.size or _count(problems)
+    console.print(f"Data: {size} training problems. First: {problems.train[0].question!r}")
+    return problems

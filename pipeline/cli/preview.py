@@ -1,0 +1,114 @@
+"""What each stage of the curriculum shows the model, token by token, for `neuralese check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from ..latent.config import LatentConfig
+from ..latent.supervision.base import IGNORE
+from ..latent.tokens import LATENT, special_token_ids
+from ..model.build import build_config, build_tokenizer
+from ..model.folder import Unreachable
+from ..model.load import load_tokenizer
+from ..problems.encode import Encoded, Format
+from ..problems.load import Problems
+from ..problems.schedule import TEXT, Stage
+from ..recipe.schema import Recipe
+from ..train.curriculum.arms import latent_stages, most_steps
+from ..train.examples import encode_checked
+
+EXAMPLES = 3
+PLACEHOLDER = "▪"
+
+
+def print_examples(recipe: Recipe, problems: Problems, console: Console) -> None:
+    """Prints the first problems at every stage that latents go through, once the data passed the checks of a run.
+
+    Raises:
+        UserError: As `encode_checked`.
+    """
+    try:
+        config, tokenizer = recipe_tokenizer(recipe, problems)
+    except Unreachable as error:
+        console.print(f"No examples are shown. {escape(str(error))}", soft_wrap=True, highlight=False)
+        return
+    encoded = encode_checked(recipe, problems, tokenizer, config)
+    stages = [TEXT]
+    latent, section = recipe.latent, recipe.curriculum
+    if section is not None:
+        stages += latent_stages(recipe, most_steps(problems.train))
+    style = Format(
+        LatentConfig(
+            latents_per_step=latent.latents_per_step,
+            delimiters=latent.delimiters,
+            supervision=section.supervision if section is not None else "none",
+            stop_head=latent.stop_head,
+            token_ids=special_token_ids(tokenizer),
+        ),
+        section is None or section.pad_latents,
+        tokenizer.eos_token_id,
+    )
+    console.print("Examples. [bold green]\\[tokens][/] in brackets carry loss; ▪ is a latent.", highlight=False)
+    for stage in stages:
+        console.print(f"stage {stage.index}", style="bold")
+        for item in encoded[:EXAMPLES]:
+            console.print(render_line(style, item, stage, tokenizer), soft_wrap=True, highlight=False)
+
+
+def render_line(style: Format, encoded: Encoded, stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """An example of a stage: what carries loss stands in brackets. What a supervision reads has lines of its own."""
+    example = style.example(encoded, stage)
+    ids = example["input_ids"]
+    line = _tokens(ids, example["labels"], tokenizer)
+    if style.config.stop_head and LATENT in tokenizer.convert_ids_to_tokens(ids):
+        line.append("\n    stop head: [go on at every latent, stop at the last]", style="green")
+    for step in example.get("step_ids", []):
+        line.append(f"\n    decoder: [{tokenizer.decode(step)}]", style="green")
+    if "teacher_ids" in example and stage is not TEXT:
+        line.append("\n    teacher:").append(_tokens(example["teacher_ids"], example["teacher_labels"], tokenizer))
+        places = (ids[example["student_position"]], example["teacher_ids"][example["teacher_position"]])
+        ours, theirs = (_shown(token, tokenizer) for token in places)
+        line.append(f"\n    distillation: [state at {ours} drawn to the teacher's at {theirs}]", style="green")
+    return line
+
+
+def _tokens(ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Text:
+    line = Text("  ")
+    for token, label in zip(ids, labels, strict=True):
+        shown = _shown(token, tokenizer)
+        if label == IGNORE:
+            line.append(shown + " ")
+        elif shown == PLACEHOLDER:
+            line.append(shown)
+            line.append(f"[{tokenizer.decode([label])}] ", style="bold green")
+        else:
+            line.append(f"[{shown}] ", style="bold green")
+    return line
+
+
+def _shown(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    text = tokenizer.convert_ids_to_tokens(token)
+    return PLACEHOLDER if text == LATENT else tokenizer.decode([token]).replace("\n", "⏎") or text
+
+
+def recipe_tokenizer(recipe: Recipe, problems: Problems) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Config and tokenizer a run would train with.
+
+    Raises:
+        ModelError: There are none; `Unreachable` where they would have to be downloaded and cannot be.
+    """
+    model = recipe.model
+    if model.config is not None:
+        shown = [*problems.held_out, *problems.train]
+        if recipe.data.train.task is not None:  # of which check generates a part, which may lack a word
+            shown += problems.evaluation
+        tokenizer = build_tokenizer(shown)
+        return build_config(model.config, tokenizer), tokenizer
+    assert model.name_or_path is not None
+    return load_tokenizer(model.name_or_path, model.trust_remote_code)

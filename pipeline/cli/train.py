@@ -1,0 +1,36 @@
+"""`neuralese train`: runs a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..system.activity import NOW
+from .border import STOPPED, complain
+from .terminal import Overrides, home, quiet
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.", callback=home)],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the recipe's folder.")] = False,
+) -> None:
+    """Run a recipe: all training stages, the evaluation and the report."""
+    from ..recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    quiet()
+    from ..run.checkpoints import stopped_curriculum
+    from ..run.train import run
+    from ..system.processes import leave_processes
+
+    NOW.goes_on = "The same command with --resume goes on from the last checkpoint."
+    run(loaded, resume)
+    leave_processes()
+    stopped = stopped_curriculum(loaded)
+    if stopped is not None:
+        from ..train.curriculum.levels import why_stopped
+
+        complain(why_stopped(stopped), STOPPED)

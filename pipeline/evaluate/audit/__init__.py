@@ -1,0 +1,1 @@
+"""Whether answers are made of the latents, and what the latents say."""

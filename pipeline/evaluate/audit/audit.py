@@ -1,0 +1,210 @@
+"""The audit of a latent reasoner: whether its answers are made of its latents, and what the latents say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ....data.errors import UserError
+from ....data.problem import Problem
+from ...latent.thoughts.base import THOUGHT_SOURCES
+from ...model.reasoner import Reasoner
+from ...recipe.schema import EvaluateSection
+from ...statistics.intervals import Mean
+from .counterfactual import Change, Counterfactual, measure_counterfactual
+from .gates import Comparison, Gate, judge, verdict
+from .information import TextThought, measure_text, thought_length
+from .interventions import Answers, Effect, answer, interventions, measure_effect
+from .probes import Probe, probe_steps
+from .readings import Place, Reading, decoder_accuracy, measure_places, read
+
+READ = 10  # problems whose thoughts are put into words
+PAUSE = ("pause", "pause_multi")
+
+
+class AuditError(UserError):
+    """A checkpoint that cannot be audited, or a control that is none."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint under a name that says where it comes from."""
+
+    name: str
+    reasoner: Reasoner
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an audit measures on.
+
+    Attributes:
+        problems: Interventions, counterfactuals and controls, all on the same ones.
+        probed: Problems that probes are fitted to and asked about, in turns.
+        floor: Accuracy of a guess.
+        change: Changes one operand or edge of a question; None: the data has no changed questions.
+    """
+
+    problems: Sequence[Problem]
+    probed: Sequence[Problem]
+    floor: float
+    change: Change | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Everything an audit found. Its fields are keys of audit.json.
+
+    Attributes:
+        problems: How many problems were answered.
+        accuracy: Greedy accuracy of the model on its own.
+        written: Mean tokens that it writes between its latents and the answer: 0 where latents are the whole thought,
+            more after a curriculum that was stopped.
+        effects: Each intervention on all latents of a thought.
+        information: Sum over the steps of the bits that the latent standing for a step says about it; None: no latent
+            stands for a step that was probed.
+        decoder: Share of steps that the auxiliary decoder reads; None: the checkpoint has none.
+        text: The text chain of thought beside the latents; None: no checkpoint writes one.
+    """
+
+    checkpoint: str
+    num_latents: int
+    problems: int
+    floor: float
+    accuracy: Mean
+    written: float
+    effects: list[Effect]
+    counterfactual: Counterfactual | None
+    comparison: Comparison | None
+    places: list[Place]
+    probes: list[Probe]
+    information: float | None
+    decoder: Mean | None
+    text: TextThought | None
+    readings: list[Reading]
+    gates: list[Gate]
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, which has no NaN: what could not be computed is None."""
+        return _finite(asdict(self))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_subject(subject: Subject) -> None:
+    """
+    Raises:
+        AuditError: A model that makes no latents.
+    """
+    section = subject.reasoner.config
+    if section.num_latents == 0:
+        raise AuditError(
+            f"{subject.name} has no latents to audit: it reasons in text. Name a checkpoint of the curriculum or of RL."
+        )
+    if not THOUGHT_SOURCES[section.thought_source].is_recurrent:
+        raise AuditError(
+            f"{subject.name} has no latents to audit: its thought source is {section.thought_source!r}, whose "
+            "placeholders are ordinary tokens. It is a control; give it with --control beside a model with latents."
+        )
+
+
+def check_control(control: Subject) -> None:
+    """
+    Raises:
+        AuditError: A checkpoint that is no pause control.
+    """
+    section = control.reasoner.config
+    if section.num_latents == 0 or section.thought_source not in PAUSE:
+        what = f"{section.num_latents} latents of the source {section.thought_source!r}"
+        raise AuditError(
+            f"The control {control.name} has {what if section.num_latents else 'no latents: it reasons in text'}. A "
+            "pause control has placeholders that hand nothing on: train one with controls.pause=true."
+        )
+
+
+@torch.no_grad()
+def audit(
+    subject: Subject,
+    control: Subject | None,
+    text: Subject | None,
+    question: Question,
+    settings: EvaluateSection,
+    seed: int,
+) -> Audit:
+    """Audits a model.
+
+    Args:
+        control: A pause control, answered on the same problems.
+        text: The model whose text chain of thought is measured.
+
+    Raises:
+        AuditError: A model without latents, or a control that is none.
+    """
+    check_subject(subject)
+    if control is not None:
+        check_control(control)
+    reasoner, problems = subject.reasoner, question.problems
+    own = answer(reasoner, problems, settings)
+    effects = {one.name: measure_effect(reasoner, own, one, settings, seed) for one in interventions(own, seed)}
+    changed = None
+    if question.change is not None:
+        changed = measure_counterfactual(reasoner, own, question.change, settings, seed)
+    compared = _compare(own, control, settings, seed) if control is not None else None
+    gates = judge(effects, changed, compared, question.floor)
+    probes = _probe(reasoner, question.probed, settings, seed)
+    return Audit(
+        checkpoint=subject.name,
+        num_latents=reasoner.config.num_latents,
+        problems=len(problems),
+        floor=question.floor,
+        accuracy=Mean.share(own.right, settings.bootstrap, seed),
+        written=float(np.mean([thought_length(reasoner, row) for row in own.token_ids])),
+        effects=list(effects.values()),
+        counterfactual=changed,
+        comparison=compared,
+        places=measure_places(reasoner, own, settings.bootstrap),
+        probes=probes,
+        information=_information(probes, reasoner.config.latents_per_step),
+        decoder=decoder_accuracy(reasoner, own, settings.bootstrap),
+        text=measure_text(text.reasoner, problems, settings, text.name, seed) if text is not None else None,
+        readings=read(reasoner, own, READ),
+        gates=gates,
+        verdict=verdict(gates),
+    )
+
+
+def _compare(own: Answers, control: Subject, settings: EvaluateSection, seed: int) -> Comparison:
+    theirs = answer(control.reasoner, own.problems, settings)
+    return Comparison(
+        control.name,
+        control.reasoner.config.num_latents,
+        accuracy=Mean.share(theirs.right, settings.bootstrap, seed),
+        lead=Mean.difference(own.right.astype(np.float64) - theirs.right, settings.bootstrap, seed),
+    )
+
+
+def _probe(reasoner: Reasoner, problems: Sequence[Problem], settings: EvaluateSection, seed: int) -> list[Probe]:
+    thoughts = answer(reasoner, problems, settings.model_copy(update={"max_new_tokens": 1}))
+    steps = [problem.steps for problem in problems]
+    return probe_steps(thoughts.latents, thoughts.counts, steps, settings.bootstrap, seed)
+
+
+def _information(probes: Sequence[Probe], latents_per_step: int) -> float | None:
+    """Of each step the most that one of the latents standing for it says, summed over the steps."""
+    best: dict[int, float] = {}
+    for probe in probes:
+        if (probe.latent - 1) // latents_per_step == probe.step - 1:
+            best[probe.step] = max(best.get(probe.step, 0.0), probe.bits.value)
+    return sum(best.values()) if best else None

@@ -1,0 +1,93 @@
+"""The counterfactual: a question is answered with the latents of itself with one operand or edge changed.
+
+Where the answer is made of the latents it becomes that of the changed question; where it is made of the question it
+stays. The two questions differ in one word, so that, other than after a swap, nearly all that the latents say still
+holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....data.problem import Problem
+from ....rewards.score import is_right
+from ...model.reasoner import Reasoner
+from ...recipe.schema import EvaluateSection
+from ...statistics.intervals import Mean
+from .interventions import Answers, answer
+
+Change = Callable[[Problem], Problem | None]
+
+
+@dataclass(frozen=True)
+class Transplant:
+    """Answers to a question with the latents of the changed one, as shares of the same problems.
+
+    Attributes:
+        follow: Right for the changed question.
+        stay: Right for the question itself.
+        lead: Paired difference, follow less stay.
+    """
+
+    follow: Mean
+    stay: Mean
+    lead: Mean
+
+    @property
+    def neither(self) -> float:
+        return 1.0 - self.follow.value - self.stay.value
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """What a change of the question does.
+
+    Attributes:
+        original: Accuracy on the questions that have a change.
+        changed: Accuracy on the changed ones, with their own latents.
+        every: Over all of them.
+        known: Over the pairs whose questions are both answered right; None: there is none.
+    """
+
+    original: Mean
+    changed: Mean
+    every: Transplant
+    known: Transplant | None
+
+
+def measure_counterfactual(
+    reasoner: Reasoner, own: Answers, change: Change, settings: EvaluateSection, seed: int
+) -> Counterfactual | None:
+    """Changes every problem that can be, and puts the latents of the changed one into the thought of the other.
+
+    Returns:
+        None where no problem can be changed.
+    """
+    changed = [change(problem) for problem in own.problems]
+    rows = [row for row, other in enumerate(changed) if other is not None]
+    if not rows:
+        return None
+    originals = [own.problems[row] for row in rows]
+    others = [other for other in changed if other is not None]
+    theirs = answer(reasoner, others, settings)
+    mixed = answer(reasoner, originals, settings, theirs.latents)
+    follow = is_right(settings.scorer, others, [[text] for text in mixed.texts])[:, 0]
+    stay, known = mixed.right, own.right[rows] & theirs.right
+    return Counterfactual(
+        original=Mean.share(own.right[rows], settings.bootstrap, seed),
+        changed=Mean.share(theirs.right, settings.bootstrap, seed),
+        every=_transplant(follow, stay, settings, seed),
+        known=_transplant(follow[known], stay[known], settings, seed) if known.any() else None,
+    )
+
+
+def _transplant(follow: np.ndarray, stay: np.ndarray, settings: EvaluateSection, seed: int) -> Transplant:
+    resamples = settings.bootstrap
+    return Transplant(
+        Mean.share(follow, resamples, seed),
+        Mean.share(stay, resamples, seed),
+        Mean.difference(follow.astype(float) - stay, resamples, seed),
+    )

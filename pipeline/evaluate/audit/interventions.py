@@ -1,0 +1,201 @@
+"""Interventions: other latents in place of a model's own, and what becomes of its answers.
+
+An audit first lets the model answer on its own (`answer`), then again with latents that are put in place of those it
+would make (`Replacement`), the question and the weights left as they are. What the answers lose is what they were made
+of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....data.problem import Problem
+from ....rewards.answers import extract_answer
+from ....rewards.score import is_right
+from ...latent.sampling.given import Replacement
+from ...model.reasoner import Reasoner
+from ...problems.swap import derange
+from ...recipe.schema import EvaluateSection
+from ...statistics.intervals import Mean
+
+
+@dataclass
+class Answers:
+    """What a model makes of P problems, greedily and without noise.
+
+    Attributes:
+        problems: The P problems.
+        texts: P completions.
+        token_ids: P completions as ids.
+        latents: (P, L, d) the vectors fed back, float32 on the CPU; zero beyond a row's count.
+        counts: (P,) latents of each.
+        right: (P,) whether the scorer takes the answer.
+    """
+
+    problems: Sequence[Problem]
+    texts: list[str]
+    token_ids: list[list[int]]
+    latents: Tensor
+    counts: Tensor
+    right: np.ndarray
+
+
+def answer(
+    reasoner: Reasoner,
+    problems: Sequence[Problem],
+    settings: EvaluateSection,
+    latents: Tensor | None = None,
+    num_latents: int | None = None,
+) -> Answers:
+    """Answers problems with the model's own latents, or with given ones.
+
+    Args:
+        latents: (P, L, d) to be put in place of its own.
+        num_latents: Default: those of the checkpoint; 0: reason in text.
+    """
+    samples = reasoner.generate(
+        [problem.question for problem in problems],
+        noise=Replacement(latents=latents) if latents is not None else None,
+        seeds=[[row] for row in range(len(problems))],
+        num_latents=num_latents,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+    )
+    texts = [sample.texts[0] for sample in samples]
+    return Answers(
+        problems,
+        texts,
+        [sample.token_ids[0] for sample in samples],
+        torch.cat([sample.latents for sample in samples]).float().cpu(),
+        torch.tensor([sample.num_latents[0] for sample in samples]),
+        is_right(settings.scorer, problems, [[text] for text in texts])[:, 0],
+    )
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """Latents to be put in place of a model's own.
+
+    Attributes:
+        rows: (R,) the problems it is done to, as indices.
+        latents: (R, L, d).
+        donors: (R,) the problems that the latents come from, where they come from others.
+    """
+
+    name: str
+    rows: np.ndarray
+    latents: Tensor
+    donors: np.ndarray | None = None
+
+
+def interventions(own: Answers, seed: int) -> Iterator[Intervention]:
+    """Every intervention on a model's own latents.
+
+    `put back` changes nothing and shows that the machinery does not. Two need more than one of something: `swap` two
+    problems with different answers, `swap t alone`, `shuffle` and `keep t` two latents.
+    """
+    latents, counts = own.latents, own.counts
+    every, most = np.arange(len(latents)), int(counts.max())
+    yield Intervention("put back", every, latents)
+    rows, donors = derange([problem.answer for problem in own.problems], counts.tolist(), seed)
+    if len(rows):
+        yield Intervention("swap", rows, latents[donors], donors)
+        for place in range(most if most > 1 else 0):
+            yield Intervention(f"swap {place + 1} alone", rows, alone(latents[donors], place), donors)
+    yield Intervention("zero", every, torch.zeros_like(latents))
+    mean = mean_of_places(latents, counts)
+    yield Intervention("mean", every, mean)
+    yield Intervention("noise", every, norm_matched_noise(latents, seed))
+    several = (counts > 1).numpy().nonzero()[0]
+    if len(several):
+        yield Intervention("shuffle", several, shuffled(latents[several], counts[several], seed))
+    for kept in range(1, most):
+        yield Intervention(f"keep {kept}", every, torch.cat([latents[:, :kept], mean[:, kept:]], 1))
+
+
+def alone(latents: Tensor, place: int) -> Tensor:
+    """Latents (P, L, d) of which only those of a place are given; the model makes the others itself."""
+    result = torch.full_like(latents, torch.nan)
+    result[:, place] = latents[:, place]
+    return result
+
+
+def mean_of_places(latents: Tensor, counts: Tensor) -> Tensor:
+    """The mean latent of each place over the problems (P, L, d) that have it, for each of them; zero elsewhere."""
+    has_place = (torch.arange(latents.size(1)) < counts[:, None])[..., None]  # (P, L, 1)
+    mean = latents.sum(0) / has_place.sum(0).clamp_min(1)
+    return mean * has_place
+
+
+def norm_matched_noise(latents: Tensor, seed: int) -> Tensor:
+    """Random directions, each with the norm of the latent (P, L, d) in whose place it is put."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(noise, dim=-1) * latents.norm(dim=-1, keepdim=True)
+
+
+def shuffled(latents: Tensor, counts: Tensor, seed: int) -> Tensor:
+    """The latents (P, L, d) of each problem in another order than their own, each order with the same chance.
+
+    Args:
+        counts: (P,) at least 2 each.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    result = latents.clone()
+    for row, count in enumerate(counts.tolist()):
+        order = torch.arange(count)
+        while torch.equal(order, torch.arange(count)):
+            order = torch.randperm(count, generator=generator)
+        result[row, :count] = latents[row, order]
+    return result
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an intervention does.
+
+    Attributes:
+        accuracy: Of the answers under it.
+        own: Accuracy of the same problems without it.
+        loss: Paired difference, own less under it.
+        unchanged: Share of answers that stay as they were, right or wrong.
+        donor: Share of answers that are right for the problem that the latents come from; None: from no other.
+    """
+
+    name: str
+    accuracy: Mean
+    own: Mean
+    loss: Mean
+    unchanged: Mean
+    donor: Mean | None
+
+
+def measure_effect(
+    reasoner: Reasoner, own: Answers, intervention: Intervention, settings: EvaluateSection, seed: int
+) -> Effect:
+    """Answers the problems of an intervention under it, and compares with the model's own answers."""
+    rows = intervention.rows
+    problems = [own.problems[row] for row in rows]
+    under = answer(reasoner, problems, settings, intervention.latents)
+    same = [extract_answer(own.texts[row]) == extract_answer(text) for row, text in zip(rows, under.texts, strict=True)]
+    donor = None
+    if intervention.donors is not None:
+        donors = [own.problems[row] for row in intervention.donors]
+        donor = _share(is_right(settings.scorer, donors, [[text] for text in under.texts])[:, 0], settings, seed)
+    right = own.right[rows]
+    return Effect(
+        intervention.name,
+        accuracy=_share(under.right, settings, seed),
+        own=_share(right, settings, seed),
+        loss=Mean.difference(right.astype(float) - under.right, settings.bootstrap, seed),
+        unchanged=_share(np.array(same), settings, seed),
+        donor=donor,
+    )
+
+
+def _share(values: np.ndarray, settings: EvaluateSection, seed: int) -> Mean:
+    return Mean.share(values, settings.bootstrap, seed)

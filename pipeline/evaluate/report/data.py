@@ -1,0 +1,156 @@
+"""What a report shows of a run besides its table: learning curves, pass@k, what selectors reach and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ...scoring.sample_files import SamplesError
+from ...scoring.sampled import Sampled
+from ...scoring.selection import AGREEMENT, METRICS, select
+from ...statistics.at_k import agreement, pass_at_k
+from ...statistics.intervals import share_ci
+from ...tracking.metrics_file import read_rows
+from ..measure import Measurement
+from ..table import setting_name, stage_name
+
+Point = tuple[int, float, float, float]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a checkpoint reaches with samples of one setting.
+
+    Attributes:
+        stage: The checkpoint's stage.
+        model: The same in words.
+        setting: How samples were drawn, in words.
+        points: (k, pass@k, low, high) of the 95% interval, by k; of a search at one k alone.
+        guess: (k, pass@k of k guesses) where it was measured.
+        measured: Its rows of the results.
+        is_kept: Its samples are on disk.
+        trust: (mean agreement, share of right majorities, problems) by fifths of the agreement, where it was measured.
+    """
+
+    stage: str
+    model: str
+    setting: str
+    points: list[Point]
+    guess: list[tuple[int, float]]
+    measured: list[Measurement]
+    is_kept: bool = False
+    trust: list[tuple[float, float, int]] = field(default_factory=list)
+
+    @property
+    def is_search(self) -> bool:
+        """Its samples were found together, and are not drawn apart from each other."""
+        return self.measured[0].search is not None
+
+
+def read_curves(folder: Path, metric: str) -> dict[str, list[tuple[int, float]]]:
+    """(optimizer step, value) of a logged metric for each stage that has it, in the order they were trained in."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in read_rows(folder / "metrics.jsonl"):
+        if isinstance(row.get(metric), int | float):
+            curves.setdefault(row["stage"], []).append((row["step"], row[metric]))
+    return {stage: sorted(points) for stage, points in curves.items()}
+
+
+def read_samplings(samples: Path, rows: Sequence[Measurement], resamples: int) -> list[Sampling]:
+    """Every checkpoint under every sampling setting that was measured, from its samples where they were kept.
+
+    Files that another evaluation left beside them are not read.
+
+    Args:
+        samples: Folder of the samples, with one for each stage.
+        resamples: Behind the 95% intervals.
+    """
+    found: dict[tuple[str, str], list[Measurement]] = {}
+    for row in rows:
+        if row.metric != "accuracy":
+            found.setdefault((row.stage, row.setting or setting_name(row)), []).append(row)
+    samplings = []
+    for (stage, name), ours in found.items():
+        sampled = None
+        if ours[0].search is None:
+            sampled = _read_sampled(samples / stage / f"{name}.jsonl", ours[0].n)
+        passed = {row.k: row for row in ours if row.metric == "pass@k"}
+        samplings.append(
+            Sampling(
+                stage,
+                stage_name(ours[0]),
+                setting_name(ours[0]),
+                [(k, passed[k].value, *passed[k].ci95) for k in sorted(passed)]
+                if sampled is None
+                else _points(sampled, sorted(passed), resamples, ours[0].seed),
+                [(k, guess) for k in sorted(passed) if (guess := passed[k].guess) is not None],
+                ours,
+                sampled is not None,
+                _trust(sampled) if sampled is not None and any(row.metric == AGREEMENT for row in ours) else [],
+            )
+        )
+    return [sampling for sampling in samplings if sampling.points]
+
+
+def _read_sampled(path: Path, problems: int) -> list[Sampled] | None:
+    """The samples of all problems; None where the file does not hold them."""
+    if not path.is_file():
+        return None
+    try:
+        _, rows = Sampled.read(path)
+    except SamplesError:
+        return None
+    return rows if len(rows) == problems else None
+
+
+def _points(sampled: Sequence[Sampled], measured: Sequence[int], resamples: int, seed: int) -> list[Point]:
+    """pass@k at every power of two, at all samples, and at each k that was measured."""
+    right = np.array([row.right for row in sampled])  # (P, n)
+    n = right.shape[1]
+    ks = sorted({2**i for i in range(n.bit_length())} | {n} | {k for k in measured if k <= n})
+    values = {k: pass_at_k(right, k) for k in ks}
+    return [(k, float(values[k].mean()), *share_ci(values[k], resamples, seed)) for k in ks]
+
+
+def _trust(sampled: Sequence[Sampled]) -> list[tuple[float, float, int]]:
+    """How often majorities of an agreement from 0 to 1/5, to 2/5, ... to 1 are right; empty fifths are left out."""
+    sure, right = agreement([row.answers for row in sampled]), select("majority", sampled, None, len(sampled[0].texts))
+    fifth = np.ceil(np.round(5 * sure, 9))
+    return [
+        (float(sure[here].mean()), float(right[here].mean()), int(here.sum()))
+        for place in range(1, 6)
+        if (here := fifth == place).any()
+    ]
+
+
+def selector_k(samplings: Sequence[Sampling]) -> int | None:
+    """The k at which samples are held against each other and against searches; None: nothing was chosen.
+
+    Of those at which every setting with selectors has all of them the largest, or the one whose samples cost nearest to
+    what the searches did, in latents and tokens.
+    """
+    drawn = [one for one in samplings if not one.is_search]
+    ks = [{row.k for row in one.measured if row.metric in METRICS.values()} for one in drawn]
+    common = set.intersection(*[one for one in ks if one] or [set()])
+    spent = [_cost(row) for one in samplings if one.is_search for row in one.measured]
+    by_k = {k: np.mean([_cost(row) for one in drawn for row in one.measured if row.k == k]) for k in sorted(common)}
+    if not spent or min(by_k.values(), default=0.0) == 0.0:
+        return max(common, default=None)
+    return min(by_k, key=lambda k: abs(np.log(by_k[k] / np.mean(spent))))
+
+
+def _cost(row: Measurement) -> float:
+    """Latents and tokens of a problem."""
+    return (row.latents or 0.0) + (row.tokens or 0.0)
+
+
+def chosen_at(sampling: Sampling, k: int) -> dict[str, Measurement]:
+    """What each selector reaches with k samples, and last the oracle: pass@k, that any of them is right.
+
+    Of a search: with all that it found.
+    """
+    rows = {row.metric: row for row in sampling.measured if row.k == k or sampling.is_search}
+    return {metric: rows[metric] for metric in (*METRICS.values(), "pass@k") if metric in rows}

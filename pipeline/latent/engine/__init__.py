@@ -1,0 +1,1 @@
+"""The forward passes over latents, exact and cached."""

@@ -1,0 +1,168 @@
+"""Runs the decoder column block by column block: cache, masks and activation checkpointing in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ..config import ModelError
+from ..noise.values import ValueShift
+from .cache import PassCache
+from .deferred import DeferredWeightGrads, is_compiled
+from .masks import attention_mask
+
+
+class CachedDecoder:
+    """A decoder without its head, and all columns it has seen.
+
+    Attributes:
+        is_token: (B, S) the columns so far that later columns may attend to.
+        rank: (B, S) tokens of the same row before each column.
+        layers: (B, Q, d) hidden states after each layer in the latest call, where `keep_layers` asks for them.
+    """
+
+    def __init__(
+        self, trunk: Any, batch_size: int, pass_widths: Sequence[int], spare: int = 0, keep_layers: bool = False
+    ) -> None:
+        """
+        Args:
+            batch_size: Rows of each pass.
+            pass_widths: Columns of each pass to come.
+            spare: Columns to keep free for tokens after the passes.
+            keep_layers: Keep the hidden states of all layers.
+
+        Raises:
+            ModelError: Activation checkpointing that cannot be combined with latents.
+        """
+        self.trunk, self.config = trunk, trunk.config.get_text_config()
+        self.cache = PassCache(self.config.num_hidden_layers, sum(pass_widths) + spare)
+        self.checkpointing = LayerCheckpointing.of(trunk)
+        self.deferred: DeferredWeightGrads | None = None
+        # A recomputed layer must do in the backward what it did in the forward. A compiler cannot see the collecting.
+        if torch.is_grad_enabled() and self.checkpointing is None and not is_compiled(trunk):
+            self.deferred = DeferredWeightGrads(trunk, [batch_size * width for width in pass_widths])
+        self.calls = 0
+        self.keep_layers, self.layers = keep_layers, ()
+        self.is_token = torch.empty(batch_size, 0, dtype=torch.bool, device=trunk.device)
+        self.rank = torch.empty(batch_size, 0, dtype=torch.long, device=trunk.device)
+
+    def __call__(
+        self,
+        embeds: Tensor,
+        is_token: Tensor,
+        position_ids: Tensor,
+        is_dense: bool = False,
+        shift: ValueShift | None = None,
+    ) -> Tensor:
+        """Last hidden states (B, Q, d) of the next columns.
+
+        Args:
+            embeds: (B, Q, d).
+            is_token: (B, Q) False at padding.
+            position_ids: (B, Q).
+            is_dense: Nothing is padding, known without asking the device.
+            shift: Moves the values of these columns before they are written and read.
+        """
+        is_first = self.calls == 0
+        rank = self.is_token.sum(1, keepdim=True) + is_token.cumsum(1) - 1
+        self.is_token = torch.cat([self.is_token, is_token], 1)
+        self.rank = torch.cat([self.rank, rank], 1)
+        mask = None  # a causal block without padding: attention has faster kernels when it is given no mask
+        if not (is_first and is_dense):
+            mask = attention_mask(self.config, self.is_token, self.rank, embeds.size(1), embeds.dtype)
+        cache = self.cache
+        cache.move_values(shift)
+        with self._settings():
+            output = self.trunk(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=False,  # it is written anyway; True would make checkpointed layers warn
+                output_hidden_states=self.keep_layers,
+            )
+        if not cache.is_written:
+            raise ModelError(
+                f"{type(self.trunk).__name__} does not keep keys and values of all its layers in the cache it is "
+                "given, so earlier tokens would be forgotten. Choose another model."
+            )
+        self.cache = cache.next()
+        self.calls += 1
+        if self.keep_layers:
+            self.layers = output.hidden_states[1:]
+        return output.last_hidden_state
+
+    def _settings(self) -> AbstractContextManager[None]:
+        if self.checkpointing is not None:
+            return self.checkpointing.keeping_the_cache()
+        return self.deferred.during(self.calls) if self.deferred is not None else nullcontext()
+
+    def hide(self, start: int, end: int) -> None:
+        """Makes columns invisible to all later ones."""
+        self.is_token = self.is_token.clone()
+        self.is_token[:, start:end] = False
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with rows (N,) of the batch, which may repeat."""
+        self.is_token, self.rank = self.is_token[rows], self.rank[rows]
+        self.cache = self.cache.select(rows)
+
+
+@dataclass(frozen=True)
+class LayerCheckpointing:
+    """Activation checkpointing of a trunk whose layers keep their cache.
+
+    Transformers takes the cache away from checkpointed layers, since a recomputation would write an ordinary cache
+    twice. PassCache may be written twice. Layers are recomputed from what they were called with, so these settings
+    matter in the forward alone.
+
+    Attributes:
+        layers: Those that are recomputed.
+        others: Other modules with a flag of their own: GPT-2 as a whole drops the cache where its flag is set.
+    """
+
+    layers: list[Any]
+    others: list[Any]
+
+    @classmethod
+    def of(cls, trunk: Any) -> LayerCheckpointing | None:
+        """The checkpointing that is on, or None.
+
+        Raises:
+            ModelError: It is not done layer by layer, or with `use_reentrant=True`.
+        """
+        active = [module for module in trunk.modules() if getattr(module, "gradient_checkpointing", False)]
+        if not (active and trunk.training):
+            return None
+        layers = [module for module in active if isinstance(module, GradientCheckpointingLayer)]
+        if not layers:
+            raise ModelError(
+                f"{type(trunk).__name__} does not checkpoint its activations layer by layer, which latents need. "
+                "Set gradient_checkpointing: false in the stage's trainer section."
+            )
+        if torch.is_grad_enabled() and layers[0]._gradient_checkpointing_func.keywords.get("use_reentrant", True):
+            raise ModelError(
+                "Reentrant gradient checkpointing gives wrong gradients with a cache. Set "
+                "gradient_checkpointing_kwargs: {use_reentrant: false} in the stage's trainer section."
+            )
+        return cls(layers, [module for module in active if not isinstance(module, GradientCheckpointingLayer)])
+
+    @contextmanager
+    def keeping_the_cache(self) -> Iterator[None]:
+        for layer in self.layers:
+            layer._can_checkpoint_with_cache = True
+        for module in self.others:
+            module.gradient_checkpointing = False
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                del layer._can_checkpoint_with_cache
+            for module in self.others:
+                module.gradient_checkpointing = True

@@ -1,0 +1,75 @@
+"""Attention masks of packed columns.
+
+Transformers counts a sliding window in columns. Packed rows have padding between their tokens, so the window is counted
+in tokens here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import ModelError
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def attention_kinds(config: Any) -> list[str]:
+    """The kinds of attention among a decoder's layers.
+
+    Raises:
+        ModelError: A kind, or an attention implementation, for which no mask can be made here.
+    """
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is None:
+        layer_types = [FULL if getattr(config, "sliding_window", None) is None else SLIDING]
+    kinds = sorted(set(layer_types))
+    # GPT-Neo lists its layers under another name, and cuts its windows out of columns.
+    kinds += sorted(set(getattr(config, "attention_layers", ())) - {"global"})
+    unknown = [kind for kind in kinds if kind not in (FULL, SLIDING)]
+    if unknown:
+        raise ModelError(
+            f"The model has layers of the kinds {unknown}. Latents are exact for {FULL} and {SLIDING} only; "
+            "choose another model."
+        )
+    implementation = config._attn_implementation
+    if implementation not in ("eager", "sdpa"):
+        raise ModelError(
+            f"The model uses the attention implementation {implementation!r}, which takes no mask of its own per row. "
+            'Load it with attn_implementation="sdpa" or "eager".'
+        )
+    return kinds
+
+
+def attention_mask(config: Any, is_token: Tensor, rank: Tensor, num_queries: int, dtype: torch.dtype) -> Any:
+    """What each of the last `num_queries` columns may attend to: earlier tokens of its row, and itself.
+
+    Args:
+        config: Of the decoder.
+        is_token: (B, S) True at columns that may be attended to.
+        rank: (B, S) how many tokens of its row stand before a column.
+        dtype: Of the hidden states; eager attention adds the mask to its scores.
+
+    Returns:
+        (B, 1, Q, S), True (eager: 0) where attention is allowed, or, where layers differ, one of those for each kind
+        of layer: the forms that decoders take a finished mask in.
+    """
+    size = is_token.size(1)
+    columns = torch.arange(size, device=is_token.device)
+    queries = columns[size - num_queries :]
+    causal = is_token[:, None] & (columns <= queries[:, None])  # (B, Q, S)
+    masks = {}
+    for kind in attention_kinds(config):
+        allowed = causal
+        if kind == SLIDING:
+            distance = rank[:, size - num_queries :, None] - rank[:, None]
+            allowed = causal & (distance < config.sliding_window)
+        allowed = (allowed | (columns == queries[:, None]))[:, None]  # padding attends to itself, which is finite
+        if config._attn_implementation == "eager":
+            lowest = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=allowed.device)
+            masks[kind] = torch.where(allowed, lowest.new_zeros(()), lowest)
+        else:
+            masks[kind] = allowed
+    return masks if len(masks) > 1 else next(iter(masks.values()))

@@ -1,0 +1,161 @@
+"""Noise on latents. A rollout stores one integer seed; the noise it saw is made again from that seed anywhere.
+
+To add a kind, subclass `Noise` and decorate it with `@register("name")`, as `noise_kinds` does. A recipe names it as
+`name:scale`, or as `name:scale@first` to have it on the first latent only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ....data.errors import UserError
+from ..thoughts.base import THOUGHT_SOURCES, Thought
+from .values import ValueShift
+
+FIRST = "@first"
+
+
+class NoiseError(UserError):
+    """A noise specification that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Noise(ABC):
+    """A kind of noise and its scale. Draws are scale-free where the kind allows it; `apply` puts them on a latent.
+
+    Where a draw is 0 a latent stays as it is.
+
+    Attributes:
+        scale: Size of the noise, in what unit the kind says.
+        first_only: The noise falls on the first latent of a row alone.
+        needs: The part of a `Thought` that the kind works on, which the thought source must give; None: the latent.
+    """
+
+    kind: ClassVar[str]
+    needs: ClassVar[str | None] = None
+    scale: float
+    first_only: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.scale:g}{FIRST if self.first_only else ''}"
+
+    @abstractmethod
+    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
+        """Draws epsilon (L, W) of one rollout from its seed alone, on the CPU in float32.
+
+        The draws of seed -s mirror those of s (`normal`, `uniform`), so that two rollouts make an antithetic pair.
+        """
+
+    @abstractmethod
+    def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
+        """The latents (..., d) to feed back, from thoughts without noise and epsilon (..., W)."""
+
+    @property
+    def has_density(self) -> bool:
+        """Whether `log_prob` knows the density of noisy latents."""
+        return type(self).log_prob is not Noise.log_prob
+
+    def log_prob(self, thought: Thought, latent: Tensor, size: Tensor | None = None) -> Tensor:
+        """Log-density (...) in nats of noisy latents (..., d) given thoughts without noise, summed over d.
+
+        Args:
+            size: (..., 1) what the noise was relative to when the latents were drawn; None: what it is now.
+        """
+        raise NoiseError(f"Noise {self} has no density that is known here. Use gaussian or learned.")
+
+    def width(self, model: Any) -> int:
+        """Numbers W drawn for each latent."""
+        return model.config.get_text_config().hidden_size
+
+    def prepare(self, model: Any) -> None:  # noqa: B027 (most kinds take nothing)
+        """Called before rollouts are sampled, for kinds that take something from the weights as they are then."""
+
+    def value_shift(self, model: Any) -> ValueShift | None:
+        """What the kind does to value states of latents; None: nothing."""
+        return None
+
+    def sample_batch(self, seeds: Tensor, counts: Tensor, width: int) -> Tensor:
+        """Epsilon (B, max count, W) for seeds (B,) and latents per row (B,), zero beyond a row's count.
+
+        Row b depends on seeds[b] and counts[b] alone, never on the batch around it.
+        """
+        drawn = [self.sample(seed, count, width) for seed, count in zip(seeds.tolist(), counts.tolist(), strict=True)]
+        epsilon = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True)
+        if self.first_only:
+            epsilon[:, 1:] = 0.0
+        return epsilon
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    """Standard normal draws of a seed; those of -seed are their negatives."""
+    draws = torch.randn(shape, generator=torch.Generator().manual_seed(abs(seed)), dtype=torch.float32)
+    return draws if seed >= 0 else -draws
+
+
+def uniform(seed: int, *shape: int) -> Tensor:
+    """Draws from (0, 1) of a seed; those of -seed are 1 minus them."""
+    draws = torch.rand(shape, generator=torch.Generator().manual_seed(abs(seed)), dtype=torch.float32)
+    draws = draws.clamp(1e-7, 1 - 1e-7)
+    return draws if seed >= 0 else 1 - draws
+
+
+NOISES: dict[str, type[Noise]] = {}
+
+
+def register(kind: str) -> Callable[[type[Noise]], type[Noise]]:
+    """Registers a noise class under the name that recipes use."""
+
+    def decorate(cls: type[Noise]) -> type[Noise]:
+        cls.kind = kind
+        NOISES[kind] = cls
+        return cls
+
+    return decorate
+
+
+def check_fits(key: str, noise: Noise | None, thought_source: str) -> None:
+    """Makes sure that a thought source gives a kind of noise what it falls on.
+
+    Args:
+        key: Where the noise comes from, for the message.
+
+    Raises:
+        NoiseError: It does not.
+    """
+    if noise is None:
+        return
+    source = THOUGHT_SOURCES[thought_source]
+    if not source.is_recurrent:
+        raise NoiseError(f"{key}={noise} has no latents to fall on with thought source {thought_source}.")
+    if noise.needs and noise.needs not in source.gives:
+        fit = sorted(name for name, other in THOUGHT_SOURCES.items() if noise.needs in other.gives)
+        raise NoiseError(
+            f"{key}={noise} needs a thought source that gives a {noise.needs} ({', '.join(fit)}), but it is "
+            f"{thought_source}. Change one of the two."
+        )
+
+
+def parse_noise(spec: str | None) -> Noise | None:
+    """Reads `kind:scale`, for example `gaussian:0.3`, or `kind:scale@first`. None and scale 0 mean no noise.
+
+    Raises:
+        NoiseError: Unknown kind, or a scale that is no number >= 0 or that the kind does not take.
+    """
+    if spec is None:
+        return None
+    kind, separator, scale_text = spec.removesuffix(FIRST).partition(":")
+    if kind not in NOISES:
+        raise NoiseError(f"Unknown noise {spec!r}. Write kind:scale with a kind among {sorted(NOISES)}.")
+    try:
+        scale = float(scale_text)
+    except ValueError:
+        scale = -1.0
+    if not separator or not 0 <= scale < float("inf"):
+        raise NoiseError(f"Noise {spec!r} has no scale >= 0. Write for example {kind}:0.3.")
+    return NOISES[kind](scale, spec.endswith(FIRST)) if scale > 0 else None

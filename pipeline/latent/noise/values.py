@@ -1,0 +1,141 @@
+"""Noise on value matrices: where they are in a model, their singular vectors, and the shift of the values they make."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelError
+from ..engine.precision import precise
+from ..engine.zero import whole
+
+# Names that architectures give to the module that makes values, alone or together with queries and keys.
+ALONE, GPT2, NEOX, FUSED = "v_proj", "c_attn", "query_key_value", "qkv_proj"
+BASES = "_value_bases"
+
+
+@dataclass(frozen=True)
+class ValueBases:
+    """Singular vectors of the value matrices.
+
+    Attributes:
+        vectors: (v, v) of each layer, one in a column, on the side of the values; v: key-value heads x head size.
+        biases: (v,) of each layer.
+    """
+
+    vectors: list[Tensor]
+    biases: list[Tensor]
+
+    @property
+    def width(self) -> int:
+        """Singular values of all layers together."""
+        return sum(vectors.size(1) for vectors in self.vectors)
+
+
+@dataclass(frozen=True)
+class ValueShift:
+    """What a rollout's draws do to the values of its latents.
+
+    Attributes:
+        scale: Of the noise, relative to each singular value.
+        epsilon: (B, Q or 1, W) draws of the columns of a pass, the layers one after the other.
+        is_latent: (B, Q) the columns that it falls on.
+    """
+
+    bases: ValueBases
+    scale: float
+    epsilon: Tensor | None = None
+    is_latent: Tensor | None = None
+
+    def at(self, epsilon: Tensor, is_latent: Tensor) -> ValueShift:
+        """The shift of one pass."""
+        return replace(self, epsilon=epsilon, is_latent=is_latent)
+
+    def __call__(self, layer: int, values: Tensor) -> Tensor:
+        """The values (B, h, Q, e) of a layer, moved where there are latents."""
+        assert self.epsilon is not None and self.is_latent is not None
+        vectors, bias = self.bases.vectors[layer], self.bases.biases[layer]
+        begin = sum(other.size(1) for other in self.bases.vectors[:layer])
+        epsilon = self.epsilon[..., begin : begin + vectors.size(1)]
+        flat = precise(values.transpose(1, 2).flatten(2))  # (B, Q, h·e)
+        moved = ((flat - bias) @ vectors * (self.scale * epsilon)) @ vectors.T
+        moved = (flat + moved).to(values.dtype).unflatten(2, (values.size(1), values.size(3))).transpose(1, 2)
+        return torch.where(self.is_latent[:, None, :, None], moved, values)
+
+
+@torch.no_grad()
+def value_bases(model: Any, renew: bool = False) -> ValueBases:
+    """The singular vectors of a model's value matrices, as they were when they were last renewed.
+
+    A replay needs those of its rollouts, also after the weights have changed.
+
+    Raises:
+        ModelError: The model's value matrices were not found.
+    """
+    if renew or BASES not in model.__dict__:
+        vectors, biases = [], []
+        for weight, bias in _value_matrices(model):
+            vectors.append(torch.linalg.svd(precise(weight), full_matrices=False).Vh.T.contiguous())
+            biases.append(precise(weight.new_zeros(weight.size(1)) if bias is None else bias).clone())
+        model.__dict__[BASES] = ValueBases(vectors, biases)
+    return model.__dict__[BASES]
+
+
+@contextlib.contextmanager
+def keeping_bases(model: Any) -> Iterator[None]:
+    """Leaves the singular vectors of a model as they are: rollouts that wait to be replayed were drawn with them."""
+    kept = model.__dict__.get(BASES)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            model.__dict__[BASES] = kept
+
+
+def share_bases(model: Any, other: Any) -> None:
+    """Lets another model, such as a reference, be moved in the same directions as `model`, if that has any."""
+    if BASES in model.__dict__:
+        other.__dict__[BASES] = model.__dict__[BASES]
+
+
+def _value_matrices(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Weight (d, v) and bias (v,) of each layer's values, v = x @ weight + bias; adapters are added."""
+    trunk = model.base_model
+    config = trunk.config.get_text_config()
+    modules = [
+        (name.rsplit(".", 1)[-1], module)
+        for name, module in trunk.named_modules()
+        if name.rsplit(".", 1)[-1] in (ALONE, GPT2, NEOX, FUSED)
+    ]
+    if len(modules) != config.num_hidden_layers:
+        raise ModelError(
+            f"Noise on value matrices finds {len(modules)} of them in the {config.num_hidden_layers} layers of "
+            f"{type(model).__name__}. Choose a noise on the latents, such as gaussian:0.1."
+        )
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    for name, module in modules:
+        with whole(list(module.parameters())):
+            weight, bias = _linear(module)
+            if name in (GPT2, FUSED):  # queries, keys, values
+                weight = weight[:, -kv_heads * head_size :]
+                bias = bias[-kv_heads * head_size :] if bias is not None else None
+            elif name == NEOX:  # for each head its query, key and value
+                weight = weight.unflatten(1, (heads, 3, head_size))[:, :, 2].flatten(1)
+                bias = bias.unflatten(0, (heads, 3, head_size))[:, 2].flatten() if bias is not None else None
+            yield weight, bias
+
+
+def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight (in, out) and bias of a linear layer, or of one under a LoRA with what the LoRA adds."""
+    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    weight, bias = base.weight, base.bias
+    for adapter in getattr(module, "active_adapters", ()) if not getattr(module, "disable_adapters", False) else ():
+        weight = weight + module.get_delta_weight(adapter)
+    return (weight.T if isinstance(base, nn.Linear) else weight), bias  # Transformers' Conv1D is (in, out) already

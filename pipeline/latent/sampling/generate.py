@@ -1,0 +1,256 @@
+"""Sampling: latents, then an answer, for a batch of prompts with a KV cache.
+
+A sample is a function of the weights, the prompt and its seed: noise and token draws come from the seed alone, so it
+does not change with the batch it is drawn in, the number of processes, or a resume. Samples of one prompt and one seed
+share their thought and draw an answer each; they are counted, and the m-th one is always the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from ..config import ModelError
+from ..engine.layout import positions_of
+from ..engine.passes import PassResult
+from ..engine.precision import in_compute_dtype, precise
+from ..noise.base import Noise
+from ..thoughts.base import THOUGHT_SOURCES, suppress
+
+# The token stream of a seed must differ from its noise stream.
+TOKEN_STREAM = 0x5EED
+# Spreads the answers of one seed over streams; torch's generator takes the lower 32 bits.
+ANSWER_STREAM = 0x9E3779B1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 takes the most likely token.
+
+    Raises:
+        ModelError: max_new_tokens below 1.
+    """
+
+    temperature: float = 0.0
+    max_new_tokens: int = 32
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ModelError(f"max_new_tokens={self.max_new_tokens} leaves no room for an answer. Give at least 1.")
+
+    def warpers(self) -> LogitsProcessorList:
+        warpers = LogitsProcessorList()
+        if self.temperature not in (0.0, 1.0):
+            warpers.append(TemperatureLogitsWarper(self.temperature))
+        if self.top_k:
+            warpers.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1.0:
+            warpers.append(TopPLogitsWarper(self.top_p))
+        if self.min_p is not None:
+            warpers.append(MinPLogitsWarper(self.min_p))
+        return warpers
+
+
+@dataclass
+class Rollouts:
+    """N sampled answers.
+
+    Attributes:
+        token_ids: N answers, each with its end-of-sequence token where it has one.
+        logprobs: (N, A) log-probability in nats of each answer token at the sampling temperature (at 1 for greedy),
+            before top-k, top-p or min-p; 0 after an answer's end.
+        latents: (N, L, d) the vectors fed back, zero beyond a row's count.
+        num_latents: (N,) latents of each row; fewer than its placeholders where the stop head ended the thought.
+        seeds: (N,) replay noise and tokens.
+    """
+
+    token_ids: list[list[int]]
+    logprobs: Tensor
+    latents: Tensor
+    num_latents: Tensor
+    seeds: Tensor
+
+
+def pad_left(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask (B, T) of ragged rows, padded on the left."""
+    ids = pad_sequence([torch.tensor(row[::-1]) for row in rows], batch_first=True, padding_value=value).flip(1)
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(ids.size(1))[None] >= (ids.size(1) - lengths)[:, None]
+    return ids.to(device), mask.long().to(device)
+
+
+@torch.no_grad()
+@in_compute_dtype
+def rollout(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    rows: Tensor,
+    seeds: Tensor,
+    sampling: Sampling,
+    noise: Noise | None,
+    eos_token_ids: Sequence[int],
+) -> Rollouts:
+    """Samples N answers from B prompts; equal prompts are prefilled once, equal thoughts are thought once.
+
+    Args:
+        model: A latent reasoner, unwrapped, with its full weights at hand. `noise.prepare` is up to the caller.
+        prompt_ids: B prompts as token ids, latent placeholders included.
+        rows: (N,) prompt of each answer.
+        seeds: (N,) one seed per answer.
+    """
+    device = model.device
+    ids, mask = pad_left(prompt_ids, eos_token_ids[0], device)
+    thoughts, thought, number = _share_thoughts(rows, seeds, noise)
+    prefill, state = _prefill(
+        model, ids, mask, rows[thoughts].to(device), seeds[thoughts], noise, sampling.max_new_tokens
+    )
+    if len(thoughts) < len(rows):
+        prefill, state = prefill.select(thought.to(device)), state[thought.to(device)]
+    return write_answers(model, prefill, state, seeds, number, sampling, eos_token_ids)
+
+
+@torch.no_grad()
+@in_compute_dtype
+def write_answers(
+    model: PreTrainedModel,
+    prefill: PassResult,
+    state: Tensor,
+    seeds: Tensor,
+    number: Tensor,
+    sampling: Sampling,
+    eos_token_ids: Sequence[int],
+) -> Rollouts:
+    """Answers after the thoughts of N rows, one each.
+
+    Args:
+        state: (N, d) after each prompt's last token.
+        seeds: (N,) the draws come from these.
+        number: (N,) tells answers of equal seeds apart.
+    """
+    stop = torch.tensor(list(eos_token_ids), device=state.device)
+    draws = _uniform(seeds, number, sampling.max_new_tokens).to(state.device) if sampling.temperature > 0 else None
+    tokens, logprobs = _decode(model, prefill, state, draws, sampling, stop, eos_token_ids[0])
+    is_stop = torch.isin(tokens, stop)
+    lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
+    token_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
+    return Rollouts(token_ids, logprobs, prefill.latents, prefill.num_latents, seeds)
+
+
+def _share_thoughts(rows: Tensor, seeds: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Which answers have a thought in common: the same prompt and, under noise, the same seed.
+
+    Returns:
+        thoughts: (K,) an answer of each different thought.
+        thought: (N,) the thought of each answer, as an index into it.
+        number: (N,) answers of the same prompt and seed before each answer.
+    """
+    different: dict[tuple[int, int], int] = {}
+    before: dict[tuple[int, int], int] = {}
+    first: list[int] = []
+    thought: list[int] = []
+    number: list[int] = []
+    for index, (row, seed) in enumerate(zip(rows.tolist(), seeds.tolist(), strict=True)):
+        key = (row, seed if noise is not None else 0)
+        if key not in different:
+            different[key] = len(first)
+            first.append(index)
+        thought.append(different[key])
+        number.append(before.get((row, seed), 0))
+        before[row, seed] = number[-1] + 1
+    return torch.tensor(first), torch.tensor(thought), torch.tensor(number)
+
+
+def _prefill(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    rows: Tensor,
+    seeds: Tensor,
+    noise: Noise | None,
+    max_new_tokens: int,
+) -> tuple[PassResult, Tensor]:
+    """All passes over the prompts, and the last state (N, d); the shared part of equal prompts runs once."""
+    is_latent = (ids == model.latent_config.token_ids[1]) & mask.bool()
+    is_recurrent = THOUGHT_SOURCES[model.latent_config.thought_source].is_recurrent
+    num_latents = int(is_latent.sum(1).max()) if is_recurrent else 0
+    positions = positions_of(mask)
+    result, _ = model.run_latents(
+        ids, mask, positions, noise, seeds, num_latents, rows, spare=max_new_tokens, may_stop=True
+    )
+    return result, result.last_state()
+
+
+def _decode(
+    model: PreTrainedModel,
+    prefill: PassResult,
+    state: Tensor,
+    draws: Tensor | None,
+    sampling: Sampling,
+    stop: Tensor,
+    pad_id: int,
+) -> tuple[Tensor, Tensor]:
+    """Draws answers token by token; returns tokens (N, A), padded after the end, and their log-probs (N, A).
+
+    Answers that ended are taken out of the batch once they are half of it, so that a few long answers do not pay for
+    many short ones.
+
+    Args:
+        draws: (N, A) uniform numbers that the tokens are drawn by; None: the most likely ones are taken.
+    """
+    count, longest = len(state), sampling.max_new_tokens
+    warpers, decoder = sampling.warpers(), prefill.decoder
+    tokens = torch.full((count, longest), pad_id, device=stop.device)
+    logprobs = precise(state).new_zeros(count, longest)
+    row = torch.arange(count, device=stop.device)  # (n,) rows of the answers still in the batch
+    position, done = prefill.next_position, torch.zeros_like(row, dtype=torch.bool)
+    for step in range(longest):
+        logits = suppress(precise(model._head(state)), model.latent_config.token_ids)  # (n, V)
+        token = _draw(logits, warpers, draws[row, step, None] if draws is not None else None)
+        logprob = (logits / (sampling.temperature or 1.0)).log_softmax(-1).gather(1, token[:, None]).squeeze(1)
+        tokens[row, step] = torch.where(done, pad_id, token)
+        logprobs[row, step] = logprob.masked_fill(done, 0.0)
+        done = done | torch.isin(token, stop)
+        alive = int((~done).sum())
+        if alive == 0 or step == longest - 1:
+            return tokens[:, : step + 1], logprobs[:, : step + 1]
+        if 2 * alive <= len(row):
+            keep = (~done).nonzero().squeeze(1)
+            decoder.select(keep)
+            row, token, position, done = row[keep], token[keep], position[keep], done[keep]
+        embeds = model.get_input_embeddings()(token[:, None])
+        state = decoder(embeds, torch.ones_like(token[:, None], dtype=torch.bool), position[:, None])[:, -1]
+        position = position + 1
+    raise AssertionError("max_new_tokens is at least 1")
+
+
+def _draw(logits: Tensor, warpers: LogitsProcessorList, uniform: Tensor | None) -> Tensor:
+    """One token a row (n,) from logits (n, V): by the inverse CDF at uniform (n, 1), or the most likely one."""
+    if uniform is None:
+        return logits.argmax(-1)
+    cdf = warpers(None, logits).softmax(-1).cumsum(-1)
+    return (cdf <= uniform * cdf[:, -1:]).sum(-1).clamp_max(logits.size(-1) - 1)
+
+
+def _uniform(seeds: Tensor, number: Tensor, count: int) -> Tensor:
+    """Uniform draws (N, count); row n comes from seeds[n] and number[n] alone."""
+    generator = torch.Generator()
+    pairs = zip(seeds.tolist(), number.tolist(), strict=True)
+    streams = [seed ^ TOKEN_STREAM ^ (m * ANSWER_STREAM & 0xFFFFFFFF) for seed, m in pairs]
+    return torch.stack(
+        [torch.rand(count, generator=generator.manual_seed(stream), dtype=torch.float32) for stream in streams]
+    )

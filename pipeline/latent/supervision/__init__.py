@@ -1,0 +1,1 @@
+"""What latents are trained to hold, beyond the answer that follows them."""

@@ -1,0 +1,1 @@
+"""The model as users call it: built, loaded, and asked questions."""

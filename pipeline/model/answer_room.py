@@ -1,0 +1,69 @@
+"""Whether answers fit into the tokens that a model may write, asked before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase
+
+from ...data.problem import Problem
+from ..problems.encode import Encoded, encode
+from ..problems.golds import compares
+from ..recipe.load import RecipeError
+from ..recipe.schema import Recipe
+from .load import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def check_checkpoints_fit(recipe: Recipe, checkpoints: Mapping[str, Path], problems: Sequence[Problem]) -> None:
+    """As `check_evaluation_fits`, for trained checkpoints.
+
+    Args:
+        checkpoints: To be evaluated, by stage; that of sft writes the steps too.
+    """
+    _, tokenizer = load_tokenizer(next(iter(checkpoints.values())), recipe.model.trust_remote_code)
+    check_evaluation_fits(recipe, tokenizer, problems, "sft" in checkpoints)
+
+
+def check_evaluation_fits(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], with_steps: bool
+) -> None:
+    """Checks that the answers of problems fit into `evaluate.max_new_tokens`, as `check_answers_fit`."""
+    written = problems if with_steps else [replace(problem, steps=()) for problem in problems]
+    room, is_compared = recipe.evaluate.max_new_tokens, compares(recipe.evaluate.scorer)
+    check_answers_fit("evaluate.max_new_tokens", room, encode(written, tokenizer), "measured", with_steps, is_compared)
+
+
+def check_answers_fit(
+    key: str, room: int, encoded: Sequence[Encoded], what: str, with_steps: bool, is_compared: bool
+) -> None:
+    """Says how many right answers a limit on new tokens cuts, and how long the longest is.
+
+    Args:
+        key: Of the recipe, which sets the limit.
+        room: New tokens, at most.
+        what: The problems are for: training, evaluation.
+        with_steps: The model learns to write the steps before the answer.
+        is_compared: What the model writes is compared with the answer, and not judged in another way.
+
+    Raises:
+        RecipeError: No answer would fit even without steps and end token, so that none could be right.
+    """
+    lengths = [len(item.answer) + with_steps * sum(map(len, item.steps)) for item in encoded]
+    cut = [length for length in lengths if length > room]
+    if not cut:
+        return
+    said = (
+        f"{key}={room} cuts {len(cut)} of {len(lengths)} {what} answers, the longest of which has {max(cut)} tokens "
+        f"with its {'steps, ' if with_steps else ''}marker and end token."
+    )
+    advice = f"Set {key} to {max(cut)} or more."
+    if is_compared and min(len(item.answer) for item in encoded) - 1 > room:
+        raise RecipeError(f"{said} None could be right. {advice}")
+    if PartialState().is_main_process:
+        logger.warning("%s Such answers can hardly be right. %s", said, advice)

@@ -1,0 +1,147 @@
+"""Loads checkpoints of ours, and Hugging Face models to become reasoners."""
+
+from __future__ import annotations
+
+import logging
+import os.path
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from ...data.errors import reason
+from ..latent.config import VERSION, LatentConfig, ModelError
+from ..latent.engine.precision import dtype_name, weight_dtype
+from ..latent.engine.verify import check_exact
+from ..latent.latentize import MODULES, latent_section, latentize, load_modules, measure_embedding_rms
+from ..latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
+from .folder import check_config, check_model, check_vocabulary, not_loaded
+from .reasoner import Reasoner
+
+logger = logging.getLogger(__name__)
+
+
+def load_reasoner(
+    name_or_path: str | Path,
+    *,
+    trained: bool = False,
+    supervised: bool = False,
+    trust_remote_code: bool = False,
+    dtype: Any = None,
+    **latent_options: Any,
+) -> Reasoner:
+    """Loads a checkpoint of ours, or any Hugging Face causal language model to become one.
+
+    Args:
+        name_or_path: Hub id or folder.
+        trained: Refuse a model that has no latent section yet.
+        supervised: Also load the module of the section's supervision, to train on or to read thoughts.
+        dtype: What it computes in: float32, bfloat16 (under autocast, with weights in float32) or float64. Default:
+            what it was trained in, float32 for a model of others.
+        latent_options: Fields of `LatentConfig` to set, such as thought_source. Default: those of the checkpoint.
+
+    Raises:
+        ModelError: Nothing to load there, an unfit architecture, or a latent section that is absent where `trained`
+            asks for it, cannot be read, or contradicts the tokenizer; a dtype that reasoners do not compute in.
+    """
+    name = os.path.expanduser(name_or_path)
+    if dtype is not None:
+        latent_options["compute_dtype"] = dtype_name(dtype)
+    config, tokenizer = load_tokenizer(name, trust_remote_code)
+    recorded = latent_section(config)
+    if recorded is None and trained:
+        raise ModelError(
+            f"{name!r} has no latent section in its config.json: it was not trained as a latent reasoner. Name a "
+            "final/ folder of a run, or train the model first."
+        )
+    computes_in = latent_options.setdefault("compute_dtype", (recorded or LatentConfig()).compute_dtype)
+    model = _load_model(name, trust_remote_code, weight_dtype(computes_in))
+    reasoner = make_reasoner(model, tokenizer, supervised, **latent_options)
+    load_modules(reasoner.model, name)
+    return reasoner
+
+
+def _load_model(name: str, trust_remote_code: bool, dtype: torch.dtype) -> PreTrainedModel:
+    """A model with its weights. Transformers' report of unused weights would name our modules, which come later."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ModelError(f"The weights of {name!r} cannot be loaded: {reason(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if info["mismatched_keys"]:
+        key, found, wanted = sorted(info["mismatched_keys"])[0]
+        raise ModelError(
+            f"The weights of {name!r} do not fit its config.json: {key} has the shape {tuple(found)}, the config asks "
+            f"for {tuple(wanted)}."
+        )
+    unused = [key for key in sorted(info["unexpected_keys"]) if key.split(".")[0] not in MODULES]
+    for keys, what in ((sorted(info["missing_keys"]), "are not there and begin untrained"), (unused, "are not used")):
+        if keys:
+            logger.warning("%d weights of %r %s, the first: %s.", len(keys), name, what, keys[0])
+    return model
+
+
+def load_tokenizer(name_or_path: str | Path, trust_remote_code: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The config of a model, and its tokenizer with the tokens that latents need; no weights.
+
+    Raises:
+        ModelError: Nothing to load there, or no causal language model in full precision with its tokenizer.
+    """
+    name = os.path.expanduser(name_or_path)
+    check_model(name)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as error:  # those who read tokenizers raise errors of every kind
+        raise not_loaded(name, error) from error
+    check_config(name, config, trust_remote_code)
+    check_vocabulary(name, tokenizer)
+    prepare_tokenizer(tokenizer)
+    return config, tokenizer
+
+
+def make_reasoner(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, supervised: bool = False, **latent_options: Any
+) -> Reasoner:
+    """Makes a reasoner of a model and a tokenizer: special tokens, embeddings, latent section. Idempotent.
+
+    Raises:
+        ModelError: As `load_reasoner`, or the model computes something else when run pass by pass (`check_exact`).
+    """
+    recorded = latent_section(model.config)
+    written = model.config.latent["version"] if recorded is not None else None
+    prepare_tokenizer(tokenizer)
+    token_ids = special_token_ids(tokenizer)
+    if recorded is not None and recorded.token_ids != token_ids:
+        raise ModelError(
+            f"The checkpoint's latent section records the special tokens {recorded.token_ids}, its tokenizer has "
+            f"{token_ids}. The tokenizer does not belong to this checkpoint."
+        )
+    fit_embeddings(model, tokenizer)
+    known = {field.name for field in fields(LatentConfig)}
+    unknown = sorted(latent_options.keys() - known)
+    if unknown:
+        raise ModelError(f"Unknown latent options {unknown}. Known are {sorted(known)}.")
+    section = replace(recorded or LatentConfig(), token_ids=token_ids, **latent_options)
+    latentize(model, section, supervised)
+    if recorded is None or written != VERSION:  # earlier releases took models that this one refuses
+        check_exact(model)
+    if recorded is None:
+        measure_embedding_rms(model)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return Reasoner(model, tokenizer)

@@ -1,0 +1,212 @@
+"""The Python API: load a model with its tokenizer and sample thoughts and answers from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..latent.config import LatentConfig, ModelError, context_window
+from ..latent.noise.base import Noise, parse_noise
+from ..latent.sampling.generate import Rollouts, Sampling, rollout
+from ..latent.supervision.base import StepDecoder
+from ..latent.thoughts.base import THOUGHT_SOURCES
+from ..problems.encode import check_room, encode_prompts
+from ..system.files import follow_umask
+
+DEFAULT_NEW_TOKENS = 64
+
+
+@dataclass
+class Samples:
+    """n samples of one prompt.
+
+    Attributes:
+        texts: n answers without special tokens.
+        token_ids: n answers as ids.
+        logprobs: n log-probabilities in nats, each summed over its answer's tokens.
+        latents: (n, L, d) the vectors fed back, zero beyond a sample's count.
+        num_latents: Latents of each sample.
+        seeds: n integers; `generate(..., seeds=...)` makes the same samples again.
+    """
+
+    texts: list[str]
+    token_ids: list[list[int]]
+    logprobs: list[float]
+    latents: Tensor
+    num_latents: list[int]
+    seeds: list[int]
+
+
+@dataclass
+class Reasoner:
+    """A latent reasoner: a Hugging Face model whose forward runs latents, and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """See `LatentMixin.forward`."""
+        return self.model(*args, **kwargs)
+
+    @property
+    def config(self) -> LatentConfig:
+        """The latent section of the model's config."""
+        return self.model.latent_config
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Every token that ends an answer, as the tokenizer and the model declare them."""
+        declared = self.model.generation_config.eos_token_id
+        declared = [declared] if isinstance(declared, int) else list(declared or [])
+        return list(dict.fromkeys([self.tokenizer.eos_token_id, *declared]))
+
+    def prompt_ids(self, question: str, num_latents: int | None = None) -> list[int]:
+        """Token ids of a question and its latent placeholders (default: as many as the checkpoint was trained for)."""
+        count = self.config.num_latents if num_latents is None else num_latents
+        return encode_prompts([question], count, self.tokenizer, self.config)[0]
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        n: int = 1,
+        noise: Noise | str | None = None,
+        temperature: float = 0.0,
+        max_new_tokens: int | None = None,
+        num_latents: int | None = None,
+        seed: int = 0,
+        seeds: Sequence[Sequence[int]] | None = None,
+        batch_size: int = 256,
+        on_samples: Callable[[int, Samples], None] | None = None,
+        **sampling: Any,
+    ) -> list[Samples]:
+        """Samples n answers for each prompt.
+
+        Args:
+            noise: Noise on the latents as `kind:scale`; None: no noise.
+            temperature: Of the answer tokens; 0 takes the most likely token.
+            max_new_tokens: Default: 64, or what the context window leaves for the longest prompt.
+            num_latents: Default: as many as the checkpoint was trained for; 0: reason in text.
+            seed: Base of the seeds. Sample j of prompt i does not depend on the batch it is drawn in.
+            seeds: n seeds for each prompt, to replay samples.
+            batch_size: Answers drawn at once, at least those of one thought.
+            on_samples: Called with a prompt's place and its samples as soon as they are there.
+            sampling: top_k, top_p, min_p.
+
+        Raises:
+            ModelError: An empty question, one that leaves no room in the context window, or noise without latents.
+        """
+        if not prompts:
+            return []
+        noise = parse_noise(noise) if isinstance(noise, str) else noise
+        count = self.config.num_latents if num_latents is None else num_latents
+        if noise is not None and (count == 0 or not THOUGHT_SOURCES[self.config.thought_source].is_recurrent):
+            raise ModelError(
+                f"noise={noise} has no latents to fall on: num_latents is {count}, the thought source "
+                f"{self.config.thought_source!r}. Leave the noise out, or use a checkpoint with latents."
+            )
+        encoded = encode_prompts(prompts, count, self.tokenizer, self.config)
+        if max_new_tokens is None:
+            longest = max(map(len, encoded))
+            room = DEFAULT_NEW_TOKENS if self.context_window is None else self.context_window - longest
+            max_new_tokens = max(1, min(DEFAULT_NEW_TOKENS, room))
+        options = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, **sampling)
+        check_room(prompts, encoded, max_new_tokens, self.context_window)
+        if seeds is None:
+            drawn = torch.randint(2**62, (len(prompts), n), generator=torch.Generator().manual_seed(seed))
+        else:
+            drawn = torch.tensor(seeds)
+        if noise is not None:
+            noise.prepare(self.model)
+        was_training = self.model.training
+        self.model.eval()
+        per_batch = max(1, batch_size // drawn.size(1))
+        samples: list[Samples] = []
+        for begin in range(0, len(prompts), per_batch):
+            chunk, rows = encoded[begin : begin + per_batch], drawn[begin : begin + per_batch]
+            if rows.size(1) <= batch_size:
+                samples += self._sample(chunk, rows, options, noise)
+            else:
+                samples.append(self._sample_in_parts(chunk, rows, options, noise, batch_size))
+            if on_samples is not None:
+                for index in range(begin, len(samples)):
+                    on_samples(index, samples[index])
+        self.model.train(was_training)
+        return samples
+
+    def _sample_in_parts(
+        self, prompt: list[list[int]], seeds: Tensor, sampling: Sampling, noise: Noise | None, size: int
+    ) -> Samples:
+        """More samples of one prompt than fit into a batch; those of equal seeds, a thought's, are drawn at once."""
+        _, which, counts = seeds[0].unique(return_inverse=True, return_counts=True)
+        order = which.argsort(stable=True)
+        sizes = [0]
+        for count in counts.tolist():
+            if sizes[-1] and sizes[-1] + count > size:
+                sizes.append(0)
+            sizes[-1] += count
+        parts = [self._sample(prompt, seeds[:, part], sampling, noise)[0] for part in order.split(sizes)]
+        back = order.argsort().tolist()
+
+        def joined(name: str) -> list[Any]:
+            values = [value for part in parts for value in getattr(part, name)]
+            return [values[i] for i in back]
+
+        latents = torch.cat([part.latents for part in parts])[back]
+        return Samples(
+            latents=latents, **{field.name: joined(field.name) for field in fields(Samples) if field.name != "latents"}
+        )
+
+    def _sample(
+        self, prompts: list[list[int]], seeds: Tensor, sampling: Sampling, noise: Noise | None
+    ) -> list[Samples]:
+        count, n = seeds.shape
+        rows = torch.arange(count).repeat_interleave(n)
+        drawn = rollout(self.model, prompts, rows, seeds.flatten(), sampling, noise, self.eos_token_ids)
+        return self.samples_of(drawn, n)
+
+    def samples_of(self, drawn: Rollouts, n: int) -> list[Samples]:
+        """Rollouts of which n in a row are of one prompt, with their texts."""
+        texts = self.tokenizer.batch_decode(drawn.token_ids, skip_special_tokens=True)
+        totals, counts, replay = drawn.logprobs.sum(1).tolist(), drawn.num_latents.tolist(), drawn.seeds.tolist()
+        samples = []
+        for begin in range(0, len(texts), n):
+            part = slice(begin, begin + n)
+            samples.append(
+                Samples(
+                    texts[part], drawn.token_ids[part], totals[part], drawn.latents[part], counts[part], replay[part]
+                )
+            )
+        return samples
+
+    def read_thoughts(self, latents: Tensor) -> list[str]:
+        """The steps that latents (L, d) stand for, as the auxiliary decoder reads them.
+
+        Raises:
+            ModelError: The checkpoint was loaded without a decoder.
+        """
+        decoder = self.model.supervision
+        if not isinstance(decoder, StepDecoder):
+            raise ModelError(
+                f"There is no decoder to read thoughts with: the checkpoint's supervision is "
+                f"{self.config.supervision!r}. Train with curriculum.supervision=decoder, and load the curriculum's "
+                "checkpoint with load_reasoner(..., supervised=True)."
+            )
+        tokens = decoder.read(self.model, latents, self.tokenizer.eos_token_id)
+        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    @property
+    def context_window(self) -> int | None:
+        """Tokens and latents that fit into one row, or None where the model sets no limit."""
+        return context_window(self.model.config.get_text_config())
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes an ordinary Hugging Face folder: safetensors, tokenizer, config with the latent section."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        follow_umask(Path(folder))

@@ -1,0 +1,1 @@
+"""Problems as a model sees them: loaded, parted, encoded, and put into batches."""

@@ -1,0 +1,1 @@
+"""Recipes: every key, how files are read, and the presets."""

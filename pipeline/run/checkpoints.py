@@ -1,0 +1,84 @@
+"""Which checkpoints a run has left, and where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..model.plugins import load_plugins
+from ..recipe.load import load_recipe
+from ..recipe.schema import Recipe
+from ..system.activity import NOW
+from ..train.common import is_done
+from ..train.curriculum.levels import stopped_summary
+from .folder import RunError
+from .plan import plan
+
+
+def stopped_curriculum(recipe: Recipe) -> dict[str, Any] | None:
+    """The report of a run's curriculum where it was stopped below a threshold; None for any other run."""
+    is_planned = any(stage.name == "curriculum" for stage in plan(recipe))
+    return stopped_summary(recipe.folder / "curriculum") if is_planned else None
+
+
+def trained_stages(recipe: Recipe, folder: Path) -> dict[str, Path]:
+    """Checkpoints of a run folder by stage, in the order they were trained in.
+
+    A curriculum that was stopped before it promoted any stage has left the weights it began from: it has none.
+    """
+    found = {stage.name: folder / stage.name / "final" for stage in plan(recipe) if is_done(folder / stage.name)}
+    stopped = stopped_summary(folder / "curriculum")
+    if stopped is not None and stopped["kept"] is None:
+        found.pop("curriculum", None)
+    return found
+
+
+def checkpoint_of(recipe: Recipe, stage: str) -> str | Path:
+    """Where a stage's final weights are; for `base`, the hub id or folder the recipe names."""
+    if stage == "base" and recipe.model.name_or_path is not None:
+        return recipe.model.name_or_path
+    return recipe.folder / stage / "final"
+
+
+def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | None) -> tuple[Recipe, dict[str, Path]]:
+    """The recipe that a folder was trained by, and its checkpoints by stage: those of a run, or the folder itself.
+
+    Raises:
+        RunError: No run or checkpoint there, or no recipe that says what to measure on.
+    """
+    if not folder.is_dir():
+        raise RunError(f"There is no folder {folder}. Name a run folder or a checkpoint.")
+    if recipe_path is None:
+        run = run_folder(folder)
+        if run is None:
+            raise RunError(
+                f"{folder} lies in no run folder. Give the recipe that says what to measure on with --recipe."
+            )
+        recipe_path = run / "recipe.yaml"
+    recipe = load_recipe(recipe_path, overrides)
+    load_plugins(recipe.plugins)
+    if (folder / "recipe.yaml").is_file():
+        checkpoints = trained_stages(recipe, folder)
+    elif (folder / "config.json").is_file():
+        checkpoints = {_stage_name(folder): folder}
+    else:
+        checkpoints = {}
+    if not checkpoints:
+        raise RunError(f"{folder} holds no finished stage and no checkpoint.")
+    NOW.folder = run_folder(folder)
+    return recipe, checkpoints
+
+
+def run_folder(folder: Path) -> Path | None:
+    """The run that a folder is, or that it is a checkpoint of; None for any other folder."""
+    parents = (folder, *folder.resolve().parents[:3])  # run/stage/final, or run/stage/part/final
+    return next((parent for parent in parents if (parent / "recipe.yaml").is_file()), None)
+
+
+def _stage_name(checkpoint: Path) -> str:
+    """The training stage a checkpoint comes from: the name of its stage folder, or what its latent section says."""
+    if checkpoint.resolve().name == "final":
+        return checkpoint.parent.name
+    section = json.loads((checkpoint / "config.json").read_text()).get("latent") or {}
+    return "curriculum" if section.get("num_latents") else "sft"

@@ -1,0 +1,47 @@
+"""The stages that a recipe asks for, in the order they are trained in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ..recipe.load import RecipeError
+from ..recipe.schema import Recipe
+from ..train.common import Context
+from ..train.curriculum.arms import ARMS
+from ..train.curriculum.levels import train_curriculum
+from ..train.rl.stage import train_rl
+from ..train.sft import train_sft
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a run: its name, which is also its folder, the stage it starts from, and what trains it."""
+
+    name: str
+    after: str
+    train: Callable[[Context, str | Path, Path], None]
+
+
+def plan(recipe: Recipe) -> list[PlannedStage]:
+    """The stages of a recipe in order; controls last."""
+    planned: list[PlannedStage] = []
+    last = "base"
+    for name, is_on, train in (
+        ("sft", recipe.sft is not None, train_sft),
+        ("curriculum", recipe.curriculum is not None and recipe.controls.latent, train_curriculum),
+        ("rl", recipe.rl is not None, train_rl),
+    ):
+        if is_on:
+            planned.append(PlannedStage(name, last, train))
+            last = name
+    for name in recipe.controls.chosen:
+        after = ARMS[name].after
+        if after == "sft" and recipe.sft is None:
+            after = "base"
+        planned.append(PlannedStage(name, after, partial(train_curriculum, arm=name)))
+    if not planned:
+        raise RecipeError("The recipe has no stage. Give it at least one of sft, curriculum and rl.")
+    return planned

@@ -1,0 +1,120 @@
+"""The end of a run: its checkpoints measured, results.json, the report and the table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from ...data.problem import Problem
+from ..evaluate.measure import Measurement, ResultsError, measure, read_results, write_results
+from ..evaluate.report.page import report_images, write_report
+from ..evaluate.table import metric_name, print_results
+from ..model.load import load_reasoner
+from ..recipe.schema import Recipe
+from ..scoring.sample_files import digest
+from ..system.activity import doing
+from ..system.files import write_whole
+from ..system.whole import read_seconds
+from ..tracking.tracker import Tracker
+from ..tracking.wandb_run import print_wandb
+from ..train.common import is_done
+from ..train.curriculum.levels import stopped_summary
+from .plan import plan
+
+logger = logging.getLogger(__name__)
+
+
+def record_seconds(recipe: Recipe, stage: str, seconds: float) -> None:
+    if PartialState().is_main_process:
+        times = read_seconds(recipe.folder)
+        times[stage] = times.get(stage, 0.0) + round(seconds, 1)
+        write_whole(recipe.folder / "seconds.json", json.dumps(times))
+
+
+def measure_stages(
+    recipe: Recipe, checkpoints: Mapping[str, Path], problems: list[Problem], tracker: Tracker
+) -> list[Measurement]:
+    """Measures the final checkpoint of every stage, writes results.json and the report, prints the table."""
+    state, file = PartialState(), recipe.folder / "results.json"
+    rows = _measured(file)
+    measured = {row.stage for row in rows}
+    missing = [name for name in checkpoints if name not in measured]
+    if missing:
+        started = time.perf_counter()
+        tracker.start("evaluate")
+        for name in missing:
+            rows += evaluate_checkpoint(recipe, checkpoints[name], name, problems, recipe.folder / "samples")
+            if state.is_main_process:
+                write_results(file, rows)
+        _track_results(tracker, rows)
+        record_seconds(recipe, "evaluate", time.perf_counter() - started)
+    if state.is_main_process:
+        write_report(recipe.folder)
+        images = report_images(recipe.folder)
+        tracker.log_images({f"report/{name}": path for name, path in images.items()}, 0)
+        print_results(rows, read_seconds(recipe.folder))
+        print_places(recipe)
+    state.wait_for_everyone()
+    return rows
+
+
+def _measured(file: Path) -> list[Measurement]:
+    """What an earlier start of the run has measured. Rows that cannot be read are measured again, from the samples."""
+    try:
+        return read_results(file) if file.is_file() else []
+    except ResultsError as error:
+        if PartialState().is_main_process:
+            logger.warning("%s is measured again: %s", file, error)
+        return []
+
+
+def evaluate_checkpoint(
+    recipe: Recipe, checkpoint: Path, stage: str, problems: list[Problem], samples: Path | None = None
+) -> list[Measurement]:
+    """Measures one checkpoint under the recipe's evaluate section.
+
+    Args:
+        samples: Folder to keep the samples in, one for each stage in it; what it holds already is not drawn again.
+    """
+    reasoner = load_reasoner(checkpoint, trust_remote_code=recipe.model.trust_remote_code, dtype=recipe.model.dtype)
+    reasoner.model.to(PartialState().device)
+    folder = source = None
+    if samples is not None:
+        folder = samples / stage
+        source = {"checkpoint": digest(checkpoint), "task": recipe.data.eval.model_dump(mode="json")}
+    with torch.no_grad(), doing(f"measuring {stage}"):
+        rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed, folder, source)
+    if stopped_summary(checkpoint.parent) is not None:
+        # Latents, then the steps that stayed text; an evaluation that asks for a number of latents says so itself.
+        rows = [row if row.num_latents is not None else replace(row, mode="hybrid") for row in rows]
+    return rows
+
+
+def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:
+    named: dict[str, Any] = {}
+    for row in rows:
+        named[f"{row.stage}/{metric_name(row.metric, row.k)}/{row.setting}"] = row.value
+    tracker.log(named, 0)
+    columns = [field.name for field in fields(Measurement) if field.name != "ci95"]
+    table = [[*(getattr(row, name) for name in columns), *row.ci95] for row in rows]
+    tracker.log_table("results", [*columns, "low", "high"], table, 0)
+
+
+def print_places(recipe: Recipe) -> None:
+    """Says where to find what the run left."""
+    folder = recipe.folder
+    print(f"Report       {folder / 'report.html'}")
+    print(f"Results      {folder / 'results.json'}")
+    print(f"Metrics      {folder / 'metrics.jsonl'}")
+    for stage in plan(recipe):
+        if is_done(folder / stage.name):
+            print(f"Checkpoint   {folder / stage.name / 'final'}")
+    print_wandb(recipe, folder)

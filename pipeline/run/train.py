@@ -1,0 +1,92 @@
+"""Chains the stages of a recipe: hands checkpoints over, resumes, evaluates, reports."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from ...data.problem import Problem
+from ..evaluate.measure import Measurement
+from ..model.build import build_model
+from ..model.load import load_tokenizer
+from ..problems.load import load_all
+from ..recipe.schema import Recipe
+from ..system.activity import NOW, doing
+from ..system.processes import join_processes
+from ..tracking.tracker import Tracker
+from ..train.common import Context, is_done
+from ..train.examples import encode_checked
+from ..train.lora_check import check_lora_modules
+from .checkpoints import checkpoint_of, stopped_curriculum, trained_stages
+from .folder import keep_training_data, open_folder
+from .launch import announce, check_launched
+from .plan import PlannedStage, plan
+from .results import measure_stages, record_seconds
+from .validate import check_recipe
+
+logger = logging.getLogger(__name__)
+
+
+def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
+    """Runs a recipe from the first unfinished stage to the report.
+
+    Args:
+        resume: Go on with the run that the folder holds; finished stages are kept.
+
+    Raises:
+        UserError: Bad input; nothing is overwritten.
+    """
+    state = join_processes()
+    stages = plan(recipe)
+    check_recipe(recipe)
+    check_launched(recipe)
+    with open_folder(recipe, resume):
+        NOW.folder = recipe.folder
+        announce(state)
+        return _run(recipe, stages, state, resume)
+
+
+def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume: bool) -> list[Measurement]:
+    set_seed(recipe.seed)
+    problems = load_all(recipe)
+    _build_base(recipe, [*problems.held_out, *problems.train])
+    config, tokenizer = load_tokenizer(checkpoint_of(recipe, "base"), recipe.model.trust_remote_code)
+    if recipe.model.lora is not None:
+        check_lora_modules(recipe.model.lora, config, recipe.model.trust_remote_code)
+    encoded = encode_checked(recipe, problems, tokenizer, config)
+    evaluation = problems.evaluation
+    tracker = Tracker(recipe, recipe.folder, state.is_main_process)
+    context = Context(recipe, recipe.folder, problems.train, encoded, problems.held_out, evaluation, tracker, resume)
+    keep_training_data(recipe.folder, context.training_data)
+    try:
+        for stage in stages:
+            folder = recipe.folder / stage.name
+            if stage.after == "curriculum" and stopped_curriculum(recipe) is not None:
+                continue  # it would train what the curriculum could not
+            if not is_done(folder):
+                tracker.start(stage.name)
+                started = time.perf_counter()
+                with doing(f"training {stage.name}"):
+                    stage.train(context, checkpoint_of(recipe, stage.after), folder)
+                record_seconds(recipe, stage.name, time.perf_counter() - started)
+        rows = measure_stages(recipe, trained_stages(recipe, recipe.folder), evaluation, tracker)
+    except BaseException:
+        tracker.finish(exit_code=1)
+        raise
+    tracker.finish()
+    return rows
+
+
+def _build_base(recipe: Recipe, problems: list[Problem]) -> None:
+    folder = recipe.folder / "base"
+    if recipe.model.config is not None:
+        if PartialState().is_main_process and not is_done(folder):
+            partial = folder / "final.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            build_model(recipe.model.config, problems, recipe.seed, partial)
+            partial.rename(folder / "final")
+        PartialState().wait_for_everyone()

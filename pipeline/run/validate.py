@@ -1,0 +1,88 @@
+"""What can be checked of a recipe before any training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from ...rewards.loading import load_reward
+from ..evaluate.search import check_search
+from ..latent.noise.base import Noise, check_fits, parse_noise
+from ..latent.supervision.base import check_supervision
+from ..latent.thoughts.base import THOUGHT_SOURCES, build_source
+from ..model.plugins import load_plugins
+from ..recipe.load import RecipeError, nearest
+from ..recipe.schema import Recipe
+from ..scoring.latent_reward import check_latent_reward
+from ..scoring.reward_model import check_recipe_reward
+from ..system.files import check_writable
+from ..tracking.wandb_run import check_wandb
+from ..train.curriculum.limits import curriculum_args
+from ..train.lora_check import check_recipe_lora
+from ..train.rl.settings import check_batch, grpo_args, rollout_settings
+from ..train.sft import sft_args
+from .launch import check_launcher
+
+# Noise in an evaluation is left out where a model has no latents, such as a control.
+SAMPLING = "evaluate.sampling"
+TRAINER_ARGS = {"sft": sft_args, "curriculum": curriculum_args, "rl": grpo_args}
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Checks everything that can be checked without data or weights, so that no error waits behind hours of training.
+
+    Raises:
+        UserError: Trainer keys or values that a config class refuses, an unknown thought source, noise, reward or
+            scorer.
+    """
+    check_writable(recipe.folder, "output_dir")
+    check_wandb(recipe)
+    check_launcher()
+    load_plugins(recipe.plugins)
+    built: dict[str, Any] = {
+        stage: build(recipe, recipe.folder / stage)
+        for stage, build in TRAINER_ARGS.items()
+        if getattr(recipe, stage) is not None
+    }
+    unset_hf_deepspeed_config()  # building a config under ZeRO-3 makes every model that is loaded later sharded
+    if recipe.curriculum is not None:
+        curriculum_args(recipe, recipe.folder, is_last=True)
+        check_supervision(recipe.curriculum.supervision, recipe.curriculum.supervision_options)
+        check_noise("curriculum.noise", recipe.curriculum.noise, recipe)
+        if recipe.model.lora is not None and not recipe.curriculum.reset_optimizer:
+            raise RecipeError("curriculum.reset_optimizer=false does not work with LoRA, whose adapters are merged.")
+    source = recipe.latent.thought_source
+    if source not in THOUGHT_SOURCES:
+        raise RecipeError(f"Unknown latent.thought_source {source!r}{nearest(source, list(THOUGHT_SOURCES))}")
+    build_source(source, recipe.latent.thought_options, hidden_size=8)
+    for sampling in recipe.evaluate.sampling:
+        if check_noise(SAMPLING, sampling.noise, recipe) is None and sampling.temperature == 0:
+            raise RecipeError("evaluate.sampling: noise of scale 0 and temperature 0 make all samples equal.")
+    for search in recipe.evaluate.search if THOUGHT_SOURCES[source].is_recurrent else []:
+        check_search(search.noise, recipe.latent)
+    check_recipe_lora(recipe)
+    load_reward(recipe.evaluate.scorer)
+    if recipe.evaluate.selection_reward is not None:
+        check_recipe_reward(recipe.evaluate.selection_reward)
+    if recipe.evaluate.latent_reward is not None:
+        check_latent_reward(recipe.evaluate.latent_reward)
+    if recipe.rl is not None:
+        check_noise("rl.noise", recipe.rl.noise, recipe)
+        rollout_settings(recipe)
+        check_batch(recipe.rl, built["rl"])
+        for reward in recipe.rl.rewards:
+            check_recipe_reward(reward)
+
+
+def check_noise(key: str, spec: str | None, recipe: Recipe) -> Noise | None:
+    """The noise of a recipe key, checked against the thought source it falls on.
+
+    Raises:
+        UserError: No noise, or one that needs another thought source.
+    """
+    noise, source = parse_noise(spec), recipe.latent.thought_source
+    # In an evaluation models without latents are measured without noise.
+    if key != SAMPLING or THOUGHT_SOURCES[source].is_recurrent:
+        check_fits(key, noise, source)
+    return noise

@@ -1,0 +1,80 @@
+"""Selectors: ways to choose one of k samples without knowing which is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...data.problem import Problem
+from ...rewards.score import call_reward
+from ..statistics.at_k import best_at_k, vote_at_k
+from .sampled import Sampled
+
+# Selector -> the metric it makes.
+METRICS = {
+    "majority": "maj@k",
+    "likelihood": "likelihood@k",
+    "reward": "reward@k",
+    "weighted": "weighted@k",
+    "latent_reward": "latent_reward@k",
+    "latent_weighted": "latent_weighted@k",
+}
+# No selector: how well the agreement of samples tells problems with a right majority from others (`auroc`).
+AGREEMENT = "agreement@k"
+
+
+def fewest(selector: str) -> int:
+    """The fewest samples that a selector makes sense of: of one nothing can be chosen, a majority of two is any."""
+    return 3 if selector in ("majority", "agreement") else 2
+
+
+def selector_name(metric: str) -> str:
+    """What chooses, in words, from a metric of results.json."""
+    return {"pass@1": "any sample", "pass@k": "oracle", "maj@k": "majority"}.get(
+        metric, metric.removesuffix("@k").replace("_", " ")
+    )
+
+
+def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None, k: int) -> np.ndarray:
+    """Chance of each problem (P,) that what a selector chooses of k samples is right.
+
+    majority: the answer that most samples give. weighted: the same, each vote counting as much as its reward lies above
+    the lowest of the problem. likelihood: the answer with the highest log-prob, given its thought. reward: the sample
+    with the highest reward. latent_reward: the sample whose thought the latent reward model scores highest.
+    latent_weighted: a vote in which each counts exp(S), the latent reward model's odds that the thought is right.
+
+    Args:
+        rewards: (P, n) of the samples; needed by reward and weighted.
+    """
+    right = np.array([row.right for row in sampled])
+    if selector == "likelihood":
+        return best_at_k(np.array([row.logprobs for row in sampled]), right, k)
+    if selector == "latent_reward":
+        return best_at_k(np.array([row.latent_rewards for row in sampled]), right, k)
+    if selector == "majority":
+        return vote_at_k([row.answers for row in sampled], right, k)
+    if selector == "latent_weighted":
+        scores = np.array([row.latent_rewards for row in sampled])
+        odds = np.exp(scores - scores.max(1, keepdims=True))
+        return vote_at_k([row.answers for row in sampled], right, k, odds)
+    assert rewards is not None
+    if selector == "reward":
+        return best_at_k(rewards, right, k)
+    weights = rewards - rewards.min(1, keepdims=True)
+    return vote_at_k([row.answers for row in sampled], right, k, weights)
+
+
+def selection_rewards(
+    reward: Callable[..., Any], problems: Sequence[Problem], sampled: Sequence[Sampled]
+) -> np.ndarray:
+    """Rewards (P, n) of all samples; those without one get the lowest of all.
+
+    Raises:
+        RewardError: The reward returns something else than rewards.
+    """
+    given = call_reward(reward, problems, [row.texts for row in sampled])
+    values = np.array([np.nan if value is None else value for value in given], dtype=float)
+    lowest = np.nanmin(values) if not np.isnan(values).all() else 0.0
+    return np.where(np.isnan(values), lowest, values).reshape(len(problems), -1)

@@ -1,0 +1,135 @@
+"""How the samples of a problem are drawn: a setting, and the search among thoughts that it may name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...data.errors import UserError
+from ..latent.noise.base import parse_noise
+
+MOST = 4096  # thoughts of a question that may grow at once: they share a batch
+
+
+class SearchError(UserError):
+    """A search that cannot be made among the thoughts of a model."""
+
+
+class Search(NamedTuple):
+    """How the thoughts of a question grow.
+
+    Attributes:
+        children: Of each thought at each latent (L,).
+        keep: Thoughts that go on after each latent, those that the latent reward model scores highest; None: all.
+    """
+
+    children: tuple[int, ...]
+    keep: int | None = None
+
+    @classmethod
+    def beam(cls, width: int, children: int, num_latents: int) -> Search:
+        """`width` thoughts are kept of width · children at every latent.
+
+        Raises:
+            SearchError: More thoughts at once than `MOST`.
+        """
+        return cls((width * children, *[children] * (num_latents - 1)), width)._checked()
+
+    @classmethod
+    def tree(cls, children: int, at: int | None, num_latents: int) -> Search:
+        """Branches at latent `at`, from 1; None: at each one.
+
+        Raises:
+            SearchError: More thoughts at once than `MOST`.
+        """
+        return cls(tuple(children if at in (None, latent) else 1 for latent in range(1, num_latents + 1)))._checked()
+
+    def _checked(self) -> Search:
+        if max(self.widths) > MOST:
+            raise SearchError(
+                f"The search {self.name} grows {max(self.widths)} thoughts of a question at once, more than {MOST}. "
+                "Lower children or width, or let a tree branch at one latent."
+            )
+        return self
+
+    @property
+    def widths(self) -> list[int]:
+        """Thoughts of a question at each latent: as many latents are made there."""
+        widths, width = [], 1
+        for children in self.children:
+            widths.append(width * children)
+            width = widths[-1] if self.keep is None else min(widths[-1], self.keep)
+        return widths
+
+    @property
+    def thoughts(self) -> int:
+        """Thoughts of a question at the end, each with an answer."""
+        return self.widths[-1] if self.keep is None else min(self.widths[-1], self.keep)
+
+    @property
+    def name(self) -> str:
+        """Such as beam4x4, tree-16at2 or tree-2each."""
+        if self.keep is not None:
+            return f"beam{self.keep}x{self.children[0] // self.keep}"
+        at = [latent for latent, children in enumerate(self.children, 1) if children > 1]
+        return f"tree-{max(self.children)}at{at[0]}" if len(at) == 1 else f"tree-{max(self.children)}each"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the samples of a problem are drawn.
+
+    Attributes:
+        n: Samples of each problem.
+        noise: On the latents, as kind:scale.
+        temperature: Of the answer tokens; 0 takes the most likely one.
+        answers_per_thought: Answers in a row that share a thought.
+        num_latents: Of each thought; None: those of the checkpoint, 0: reason in text.
+        search: How the thoughts of a question are found, where they are not drawn apart from each other.
+    """
+
+    n: int = 1
+    noise: str | None = None
+    temperature: float = 0.0
+    answers_per_thought: int = 1
+    num_latents: int | None = None
+    search: Search | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Setting:
+        """A setting as the head of its file has it."""
+        search = values.get("search")
+        return cls(**{**values, "search": None if search is None else Search(tuple(search[0]), search[1])})
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether the thoughts of a question differ."""
+        return parse_noise(self.noise) is not None
+
+    @property
+    def is_greedy(self) -> bool:
+        """One answer without noise, the most likely tokens."""
+        return (self.n, self.noise, self.temperature, self.search) == (1, None, 0.0, None)
+
+    @property
+    def name(self) -> str:
+        """A file name: greedy, or such as n16-gaussian-0.3-T1."""
+        latents = [f"L{self.num_latents}"] if self.num_latents is not None else []
+        if self.is_greedy:
+            return "-".join(["greedy", *latents])
+        noise = [self.noise.replace(":", "-")] if self.noise is not None else []
+        shared = [f"m{self.answers_per_thought}"] if self.answers_per_thought > 1 else []
+        found = [self.search.name] if self.search is not None else []
+        return "-".join([f"n{self.n}", *shared, *latents, *found, *noise, f"T{self.temperature:g}"])
+
+
+def seeds_of(problems: int, setting: Setting, seed: int) -> list[list[int]]:
+    """n seeds for each problem, those of answers that share a thought equal; a search has one."""
+    rng = np.random.default_rng(seed)
+    if setting.search is not None:
+        return rng.integers(2**62, size=(problems, 1)).tolist()
+    drawn = rng.integers(2**62, size=(problems, setting.n // setting.answers_per_thought))
+    return drawn.repeat(setting.answers_per_thought, 1).tolist()

@@ -1,0 +1,1 @@
+"""Estimators over samples, intervals and tests: NumPy alone."""

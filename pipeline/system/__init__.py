@@ -1,0 +1,1 @@
+"""What the machine gives: files that stay whole, locks, processes, signals."""

@@ -1,0 +1,88 @@
+"""Files that are whole or absent, whenever a run is killed, and places that can be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ...data.errors import UserError
+
+
+class PlaceError(UserError):
+    """A place that cannot be written to."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file through a rename, so that a reader never meets half of it."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+    except OSError:
+        partial.unlink(missing_ok=True)  # on a full disk half a file would take the room of a whole one
+        raise
+    partial.replace(path)
+
+
+def follow_umask(folder: Path) -> None:
+    """Gives the weights in a folder the mode of other new files. safetensors writes them for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o666 & ~mask)
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Makes sure that files can be written into a folder, or into the one that it would be made in.
+
+    Args:
+        key: The recipe key or option that names the place, for the message.
+
+    Raises:
+        PlaceError: They cannot.
+    """
+    place = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as error:
+        raise PlaceError(
+            f"{folder} cannot be written to: {error.strerror} ({place}). Name another place with {key}, or change this "
+            "one."
+        ) from None
+
+
+def room(folder: Path) -> str:
+    """How much of the disk under a folder is free, in words."""
+    usage = shutil.disk_usage(folder)
+    return f"{usage.free / 1e6:,.2f} of {usage.total / 1e6:,.2f} MB are free"
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Makes sure that a run folder has room for the weights that a stage will leave in it.
+
+    Args:
+        needed: Bytes of the weights.
+
+    Raises:
+        PlaceError: It has not.
+    """
+    if shutil.disk_usage(folder).free < needed:
+        raise PlaceError(
+            f"{folder} has too little room for the weights of a stage, {needed / 1e6:,.2f} MB: {room(folder)}. Make "
+            "space, or name another place with output_dir."
+        )
+
+
+def writable(target: Path) -> Path:
+    """The file itself, once it is sure that it can be written.
+
+    Raises:
+        PlaceError: Its folder does not exist or cannot be written to.
+    """
+    if not target.parent.is_dir():
+        raise PlaceError(f"There is no folder {target.parent} to write {target.name} to. Name another with --output.")
+    check_writable(target.parent, "--output")
+    return target

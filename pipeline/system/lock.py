@@ -1,0 +1,69 @@
+"""A lock file that names who holds it, so that two launches never write into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import SoftFileLock, Timeout
+
+from ...data.errors import UserError
+from .processes import on_main
+from .whole import flush_one
+
+WAIT = 1.0  # seconds; on network disks filelock takes over what a dead process left at its second attempt
+
+
+class LockedError(UserError):
+    """Another process holds what was asked for."""
+
+
+@contextmanager
+def hold(file: Path, what: str, instead: str) -> Iterator[None]:
+    """Holds a lock file, and removes it in the end.
+
+    One that was left by a process of this host which is dead is taken over. Of other hosts nobody can tell.
+
+    Args:
+        what: What it stands for, to begin the message with.
+        instead: What to do in place of waiting.
+
+    Raises:
+        LockedError: Another process holds it.
+    """
+    lock = SoftFileLock(file, timeout=WAIT, poll_interval=0.1)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LockedError(
+            f"{what}: already running: {_holder(file)}. Nothing was changed. Wait for it, kill it, or {instead}. If "
+            f"it runs no more, delete {file}."
+        ) from None
+    try:
+        flush_one(file)  # an empty one, as a power cut may leave it, names nobody and can only be deleted
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def hold_for_all(file: Path, what: str, instead: str) -> Iterator[None]:
+    """As `hold`, by the main process for all of a launch."""
+    with ExitStack() as held:
+        on_main(lambda: held.enter_context(hold(file, what, instead)))
+        yield
+
+
+def _holder(file: Path) -> str:
+    """Process, host and start of who holds a lock file, as filelock writes them: a line each, the start its time."""
+    try:
+        since = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return "a process that has just ended"
+    if len(lines) < 2:
+        return f"a process since {since} whose lock file does not name it"
+    host = lines[1].partition("?")[0]  # the namespace of a container follows
+    return f"pid {lines[0]} on host {host} since {since}"

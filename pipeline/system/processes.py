@@ -1,0 +1,52 @@
+"""What one process of a launch does for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+from ...data.errors import UserError
+
+Result = TypeVar("Result")
+
+
+def on_main(work: Callable[[], Result]) -> Result:
+    """Does something on the main process while the others wait. All get its result; what it raises ends all of them."""
+    outcome: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            outcome[0] = work()
+        except (UserError, OSError) as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def join_processes() -> PartialState:
+    """Joins the processes of a launch; says that it is on CPU, which launchers do not tell their workers."""
+    return PartialState(cpu=on_cpu())
+
+
+def leave_processes() -> None:
+    """Ends a launch in step.
+
+    A gloo thread that still holds work when the interpreter goes down aborts the process after a good run, so the
+    processes meet and wait a moment first.
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        time.sleep(0.5)
+        dist.destroy_process_group()
+
+
+def on_cpu() -> bool:
+    """Whether to run on the CPU: there is no GPU, or the launcher was told not to use it."""
+    return not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")

@@ -1,0 +1,1 @@
+"""Metrics of a run: metrics.jsonl and W&B."""

@@ -1,0 +1,101 @@
+"""Where numbers go while a run lasts: metrics.jsonl always, Weights & Biases by default."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..recipe.schema import Recipe
+from .metrics_file import mend, read_rows, write_rows
+from .wandb_run import is_wanted, start_wandb
+
+
+class Tracker:
+    """Writes metrics on the main process; does nothing on the others.
+
+    W&B has one group per pipeline and one run per stage. Without a key it works offline, in the run folder.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, is_main: bool) -> None:
+        self.recipe, self.folder, self.is_main = recipe, folder, is_main
+        self.stage = ""
+        self.wandb_run: Any = None
+        self.is_offline = False
+        if is_main:
+            mend(folder / "metrics.jsonl")
+
+    def start(self, stage: str) -> None:
+        """Begins (or, on resume, goes on with) the W&B run of a stage."""
+        self.finish()
+        self.stage = stage
+        if self.is_main and is_wanted(self.recipe):
+            self.wandb_run = start_wandb(self.recipe, self.folder, stage, self.is_offline)
+            self.is_offline = self.wandb_run.offline
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        """Records metrics at an optimizer step of the current stage, counted from the stage's start."""
+        if not self.is_main:
+            return
+        # NaN is no JSON; a metric that could not be computed is written as null.
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+        row = {"stage": self.stage, "step": step, "time": round(time.time(), 3), **clean}
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.wandb_run is not None:
+            self.wandb_run.log({**metrics, "global_step": step})
+
+    def forget_after(self, step: int) -> None:
+        """Drops what the current stage wrote to metrics.jsonl after a step: a resumed run trains from there again."""
+        file = self.folder / "metrics.jsonl"
+        if not self.is_main or not file.is_file():
+            return
+        rows = read_rows(file)
+        kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= step]
+        if len(kept) < len(rows):
+            write_rows(file, kept)
+
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
+        """Records a table in W&B, at an optimizer step of the current stage."""
+        if self.wandb_run is not None:
+            import wandb
+
+            self.wandb_run.log({name: wandb.Table(columns=columns, data=rows), "global_step": step})
+
+    def log_images(self, images: Mapping[str, Path], step: int) -> None:
+        """Records image files in W&B under their names, at an optimizer step of the current stage."""
+        if self.wandb_run is not None and images:
+            import wandb
+
+            shown = {name: wandb.Image(str(path)) for name, path in images.items()}
+            self.wandb_run.log({**shown, "global_step": step})
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Ends the W&B run of the current stage, as failed where exit_code is not 0."""
+        if self.wandb_run is not None:
+            self.wandb_run.finish(exit_code=exit_code)
+            self.wandb_run = None
+
+
+class TrackingCallback(TrainerCallback):
+    """Sends what a Trainer logs to the tracker.
+
+    Args:
+        offset: Optimizer steps of the stage's earlier Trainers, so that one axis runs through the curriculum.
+        extra: Values added to every row, such as the curriculum stage.
+    """
+
+    def __init__(self, tracker: Tracker, offset: int = 0, extra: dict[str, Any] | None = None) -> None:
+        self.tracker, self.offset, self.extra = tracker, offset, extra or {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.tracker.forget_after(self.offset + state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self.tracker.log({**self.extra, **logs}, self.offset + state.global_step)

@@ -1,0 +1,115 @@
+"""What RL does to problems it is not trained on: greedy and sampled accuracy, and whether the latents matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
+from torch import Tensor
+from transformers import TrainerCallback
+from trl.models import unwrap_model_for_generation
+
+from ....data.problem import Problem
+from ....rewards.score import is_right
+from ...latent.noise.base import Noise
+from ...latent.noise.values import keeping_bases
+from ...latent.sampling.given import Replacement
+from ...latent.thoughts.base import THOUGHT_SOURCES
+from ...model.reasoner import Reasoner, Samples
+from ...problems.swap import derange
+from ...recipe.schema import EvaluateSection
+from ..common import inner_model
+
+
+class HeldOutCallback(TrainerCallback):
+    """Measures held-out problems every few steps; docs/metrics.md explains the names. The processes share them out."""
+
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        problems: Sequence[Problem],
+        settings: EvaluateSection,
+        every: int,
+        noise: Noise | None,
+        samples: int,
+        **sampling: Any,
+    ) -> None:
+        """
+        Args:
+            noise: On the latents of sampled answers.
+            samples: Of each problem, k of pass@k.
+            sampling: temperature, top_k, top_p, min_p of their tokens.
+        """
+        self.reasoner, self.problems, self.settings, self.every = reasoner, problems, settings, every
+        self.noise, self.samples, self.sampling = noise, samples, sampling
+        self.trainer: Any = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every and state.global_step < state.max_steps:
+            return
+        for name, value in self.measure().items():
+            self.trainer._metrics["train"][name].append(value)
+        control.should_log = True
+
+    def measure(self) -> dict[str, float]:
+        """`held_out/...`, the same on every process."""
+        state = PartialState()
+        mine = self.problems[state.process_index :: state.num_processes]
+        with unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model:
+            policy = inner_model(model)
+            with keeping_bases(policy):
+                right = self._right(Reasoner(policy, self.reasoner.tokenizer), mine)
+        # Sums and counts: where answers are swapped, those of one answer too many have no donor.
+        pairs = [[sum(values), len(values)] for values in right.values()]
+        totals = torch.tensor(pairs, dtype=torch.float32, device=state.device)
+        summed = reduce(totals, "sum").tolist()
+        return {f"held_out/{name}": hits / n for name, (hits, n) in zip(right, summed, strict=True) if n}
+
+    def _right(self, reasoner: Reasoner, problems: Sequence[Problem]) -> dict[str, list[float]]:
+        """Share of right answers of each problem, under each way to answer it; swapped, of those that have a donor."""
+        questions = [problem.question for problem in problems]
+        settings = self.settings
+        options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
+        greedy = reasoner.generate(questions, **options)
+        drawn = reasoner.generate(questions, n=self.samples, noise=self.noise, **self.sampling, **options)
+        right = {"accuracy": self._judged(problems, greedy).mean(1).tolist()}
+        section = reasoner.config
+        if section.num_latents and THOUGHT_SOURCES[section.thought_source].is_recurrent:
+            # A process may have no problem, and must give the same names all the same.
+            latents = torch.cat([sample.latents for sample in greedy]) if greedy else torch.empty(0, 0, 0)
+            having, donated = self._swapped(latents, section.num_latents)
+            for name, some, given in (("swap", having, donated), ("zero", problems, torch.zeros_like(latents))):
+                answered = reasoner.generate(
+                    [problem.question for problem in some], noise=Replacement(latents=given),
+                    seeds=[[place] for place in range(len(some))], **options,
+                )  # fmt: skip
+                right[name] = self._judged(some, answered).mean(1).tolist()
+        samples = self._judged(problems, drawn)
+        return right | {"pass@1": samples.mean(1).tolist(), f"pass@{self.samples}": samples.any(1).tolist()}
+
+    def _swapped(self, latents: Tensor, count: int) -> tuple[list[Problem], Tensor]:
+        """Problems of this process, and for each the latents (R, L, d) of a problem with another answer.
+
+        Donors are drawn among the problems of all processes, so that the figure does not depend on how many there are.
+
+        Args:
+            latents: (P, L, d) of the problems that this process was given.
+            count: Latents L of every thought.
+        """
+        state = PartialState()
+        every: dict[int, Tensor] = {}
+        for rank, found in enumerate(gather_object([latents.cpu()])):
+            every |= dict(zip(range(rank, len(self.problems), state.num_processes), found, strict=True))
+        answers = [problem.answer for problem in self.problems]
+        rows, donors = (places.tolist() for places in derange(answers, [count] * len(answers), seed=0))
+        mine = range(state.process_index, len(rows), state.num_processes)
+        given = [every[donors[place]] for place in mine]
+        return [self.problems[rows[place]] for place in mine], torch.stack(given).to(latents) if given else latents[:0]
+
+    def _judged(self, problems: Sequence[Problem], samples: Sequence[Samples]) -> np.ndarray:
+        """Whether each sample of each problem is right (P, n)."""
+        return is_right(self.settings.scorer, problems, [sample.texts for sample in samples])

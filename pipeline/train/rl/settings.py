@@ -1,0 +1,173 @@
+"""What RL trains on and how its rollouts are drawn, checked before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOConfig
+
+from ....data.errors import DataError
+from ....data.problem import Problem
+from ...latent.noise.base import parse_noise
+from ...recipe.load import RecipeError
+from ...recipe.schema import Recipe, RLSection
+from ..common import trainer_config
+from .estimators import EstimatorError, Rollout, check_estimator, check_rollouts, parse_estimator
+
+# Fields of GRPOConfig and the values under which latents may stand among the tokens; the first is the default.
+FIT_SCORE: dict[str, tuple[Any, ...]] = {
+    "importance_sampling_level": ("token",),
+    "top_entropy_quantile": (1.0,),
+    "off_policy_mask_threshold": (None,),
+    "loss_type": ("dapo", "dr_grpo", "cispo"),  # the others divide by the number of actions
+}
+TRL_COLUMNS = {
+    "prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
+    "image", "images", "environment",
+}  # fmt: skip
+
+
+def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
+    """Rows of the RL dataset; all columns but `prompt` reach the reward functions.
+
+    Raises:
+        DataError: An extra column with a name that TRL keeps for itself.
+    """
+    extra = dict.fromkeys(name for problem in problems for name in problem.extra)
+    taken = sorted(TRL_COLUMNS & extra.keys())
+    if taken:
+        raise DataError(f"The training data has columns {taken}, names that TRL keeps for itself. Rename them.")
+    return [
+        {
+            **{name: problem.extra.get(name) for name in extra},
+            "prompt": problem.question,
+            "question": problem.question,
+            "steps": list(problem.steps),
+            "answer": problem.answer,
+            "num_latents": num_latents,
+        }
+        for problem in problems
+    ]
+
+
+@dataclass(frozen=True)
+class RowCollator:
+    """The rows that a batch of their numbers stands for: in an Arrow table they would not stay what they were.
+
+    There objects would all get the keys of each other, integers have 64 bits, and a column has one type. Each row is a
+    copy, which whoever gets it may change.
+    """
+
+    rows: Sequence[dict[str, Any]]
+
+    def __call__(self, batch: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
+        return [deepcopy(self.rows[item["row"]]) for item in batch]
+
+    def numbers(self) -> Dataset:
+        """The dataset of the rows' numbers, which TRL shuffles and repeats."""
+        return Dataset.from_dict({"row": range(len(self.rows))})
+
+
+def rollout_settings(recipe: Recipe) -> Rollout:
+    """How the rollouts of a recipe are drawn and credited.
+
+    Raises:
+        UserError: Options that do not fit each other or the trainer's.
+    """
+    section = recipe.rl
+    assert section is not None
+    noise, estimator = parse_noise(section.noise), parse_estimator(section.estimator)
+    check_estimator(estimator, noise, recipe.latent.jacobi_sweeps is not None)
+    trainer = section.trainer
+    group = trainer.get("num_generations", GRPOConfig.num_generations)
+    thoughts = section.answers_per_thought * (2 if section.antithetic else 1)
+    if group % thoughts:
+        raise EstimatorError(
+            f"rl.trainer.num_generations={group} must be a multiple of {thoughts} (answers_per_thought, twice that if "
+            "antithetic)."
+        )
+    if noise is None and (section.antithetic or section.answers_per_thought > 1):
+        raise EstimatorError(
+            "Without rl.noise all thoughts of a question are equal. Remove rl.antithetic and rl.answers_per_thought."
+        )
+    if section.max_at is not None and not 1 <= section.max_at < group:
+        raise EstimatorError(f"rl.max_at={section.max_at} must lie between 1 and {group - 1}, below num_generations.")
+    if estimator.scores:
+        for key, fits in FIT_SCORE.items():
+            if trainer.get(key, fits[0]) not in fits:
+                raise EstimatorError(
+                    f"rl.trainer.{key}={trainer[key]} does not fit the estimator {estimator.name}, whose latents are "
+                    f"no tokens. Take one of {list(fits)}."
+                )
+        if section.max_at is not None and section.answers_per_thought > 1:
+            raise EstimatorError(
+                f"rl.max_at with answers_per_thought={section.answers_per_thought} is not known to be unbiased for the "
+                f"estimator {estimator.name}. Set one of the two to its default."
+            )
+    return Rollout(
+        noise, estimator, section.answers_per_thought, section.antithetic, section.max_at, section.equal_groups
+    )
+
+
+def check_batch(section: RLSection, args: GRPOConfig) -> None:
+    """Makes sure that a process draws whole thoughts, and pairs of them.
+
+    Raises:
+        EstimatorError: It does not.
+    """
+    assert args.steps_per_generation is not None
+    rollouts = args.per_device_train_batch_size * args.steps_per_generation
+    check_rollouts(rollouts, section.answers_per_thought, section.antithetic)
+
+
+def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
+    section = recipe.rl
+    assert section is not None
+    if section.trainer.get("temperature", 1.0) <= 0:
+        raise RecipeError(
+            f"rl.trainer.temperature={section.trainer['temperature']} must be above 0: the likelihood of a greedy "
+            "answer has no gradient to learn from."
+        )
+    args = trainer_config(
+        GRPOConfig,
+        "rl.trainer",
+        section.trainer,
+        recipe.seed,
+        folder,
+        disable_dropout=True,  # TRL samples rollouts in training mode
+        reward_weights=[reward.weight for reward in section.rewards],
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    _align_saves(args, "save_steps" in section.trainer)
+    return args
+
+
+def _align_saves(args: GRPOConfig, is_given: bool) -> None:
+    """Has checkpoints lie between two draws of rollouts. Those in hand are not saved, so that a run that went on from
+    between would draw new ones, and end with other weights.
+
+    Args:
+        is_given: The recipe sets save_steps, which is then not changed.
+
+    Raises:
+        RecipeError: It cannot be done.
+    """
+    assert args.steps_per_generation is not None
+    cycle = args.steps_per_generation * args.num_iterations
+    steps = cycle // math.gcd(cycle, args.gradient_accumulation_steps)  # optimizer steps between two draws
+    if steps == 1 or args.save_strategy == "no":
+        return
+    if not is_given:
+        args.save_steps = steps * math.ceil(args.save_steps / steps)
+    if args.save_strategy != "steps" or args.save_steps % steps:
+        raise RecipeError(
+            f"Rollouts are drawn every {steps} steps (rl.trainer: steps_per_generation, num_iterations) and are not "
+            f"saved, so a run could not go on from checkpoints in between. Set rl.trainer.save_steps to a multiple of "
+            f"{steps}, with save_strategy: steps."
+        )

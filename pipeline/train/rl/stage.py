@@ -1,0 +1,104 @@
+"""Stage 3: reinforcement learning on the rewards of sampled answers, by GRPO or PPO."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from ...latent.noise.base import check_fits
+from ...latent.value_head import add_value_head
+from ...model.load import load_reasoner
+from ...model.reasoner import Reasoner
+from ...recipe.load import RecipeError
+from ...recipe.schema import PPOSection, RLSection
+from ...scoring.reward_model import recipe_reward
+from ...tracking.tracker import TrackingCallback
+from ..common import Context, ProgressCallback, train_and_hand_over
+from ..lora import lora_config
+from .alarms import AlarmCallback
+from .completions import CompletionsCallback
+from .estimators import Rollout, check_estimator
+from .grpo import LatentGRPOTrainer
+from .held_out import HeldOutCallback
+from .ppo import Critic, LatentPPOTrainer
+from .settings import RowCollator, grpo_args, rl_rows, rollout_settings
+
+
+def train_rl(context: Context, base: str | Path, folder: Path) -> None:
+    """Trains on the rewards of sampled answers and leaves `folder/final`."""
+    section = context.recipe.rl
+    assert section is not None
+    # Before the config of the trainer: under ZeRO-3 every model loaded after that would be sharded.
+    rewards = [recipe_reward(reward) for reward in section.rewards]
+    settings = rollout_settings(context.recipe)
+    args = grpo_args(context.recipe, folder)
+    model = context.recipe.model
+    reasoner = load_reasoner(
+        base,
+        trust_remote_code=model.trust_remote_code,
+        dtype=model.dtype,
+        noise=str(settings.noise) if settings.noise else None,
+        supervision="none",  # its module is left behind here, and the checkpoint must not promise it
+        supervision_options={},
+    )
+    if reasoner.config.stop_head:
+        raise RecipeError(
+            f"rl replays a fixed number of latents, and {base} was trained to stop by itself (stop_head)."
+        )
+    # A checkpoint from elsewhere need not be what the recipe's latent section says.
+    check_estimator(settings.estimator, settings.noise, reasoner.config.jacobi_sweeps is not None)
+    check_fits("rl.noise", settings.noise, reasoner.config.thought_source)
+    latents = reasoner.config.num_latents
+    if args.beta > 0 and latents == 0 and str(base) == model.name_or_path and model.lora is None:
+        raise RecipeError(
+            "rl.trainer.beta > 0 needs a reference model with the latent tokens, and TRL loads it from "
+            f"{base}. Train sft or curriculum first, or set beta to 0."
+        )
+    logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)
+    completions = CompletionsCallback(context.tracker)
+    callbacks: list[TrainerCallback] = [
+        TrackingCallback(context.tracker),
+        completions,
+        ProgressCallback("rl"),
+        AlarmCallback(section.alarms, reasoner.config.compute_dtype),
+    ]
+    held_out = None
+    if section.eval_every is not None:
+        problems, evaluate = context.held_out[: section.eval_problems], context.recipe.evaluate
+        held_out = HeldOutCallback(
+            reasoner, problems, evaluate, section.eval_every, settings.noise, evaluate.num_samples,
+            temperature=args.temperature, top_k=args.top_k or 0, top_p=args.top_p or 1.0, min_p=args.min_p,
+        )  # fmt: skip
+        callbacks.append(held_out)
+    rows = RowCollator(rl_rows(context.train, reasoner.config.num_latents))
+    trainer = _trainer_of(section, reasoner, settings)(
+        reward_funcs=rewards,
+        args=args,
+        train_dataset=rows.numbers(),
+        peft_config=lora_config(context.recipe, reasoner),
+        callbacks=callbacks,
+    )
+    trainer.data_collator = rows
+    completions.trainer = trainer
+    if held_out is not None:
+        held_out.trainer = trainer
+    train_and_hand_over(trainer, context, reasoner, base, folder)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Keeps TRL from printing a whole row of the data at every step in which a completion has no reward: how many have
+    none is the metric `group/unscored`, which has an alarm."""
+    return "All reward functions returned None" not in record.getMessage()
+
+
+def _trainer_of(section: RLSection, reasoner: Reasoner, settings: Rollout) -> Callable[..., LatentGRPOTrainer]:
+    """The trainer of an algorithm. PPO gets its value head here: a LoRA must know of it."""
+    if section.algorithm == "grpo":
+        return partial(LatentGRPOTrainer, reasoner, settings)
+    critic = Critic(**(section.ppo or PPOSection()).model_dump())
+    add_value_head(reasoner.model, critic.detach_trunk)
+    return partial(LatentPPOTrainer, reasoner, settings, critic)

@@ -1,0 +1,96 @@
+"""What is measured of rollouts while RL runs. Every name is explained in docs/metrics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...latent.geometry import effective_ranks
+from ...latent.sampling.generate import Rollouts
+from .groups import equal_groups
+
+
+def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float) -> dict[str, float]:
+    """Of the latents and answers of a process's rollouts.
+
+    Args:
+        rows: (B,) question of each rollout.
+    """
+    answers = [tuple(ids) for ids in drawn.token_ids]
+    questions = rows.tolist()
+    distinct = len(set(zip(questions, answers, strict=True))) / len(answers)
+    latents = drawn.latents.float()
+    if latents.size(1) == 0:
+        return {"rollout/distinct": distinct}
+    return {
+        "rollout/distinct": distinct,
+        "latent/rms": latents.pow(2).mean().sqrt().item() / embedding_rms,
+        "latent/effective_rank": effective_ranks(latents).mean().item() if latents.isfinite().all() else float("nan"),
+    }
+
+
+def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int) -> dict[str, float]:
+    """Of the rewards (P, G) of all processes' groups, thought by thought, filled in where `is_scored` is not."""
+    metrics = {
+        "group/best": rewards.max(1).values.mean().item(),
+        "group/mean": rewards.mean().item(),
+        "group/mixed": (~equal_groups(rewards)).float().mean().item(),
+        "group/unscored": (~is_scored).float().mean().item(),
+    }
+    if answers_per_thought > 1:
+        thoughts = rewards.unflatten(1, (-1, answers_per_thought))  # (P, K, M)
+        within = thoughts.var(2).mean()
+        metrics["group/within_thoughts"] = within.item()
+        if thoughts.size(1) > 1:
+            # The means of M answers vary by a share of the variance within thoughts, too.
+            metrics["group/between_thoughts"] = (thoughts.mean(2).var(1).mean() - within / answers_per_thought).item()
+    return metrics
+
+
+def replay_gap(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, float]:
+    """Largest difference in nats between log-probs (B, A) as sampled and as recomputed under the same weights."""
+    gap = (logps - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
+    return {"rollout/replay_gap": gap.max().item() if gap.numel() else 0.0}
+
+
+def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, float]:
+    """Spread of the importance ratios of answer tokens; on-policy, where it is 0, also the gap of the replay."""
+    assert logps is not None
+    if "old_per_token_logps" not in inputs:
+        return {"ratio/sd": 0.0, **replay_gap(logps, inputs)}
+    ratios = (logps - inputs["old_per_token_logps"])[inputs["completion_mask"].bool()].exp()
+    return {"ratio/sd": ratios.std(correction=0).item() if len(ratios) else 0.0}
+
+
+class LatentGradients:
+    """Norms of the gradient of the loss by each latent, collected while a backward runs."""
+
+    def __init__(self) -> None:
+        self.norms: dict[int, list[Tensor]] = {}
+
+    def __call__(self, latent: Tensor, turn: Tensor) -> None:
+        """Watches the latents (B, d) of a pass, which are the `turn`-th (B,) of their rows; below 0: none."""
+        if latent.requires_grad:
+            latent.register_hook(lambda gradient: self._keep(gradient, turn))
+
+    def _keep(self, gradient: Tensor, turn: Tensor) -> None:
+        norms = gradient.detach().float().norm(dim=-1)
+        for place in turn[turn >= 0].unique().tolist():
+            self.norms.setdefault(place, []).append(norms[turn == place].mean())
+
+    def take(self) -> dict[str, float]:
+        """`latent/gradient_t` of each place t, from 1, since the last call."""
+        found = {f"latent/gradient_{t + 1}": torch.stack(n).mean().item() for t, n in sorted(self.norms.items())}
+        self.norms = {}
+        return found
+
+
+def averaged(accelerator: Any, metrics: dict[str, float]) -> dict[str, float]:
+    """Means over the processes, which must all give the same names."""
+    if accelerator.num_processes == 1 or not metrics:
+        return metrics
+    values = torch.tensor(list(metrics.values()), device=accelerator.device)
+    return dict(zip(metrics, accelerator.reduce(values, "mean").tolist(), strict=True))
