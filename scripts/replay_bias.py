@@ -32,7 +32,7 @@ from neuralese.pipeline.model.load import make_reasoner
 from neuralese.pipeline.model.reasoner import Reasoner
 from neuralese.pipeline.problems.collate import Collator
 from neuralese.pipeline.problems.encode import Format, encode
-from neuralese.pipeline.problems.schedule import Stage
+from neuralese.pipeline.problems.schedule import Level
 
 TASK = ChainTask(modulus=5, num_operations=2)
 SOURCES = ("norm_matched", "projection", "raw", "soft_vocabulary")
@@ -65,7 +65,7 @@ def batches(reasoner: Reasoner, count: int) -> Iterator[dict[str, Any]]:
     draws = torch.Generator().manual_seed(1)
     for _ in range(count):
         chosen = torch.randint(len(problems), (BATCH,), generator=draws).tolist()
-        batch = collate([style.example(problems[place], Stage(1, None, LATENTS)) for place in chosen])
+        batch = collate([style.example(problems[place], Level(1, None, LATENTS)) for place in chosen])
         yield {**batch, "noise_seeds": torch.randint(1, 2**31, (BATCH,), generator=draws)}
 
 

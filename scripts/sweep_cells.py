@@ -94,14 +94,14 @@ def changed_keys(row: Row, recipe: Recipe) -> list[str]:
 
 
 def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
-    """Reports of a run folder's stages by path, such as `curriculum/stage-1`. Links to a stage are left out."""
+    """Reports of a run folder's stages by path, such as `curriculum/level-1`. Links to a stage are left out."""
     files = [file for file in folder.glob("**/final/report.json") if not file.parent.is_symlink()]
     found = {str(file.parent.parent.relative_to(folder)): json.loads(file.read_text()) for file in files}
     return {path: found[path] for path in sorted(found, key=_by_number)}
 
 
 def _by_number(path: str) -> list[str | int]:
-    """Sorts stage-10 after stage-2."""
+    """Sorts level-10 after level-2."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
 
 

@@ -22,7 +22,7 @@ LEGEND = {
     STOPPED: "a run whose latent curriculum stopped below its threshold",
     STALE: "measured with another recipe than the present one",
     "≥": "some runs were started more than once; what a killed start had spent is not counted",
-    "limit": "the stage ended at its step limit, below its threshold",
+    "limit": "the level ended at its step limit, below its threshold",
 }
 Column = tuple[str, int]  # metric and k, as in Measurement
 
@@ -127,22 +127,22 @@ def seconds_cell(runs: Sequence[Run], stage: str) -> str:
     return ("≥ " if any(run.resumed for run in timed) else "") + f"{mean(run.seconds[stage] for run in timed):.0f}"
 
 
-def stages_table(groups: Sequence[Group]) -> list[str]:
-    """Lines of a table of the steps at which the stages of each shown curriculum ended, and the accuracy there."""
+def levels_table(groups: Sequence[Group]) -> list[str]:
+    """Lines of a table of the steps at which the levels of each shown curriculum ended, and the accuracy there."""
     found: dict[tuple[str, str, int], dict[int, list[str]]] = {}
     for group in groups:
         for run in group.runs:
             for path, report in run.reports.items():
-                match = re.fullmatch(r"(.+)/stage-(\d+)(-again-\d+)?", path)
+                match = re.fullmatch(r"(.+)/level-(\d+)(-again-\d+)?", path)
                 if match is not None and (group.stages is None or match[1] in group.stages):
                     cell = f"{report['steps']} ({report['accuracy']:.2f})"
                     cell += " limit" if report["target"] is not None and not report["promoted"] else ""
-                    stages = found.setdefault((group.label, match[1], run.seed), {})
-                    stages.setdefault(int(match[2]), []).append(cell)
+                    levels = found.setdefault((group.label, match[1], run.seed), {})
+                    levels.setdefault(int(match[2]), []).append(cell)
     numbers = sorted({number for cells in found.values() for number in cells})
     if not numbers:
         return []
-    headings = ["arm", "curriculum", "seed", *(f"stage {number}" for number in numbers)]
+    headings = ["arm", "curriculum", "seed", *(f"level {number}" for number in numbers)]
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for (label, part, seed), cells in found.items():
         visits = [", again ".join(cells.get(number, [])) for number in numbers]
@@ -171,7 +171,7 @@ def render_sweep(name: str, sweep: Sweep, cells: Sequence[Cell]) -> str:
         runs = [run_of(cell, row) for cell, row in rows if cell.arm == name_of_arm]
         groups.append(Group(label, runs, arm.stages or sweep.show.stages))
     table = results_table(groups, shown_columns(sweep, groups))
-    stages = stages_table(groups)
+    levels = levels_table(groups)
     known = [row for _, row in rows if row is not None]
     commits = sorted({commit for row in known for commit in row.commit.split(", ")})
     threads = sorted({row.threads for row in known})
@@ -179,10 +179,10 @@ def render_sweep(name: str, sweep: Sweep, cells: Sequence[Cell]) -> str:
         f"**{sweep.title}.** Mean [95% interval] (seeds {', '.join(map(str, sweep.seeds))}); intervals: Student t over "
         "seeds; for one seed, or where seeds are equal, over problems (docs/algorithm.md, Evaluation).",
         "\n".join(table),
-        "Steps at which the stages of the curriculum ended (held-out accuracy there):\n\n" + "\n".join(stages)
-        if stages
+        "Steps at which the levels of the curriculum ended (held-out accuracy there):\n\n" + "\n".join(levels)
+        if levels
         else "",
-        legend([*table, *stages]),
+        legend([*table, *levels]),
         f"`python scripts/sweep.py {PLACE / name}.yaml`, measured at commit {', '.join(commits) or 'none'}; threads a "
         f"run: {', '.join(map(str, threads)) or 'none'}.",
     ]

@@ -27,7 +27,7 @@ SWEEP = {
 FAKE = """
 import json, sys, time
 from pathlib import Path
-from neuralese.pipeline.recipe import load_recipe
+from neuralese.pipeline.recipe.load import load_recipe
 
 recipe = load_recipe(sys.argv[1], [item for item in sys.argv[2:] if item != "--resume"])
 behaviour = json.loads(Path("behaviour.json").read_text()).get(recipe.name)

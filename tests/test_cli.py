@@ -53,7 +53,7 @@ def test_check_prints_recipe_and_plan_and_trains_nothing(capsys, tmp_path):
     assert rows[-1] == ["more_supervised 1", "7", "8", "all", "1"]
 
 
-def test_check_shows_examples_of_every_stage(capsys, tmp_path):
+def test_check_shows_examples_of_every_level(capsys, tmp_path):
     """Token by token: what stands where, and what carries loss, for prose split into sentences."""
     path = tmp_path / "prose.jsonl"
     row = {"question": "How many ?", "steps": "Two and two . That is four .", "answer": "4"}
@@ -64,17 +64,17 @@ def test_check_shows_examples_of_every_stage(capsys, tmp_path):
     lines = [line.strip() for line in out.splitlines()]
     # 16 of the rows are held out by seed, the first three not among them.
     text = "0 How many ? [Two] [and] [two] [.] [That] [is] [four] [.] [###] [4] [<|end|>]"
-    assert lines[lines.index("stage 0") + 1] == text
-    assert lines[lines.index("stage 1") + 1] == "0 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]"
-    assert lines[lines.index("stage 1") + 2] == "decoder: [Two and two . <|end|>]"
-    last = lines.index("stage 2")
+    assert lines[lines.index("level 0") + 1] == text
+    assert lines[lines.index("level 1") + 1] == "0 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]"
+    assert lines[lines.index("level 1") + 2] == "decoder: [Two and two . <|end|>]"
+    last = lines.index("level 2")
     assert lines[last + 1] == "0 How many ? ▪ ▪ [###] [4] [<|end|>]"
     assert lines[last + 4].startswith("1 How many ?") and lines[last + 7].startswith("2 How many ?")
     code, out, _ = neuralese(capsys, "check", TINY)
     assert "▪[" in out  # next-step supervision: a latent with the token its state predicts
     distilled = neuralese(capsys, "check", TINY, *data, "curriculum.supervision=distillation")[1]
     lines = [line.strip() for line in distilled.splitlines()]
-    assert lines[lines.index("stage 1") + 1 :][:3] == [
+    assert lines[lines.index("level 1") + 1 :][:3] == [
         "0 How many ? ▪ [That] [is] [four] [.] [###] [4] [<|end|>]",
         f"teacher:  {text}",
         "distillation: [state at ### drawn to the teacher's at ###]",
@@ -98,19 +98,19 @@ def test_check_finds_what_training_would_refuse(capsys, tmp_path):
 
 
 def test_the_plan_without_the_data(tmp_path):
-    """A hub dataset is not downloaded, so the plan has the stages that the schedule names."""
+    """A hub dataset is not downloaded, so the plan has the levels that the schedule names."""
     hub = ["data.train={dataset: some/data}", "rl=null", "sft=null", "latent.latents_per_step=2"]
     for overrides, latents in (
         ([], ["2"]),
         (["latent.max_latents=4"], ["2", "4", "4"]),
-        (["curriculum.steps_per_stage=[1, 2]"], ["2", "6"]),
-        (["curriculum.steps_per_stage=[1, 2, all]"], ["2", "6", "8"]),
-        (["curriculum.steps_per_stage=[1, 2]", "latent.max_latents=4"], ["2", "4"]),
-        (["curriculum.steps_per_stage=[1, 1, 1, 1]", "latent.max_latents=4"], ["2", "4", "4"]),
+        (["curriculum.steps_per_level=[1, 2]"], ["2", "6"]),
+        (["curriculum.steps_per_level=[1, 2, all]"], ["2", "6", "8"]),
+        (["curriculum.steps_per_level=[1, 2]", "latent.max_latents=4"], ["2", "4"]),
+        (["curriculum.steps_per_level=[1, 1, 1, 1]", "latent.max_latents=4"], ["2", "4", "4"]),
     ):
         rows = plan_rows(load_recipe(TINY, [*hub, *overrides]), None)
         assert [row[-1] for row in rows] == latents, overrides
-    batches = ["curriculum.last_stage_trainer={per_device_train_batch_size: 5}", "latent.max_latents=4"]
+    batches = ["curriculum.last_level_trainer={per_device_train_batch_size: 5}", "latent.max_latents=4"]
     rows = plan_rows(load_recipe(TINY, [*hub, *batches]), None)
     assert [row[2] for row in rows] == ["8", "8", "5"]
 
@@ -222,7 +222,7 @@ def test_a_bad_reward_ends_training_with_a_message_and_loses_nothing(capsys, fin
         ),
         (["curriculum=null"], "rl.noise=gaussian:0.3 has no latents to fall on"),
         (["rl.trainer.max_completion_length=30"], "context window of 32"),
-        (["curriculum.steps_per_stage=everything"], "'everything' must be a number of at least 1"),
+        (["curriculum.steps_per_level=everything"], "'everything' must be a number of at least 1"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

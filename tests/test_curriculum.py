@@ -1,4 +1,4 @@
-"""What a problem looks like at each stage, worked out by hand."""
+"""What a problem looks like at each level, worked out by hand."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import torch
 from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.latent.config import LatentConfig
-from neuralese.pipeline.problems.collate import Collator, StageDataset
+from neuralese.pipeline.problems.collate import Collator, LevelDataset
 from neuralese.pipeline.problems.encode import (
     Encoded,
     Format,
@@ -17,7 +17,7 @@ from neuralese.pipeline.problems.encode import (
     encode,
     encode_prompts,
 )
-from neuralese.pipeline.problems.schedule import TEXT, Stage, plan_stages
+from neuralese.pipeline.problems.schedule import TEXT, Level, plan_levels
 
 PROBLEM = Encoded(question=[1, 2], steps=[[11, 7], [12, 7], [13, 7]], answer=[30, 31, 99])
 
@@ -29,17 +29,17 @@ def style(c=1, **options):
 
 
 @pytest.mark.parametrize(
-    ("stage", "c", "ids"),
+    ("level", "c", "ids"),
     [
         (TEXT, 1, [1, 2, 11, 7, 12, 7, 13, 7, 30, 31, 99]),
-        (Stage(1, 1, 1), 1, [1, 2, 91, 12, 7, 13, 7, 30, 31, 99]),
-        (Stage(2, 2, 4), 2, [1, 2, 91, 91, 91, 91, 13, 7, 30, 31, 99]),
-        (Stage(3, None, 2), 1, [1, 2, 91, 91, 30, 31, 99]),
-        (Stage(1, None, 0), 1, [1, 2, 30, 31, 99]),  # no CoT
+        (Level(1, 1, 1), 1, [1, 2, 91, 12, 7, 13, 7, 30, 31, 99]),
+        (Level(2, 2, 4), 2, [1, 2, 91, 91, 91, 91, 13, 7, 30, 31, 99]),
+        (Level(3, None, 2), 1, [1, 2, 91, 91, 30, 31, 99]),
+        (Level(1, None, 0), 1, [1, 2, 30, 31, 99]),  # no CoT
     ],
 )
-def test_render_replaces_steps_by_latents(stage, c, ids):
-    rendered, labels = style(c).render(PROBLEM, stage)
+def test_render_replaces_steps_by_latents(level, c, ids):
+    rendered, labels = style(c).render(PROBLEM, level)
     assert rendered == ids
     first_target = 2 + ids.count(91)
     assert labels == [-100] * first_target + ids[first_target:]
@@ -48,26 +48,26 @@ def test_render_replaces_steps_by_latents(stage, c, ids):
 def test_delimiters_stand_around_latents_and_nowhere_else():
     delimited = style(delimiters=True, supervision="next_step")
     assert delimited.render(PROBLEM, TEXT)[0] == [1, 2, 11, 7, 12, 7, 13, 7, 30, 31, 99]
-    ids, labels = delimited.render(PROBLEM, Stage(2, 2, 2))
+    ids, labels = delimited.render(PROBLEM, Level(2, 2, 2))
     assert ids == [1, 2, 90, 91, 91, 92, 13, 7, 30, 31, 99]
     assert labels == [-100, -100, -100, 11, 12, -100, 13, 7, 30, 31, 99]
 
 
 def test_next_step_labels_the_first_latent_of_each_replaced_step():
-    ids, labels = style(2, supervision="next_step").render(PROBLEM, Stage(2, 2, 4))
+    ids, labels = style(2, supervision="next_step").render(PROBLEM, Level(2, 2, 4))
     assert labels[: ids.index(91) + 4] == [-100, -100, 11, -100, 12, -100]
 
 
-def test_a_problem_with_fewer_steps_than_the_stage_keeps_the_latents():
+def test_a_problem_with_fewer_steps_than_the_level_keeps_the_latents():
     short = Encoded([1], [[11, 7]], [30, 99])
-    ids, labels = style(supervision="next_step").render(short, Stage(3, 3, 3))
+    ids, labels = style(supervision="next_step").render(short, Level(3, 3, 3))
     assert ids == [1, 91, 91, 91, 30, 99]
     assert labels == [-100, 11, -100, -100, 30, 99]
-    assert style(pad_latents=False).render(short, Stage(3, 3, 3))[0] == [1, 91, 30, 99]
-    assert style(2, pad_latents=False).render(PROBLEM, Stage(2, 2, 4))[0].count(91) == 4
+    assert style(pad_latents=False).render(short, Level(3, 3, 3))[0] == [1, 91, 30, 99]
+    assert style(2, pad_latents=False).render(PROBLEM, Level(2, 2, 4))[0].count(91) == 4
     # At inference a thought has at least one latent.
     none = Encoded([1], [], [30, 99])
-    assert style(supervision="next_step", pad_latents=False).render(none, Stage(3, 3, 3)) == (
+    assert style(supervision="next_step", pad_latents=False).render(none, Level(3, 3, 3)) == (
         [1, 91, 30, 99],
         [-100, -100, 30, 99],
     )
@@ -75,19 +75,19 @@ def test_a_problem_with_fewer_steps_than_the_stage_keeps_the_latents():
 
 
 def test_decoder_examples_hold_the_replaced_steps_with_their_end():
-    example = style(2, supervision="decoder").example(PROBLEM, Stage(2, 2, 4))
+    example = style(2, supervision="decoder").example(PROBLEM, Level(2, 2, 4))
     assert example["step_ids"] == [[11, 7, 99], [12, 7, 99]]
     assert style(supervision="decoder").example(PROBLEM, TEXT)["step_ids"] == []
 
 
 def test_distillation_examples_name_the_token_before_the_answer():
-    example = style(supervision="distillation").example(PROBLEM, Stage(2, 2, 2))
+    example = style(supervision="distillation").example(PROBLEM, Level(2, 2, 2))
     assert example["teacher_ids"] == style().render(PROBLEM, TEXT)[0]
     assert (
         example["teacher_ids"][example["teacher_position"]] == 30 == example["input_ids"][example["student_position"]]
     )
     # Where the prefix is no token of its own, it is the last token before the answer part.
-    merged = style(supervision="distillation").example(replace(PROBLEM, prefix=0), Stage(3, 3, 3))
+    merged = style(supervision="distillation").example(replace(PROBLEM, prefix=0), Level(3, 3, 3))
     assert merged["input_ids"][merged["student_position"]] == 91
 
 
@@ -124,19 +124,19 @@ def test_next_step_supervision_needs_one_token_steps(reasoner):
 
 
 def dataset(**options):
-    stages = [TEXT, *plan_stages(3, 1)]
+    levels = [TEXT, *plan_levels(3, 1)]
     problems = [Encoded([i], [[11, 7], [12, 7], [13, 7]], [30, 99]) for i in range(50)]
-    return StageDataset(problems, stages, **{"stage": 2, "length": 4000, "style": style(), **options})
+    return LevelDataset(problems, levels, **{"level": 2, "length": 4000, "style": style(), **options})
 
 
-def test_mixing_shows_the_stated_share_at_uniform_earlier_stages():
+def test_mixing_shows_the_stated_share_at_uniform_earlier_levels():
     def latents(data):
         return torch.tensor([data[i]["input_ids"].count(91) for i in range(len(data))])
 
     assert (latents(dataset()) == 2).all()
     mixed = latents(dataset(mix_earlier=0.3))
-    for stage in (0, 1):  # 0.3 of the items, a third of them at each stage up to the current one
-        assert (mixed == stage).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    for level in (0, 1):  # 0.3 of the items, a third of them at each level up to the current one
+        assert (mixed == level).float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert torch.equal(mixed, latents(dataset(mix_earlier=0.3)))
     assert not torch.equal(mixed, latents(dataset(mix_earlier=0.3, seed=1)))
     assert not torch.equal(mixed[:2000], mixed[2000:])  # the second pass over the problems is mixed anew
@@ -173,14 +173,14 @@ def test_noise_seeds_are_those_of_the_item():
 def test_collator_pads_what_the_supervisions_read():
     decoder = style(supervision="decoder")
     short = Encoded([1], [[14, 15, 7]], [30, 99])
-    batch = Collator(0)([decoder.example(PROBLEM, Stage(2, 2, 2)), decoder.example(short, Stage(2, 2, 2))])
+    batch = Collator(0)([decoder.example(PROBLEM, Level(2, 2, 2)), decoder.example(short, Level(2, 2, 2))])
     steps = batch["supervision_inputs"]["step_ids"]
     assert steps.tolist() == [
         [[11, 7, 99, -100], [12, 7, 99, -100]],
         [[14, 15, 7, 99], [-100, -100, -100, -100]],
     ]
     distillation = style(supervision="distillation")
-    batch = Collator(0)([distillation.example(p, Stage(1, 1, 1)) for p in (PROBLEM, short)])["supervision_inputs"]
+    batch = Collator(0)([distillation.example(p, Level(1, 1, 1)) for p in (PROBLEM, short)])["supervision_inputs"]
     assert batch["teacher_ids"][1].tolist() == [1, 14, 15, 7, 30, 99, 0, 0, 0, 0, 0]
     assert batch["teacher_mask"].sum(1).tolist() == [11, 6]
     assert batch["teacher_position"].tolist() == [8, 4] and batch["student_position"].tolist() == [7, 2]

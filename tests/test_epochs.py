@@ -9,7 +9,7 @@ from neuralese.pipeline.train.curriculum import levels as curriculum
 
 OPTIONS = [
     "rl=null", "tracking.wandb=false", "curriculum.promote_at=null", "curriculum.mix_earlier=0", "evaluate.sampling=[]",
-    "curriculum.steps_per_stage=[all]", "curriculum.trainer={num_train_epochs: 2, per_device_train_batch_size: 8}",
+    "curriculum.steps_per_level=[all]", "curriculum.trainer={num_train_epochs: 2, per_device_train_batch_size: 8}",
     "curriculum.eval_every=100",
 ]  # fmt: skip
 

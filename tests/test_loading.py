@@ -65,7 +65,7 @@ def test_a_section_of_an_earlier_version_is_read(reasoner, tmp_path, version, we
     reasoner.save_pretrained(tmp_path)
     read = load_reasoner(tmp_path).config
     assert read == LatentConfig(
-        thought_source="raw", latents_per_step=2, num_latents=4, stage=2, noise="gaussian:0.1", delimiters=True,
+        thought_source="raw", latents_per_step=2, num_latents=4, level=2, noise="gaussian:0.1", delimiters=True,
         supervision="next_step" if weight else "none", supervision_weight=weight, embedding_rms=0.25,
         token_ids=reasoner.config.token_ids, **added,
     )  # fmt: skip

@@ -103,7 +103,7 @@ def test_a_run_in_bfloat16_ends_with_what_its_adapter_computed(tmp_path, monkeyp
     rate = "trainer.learning_rate=0.02"
     of = recipe(tmp_path, "{r: 4, target_modules: [c_attn, c_fc]}", "tracking.wandb=false", f"sft.{rate}", f"rl.{rate}")
     run(of)
-    stages = ["sft", "curriculum/stage-1", "curriculum/stage-2", "rl"]
+    stages = ["sft", "curriculum/level-1", "curriculum/level-2", "rl"]
     for stage, logits in zip(stages, ends, strict=True):
         with torch.no_grad():
             found = load_reasoner(of.folder / stage / "final").model.eval()(IDS).logits.float()

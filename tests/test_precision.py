@@ -18,14 +18,14 @@ from neuralese.pipeline.model.build import build_model
 from neuralese.pipeline.recipe.load import RecipeError
 from neuralese.pipeline.run import evaluate, results
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train.curriculum.trainer import Promotion, StageTrainer
+from neuralese.pipeline.train.curriculum.trainer import LevelTrainer, Promotion
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
 from neuralese.pipeline.train.rl.held_out import HeldOutCallback
 
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
 SFT_ALONE = ["tracking.wandb=false", "rl=null", "curriculum=null"]
 PHASES = [
-    (SFTTrainer, "compute_loss"), (StageTrainer, "compute_loss"), (Promotion, "measure"),
+    (SFTTrainer, "compute_loss"), (LevelTrainer, "compute_loss"), (Promotion, "measure"),
     (LatentGRPOTrainer, "_generate_single_turn"), (LatentGRPOTrainer, "_forward"), (HeldOutCallback, "measure"),
     (results, "evaluate_checkpoint"),
 ]  # fmt: skip

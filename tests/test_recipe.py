@@ -10,7 +10,7 @@ from neuralese.data.errors import UserError
 from neuralese.pipeline.recipe.load import RecipeError, load_recipe, parse_recipe
 from neuralese.pipeline.recipe.schema import ControlsSection
 from neuralese.pipeline.run.validate import check_recipe
-from neuralese.pipeline.train.curriculum.arms import latent_stages
+from neuralese.pipeline.train.curriculum.arms import latent_levels
 from neuralese.pipeline.train.curriculum.limits import curriculum_args
 
 RECIPES = sorted(path for pattern in ("*.yaml", "controls/*.yaml") for path in (ROOT / "recipes").glob(pattern))
@@ -51,6 +51,16 @@ def test_every_control_has_a_recipe_and_one_key():
         assert control.model_copy(update={"name": base.name, "controls": base.controls}) == base
 
 
+def test_old_names_of_keys_are_read_with_a_warning(caplog):
+    old = {"steps_per_stage": 2, "last_stage_at": 0.5, "last_stage_trainer": {"max_steps": 3}, "promote_at": 0.9}
+    new = {"steps_per_level": 2, "last_level_at": 0.5, "last_level_trainer": {"max_steps": 3}, "promote_at": 0.9}
+    assert parse_recipe({**MINIMAL, "curriculum": old}, "x.yaml") == parse_recipe({**MINIMAL, "curriculum": new}, "")
+    assert len(caplog.records) == 3
+    assert "x.yaml: curriculum.last_stage_at is called curriculum.last_level_at now. Rename the key." in caplog.text
+    with pytest.raises(RecipeError, match="last_stage_at is the old name of curriculum.last_level_at. Remove one"):
+        parse_recipe({**MINIMAL, "curriculum": {"last_stage_at": 0.5, "last_level_at": 0.5}}, "x.yaml")
+
+
 def test_a_recipe_that_extends_another_holds_only_what_differs(tmp_path):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(MINIMAL | {"evaluate": {"problems": 7, "num_samples": 16}}))
     (tmp_path / "inner").mkdir()
@@ -82,7 +92,7 @@ def test_a_recipe_that_extends_another_holds_only_what_differs(tmp_path):
 def test_presets_are_the_published_schedules(recipe_file, preset, latents, epochs, longest, stages):
     """The stage of each epoch, as `epoch // epochs_per_stage` in the published code gives it, and its latents."""
     recipe = load_recipe(recipe_file, [f"curriculum={{preset: {preset}}}", "controls.latent=true"])
-    planned = latent_stages(recipe, longest)
+    planned = latent_levels(recipe, longest)
     assert [stage.num_latents for stage in planned] == latents
     assert [stage.removed_steps for stage in planned] == stages
     args = [curriculum_args(recipe, recipe.folder, stage is planned[-1]) for stage in planned]

@@ -19,7 +19,7 @@ from neuralese.pipeline.train.curriculum import levels as curriculum
 def trained(folder):
     """What the stages logged while they trained, without times."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    kept = ("stage", "step", "curriculum_stage", "loss", "accuracy", "reward", "entropy")
+    kept = ("stage", "step", "curriculum_level", "loss", "accuracy", "reward", "entropy")
     return [{key: row.get(key) for key in kept} for row in rows if row["stage"] in ("sft", "curriculum", "rl")]
 
 

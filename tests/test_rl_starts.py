@@ -25,7 +25,7 @@ def logged(folder):
 
 @pytest.mark.parametrize(
     ("stage", "latents", "noise"),
-    [("sft", 0, "null"), ("curriculum/stage-1", 1, "gaussian:0.3"), ("curriculum", 2, "svp:0.3")],
+    [("sft", 0, "null"), ("curriculum/level-1", 1, "gaussian:0.3"), ("curriculum", 2, "svp:0.3")],
 )
 def test_text_hybrid_and_latent_checkpoints_train_by_the_same_code(finished, tmp_path, stage, latents, noise):
     """Text CoT, one latent and then the step that stayed text, and latents alone."""
@@ -55,7 +55,7 @@ def test_text_hybrid_and_latent_checkpoints_train_by_the_same_code(finished, tmp
 )
 def test_a_checkpoint_that_does_not_fit_is_named_before_training(finished, tmp_path, section, overrides, message):
     """The recipe's latent section fits; the one of the checkpoint is another."""
-    checkpoint = shutil.copytree(finished[0] / "curriculum" / "stage-2" / "final", tmp_path / "other")
+    checkpoint = shutil.copytree(finished[0] / "curriculum" / "level-2" / "final", tmp_path / "other")
     config = json.loads((checkpoint / "config.json").read_text())
     config["latent"] |= section
     (checkpoint / "config.json").write_text(json.dumps(config))

@@ -37,8 +37,8 @@ def test_checkpoints_know_what_they_are(finished):
     def section(stage):
         return load_reasoner(folder / stage / "final").config
 
-    assert (section("sft").stage, section("sft").num_latents) == (0, 0)
-    assert (section("curriculum").stage, section("curriculum").num_latents) == (2, 2)
+    assert (section("sft").level, section("sft").num_latents) == (0, 0)
+    assert (section("curriculum").level, section("curriculum").num_latents) == (2, 2)
     assert section("curriculum").noise is None and section("rl").noise == "gaussian:0.3"
     assert section("rl").num_latents == 2 and section("rl").embedding_rms == section("curriculum").embedding_rms
     assert section("pause").thought_source == "pause" and section("no_cot").num_latents == 0
@@ -80,8 +80,8 @@ def test_wandb_holds_the_same_numbers_as_the_metrics_file(finished):
         f"report/{path.stem}" for path in (folder / "report").glob("*.png")
     }
     curriculum = [row for row in ours if row["stage"] == "curriculum" and "loss" in row]
-    assert [row["step"] for row in curriculum] == [1, 2, 3, 4, 5, 6, 7, 8]  # one axis through both stages
-    assert [row["curriculum_stage"] for row in curriculum] == [1] * 4 + [2] * 4
+    assert [row["step"] for row in curriculum] == [1, 2, 3, 4, 5, 6, 7, 8]  # one axis through both levels
+    assert [row["curriculum_level"] for row in curriculum] == [1] * 4 + [2] * 4
 
 
 def test_completions_reach_wandb_when_asked_for(tmp_path):
@@ -165,10 +165,10 @@ def test_a_reward_from_a_file_outside_the_repository_is_used(finished, tmp_path)
     assert any(not torch.equal(theirs[name], ours[name]) for name in ours)
 
 
-def test_promotion_stops_a_stage_and_is_recorded(tmp_path):
+def test_promotion_stops_a_level_and_is_recorded(tmp_path):
     run(tiny(tmp_path, "tracking.wandb=false", "rl=null", "curriculum.promote_at=1e-9", "curriculum.eval_every=2"))
     reports = [json.loads(p.read_text()) for p in sorted((tmp_path / "tiny").glob("curriculum/*/final/report.json"))]
-    # An accuracy of zero is no promotion, so a stage ends at 2 or at its limit of 4 steps.
+    # An accuracy of zero is no promotion, so a level ends at 2 or at its limit of 4 steps.
     assert len(reports) == 2
     for report in reports:
         assert report["promoted"] == (report["accuracy"] > 0)
@@ -238,5 +238,5 @@ def test_accelerate_launch_runs_the_script(tmp_path):
     done = subprocess.run(
         [*command, "name=short", "curriculum.at_limit=stop"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 1 and "The curriculum was stopped: stage 1 ended after 4 steps" in done.stderr
+    assert done.returncode == 1 and "The curriculum was stopped: level 1 ended after 4 steps" in done.stderr
     assert (tmp_path / "short" / "results.json").is_file()

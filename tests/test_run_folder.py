@@ -135,7 +135,7 @@ def test_a_run_goes_on_in_another_place_under_another_name(finished, tmp_path, m
     recipe = tiny(tmp_path / "here", "tracking.wandb=false")
 
     def die(self, args, state, control, **kwargs):
-        assert "stage-2" not in args.output_dir or state.global_step < 3, "killed"
+        assert "level-2" not in args.output_dir or state.global_step < 3, "killed"
 
     monkeypatch.setattr(common.ProgressCallback, "on_step_end", die)
     with pytest.raises(AssertionError, match="killed"):
@@ -152,11 +152,11 @@ def test_a_run_goes_on_in_another_place_under_another_name(finished, tmp_path, m
 
 def test_a_finished_stage_that_was_deleted_is_trained_anew_alone(finished, copy, tmp_path, monkeypatch):
     """What the message of a disk fault tells the user to do."""
-    cut(copy / "curriculum" / "stage-2" / "final" / "model.safetensors")
+    cut(copy / "curriculum" / "level-2" / "final" / "model.safetensors")
     recipe = tiny(tmp_path, "tracking.wandb=false")
-    with pytest.raises(RunError, match=r"curriculum/stage-2/final was finished .*\(model.safetensors: SafetensorError"):
+    with pytest.raises(RunError, match=r"curriculum/level-2/final was finished .*\(model.safetensors: SafetensorError"):
         run(recipe, resume=True)
-    shutil.rmtree(copy / "curriculum" / "stage-2" / "final")
+    shutil.rmtree(copy / "curriculum" / "level-2" / "final")
     kept = (copy / "rl" / "final" / "model.safetensors").stat().st_mtime_ns
     run(recipe, resume=True)
     assert_same_weights(finished[0] / "curriculum" / "final", copy / "curriculum" / "final")

@@ -12,9 +12,9 @@ from neuralese.pipeline.latent.supervision.base import States
 from neuralese.pipeline.latent.thoughts.base import Thought
 from neuralese.pipeline.problems.collate import Collator
 from neuralese.pipeline.problems.encode import Encoded, Format
-from neuralese.pipeline.problems.schedule import TEXT, Stage
+from neuralese.pipeline.problems.schedule import TEXT, Level
 
-STAGE = Stage(2, 2, 4)
+STAGE = Level(2, 2, 4)
 PROBLEMS = [
     Encoded([6, 7, 8], [[9, 10, 11], [12, 6], [7, 7]], [5, 10, 1]),
     Encoded([8, 6, 7, 9, 10], [[6], [8, 9, 10]], [5, 6, 7, 1]),
@@ -150,7 +150,7 @@ def test_stop_loss_equals_its_formula(make):
     reasoner = make(num_latents=5, stop_head=True)
     model, rows = reasoner.model, []
     style = Format(reasoner.config, pad_latents=False)
-    examples = [style.example(problem, Stage(3, 3, 5)) for problem in PROBLEMS]
+    examples = [style.example(problem, Level(3, 3, 5)) for problem in PROBLEMS]
     for example in examples:
         ids = example["input_ids"]
         _, latents = latent_forward(model, ids)

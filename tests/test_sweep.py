@@ -191,7 +191,7 @@ def test_a_killed_sweep_goes_on_to_the_same_row(repository, tmp_path_factory):
     assert [row.pop("resumed") for row in rows] == [False, True]
     assert list(timed) == [{"sft", "curriculum", "evaluate"}] * 2
     assert rows[0] == rows[1]
-    assert list(rows[0]["reports"]) == ["curriculum/stage-1", "curriculum/stage-2"]
+    assert list(rows[0]["reports"]) == ["curriculum/level-1", "curriculum/level-2"]
 
 
 def test_a_commit_is_marked_when_more_than_results_has_changed(repository):

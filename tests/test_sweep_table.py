@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 from sweep_repository import SWEEP, make_repository, run_sweep, write_sweep
-from sweep_table import Group, Run, interval, interval_of, results_table, stages_table
+from sweep_table import Group, Run, interval, interval_of, levels_table, results_table
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.evaluate.measure import Measurement
@@ -71,18 +71,18 @@ def test_the_table_of_stages_by_hand():
         return {"steps": steps, "accuracy": accuracy, "target": target, "promoted": promoted}
 
     reports = {
-        "curriculum/stage-1": report(550, 0.934, 0.9, True),
-        "curriculum/stage-2": report(1000, 0.83, 0.9, False),
-        "curriculum/stage-2-again-1": report(70, 0.9, 0.9, True),
-        "pause/stage-10": report(70, 0.5, None, False),
+        "curriculum/level-1": report(550, 0.934, 0.9, True),
+        "curriculum/level-2": report(1000, 0.83, 0.9, False),
+        "curriculum/level-2-again-1": report(70, 0.9, 0.9, True),
+        "pause/level-10": report(70, 0.5, None, False),
     }
-    assert stages_table([Group("a", [Run(3, reports=reports)]), Group("b", [Run(3)])]) == [
-        "| arm | curriculum | seed | stage 1 | stage 2 | stage 10 |",
+    assert levels_table([Group("a", [Run(3, reports=reports)]), Group("b", [Run(3)])]) == [
+        "| arm | curriculum | seed | level 1 | level 2 | level 10 |",
         "|---|---|---|---|---|---|",
         "| a | curriculum | 3 | 550 (0.93) | 1000 (0.83) limit, again 70 (0.90) |  |",
         "| a | pause | 3 |  |  | 70 (0.50) |",
     ]
-    assert stages_table([Group("b", [Run(3)])]) == []
+    assert levels_table([Group("b", [Run(3)])]) == []
 
 
 def test_rendering_replaces_what_is_between_the_markers(repository):

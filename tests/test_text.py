@@ -13,7 +13,7 @@ from neuralese.pipeline.latent.config import LatentConfig
 from neuralese.pipeline.latent.tokens import prepare_tokenizer, special_token_ids
 from neuralese.pipeline.model.build import CONTROL, build_tokenizer
 from neuralese.pipeline.problems.encode import Format, check_answers, encode, encode_prompts
-from neuralese.pipeline.problems.schedule import TEXT, Stage
+from neuralese.pipeline.problems.schedule import TEXT, Level
 from neuralese.pipeline.problems.text import control_ids, text_ids
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
@@ -41,7 +41,7 @@ def test_examples_have_the_control_tokens_that_the_pipeline_put_and_no_others(ki
     config = LatentConfig(token_ids=special_token_ids(tokenizer), delimiters=True)
     start, latent, end = config.token_ids
     first = [tokenizer.bos_token_id] if kind == "llama_like" else []
-    control, stages = control_ids(tokenizer), [TEXT, Stage(1, 1, 1), Stage(2, None, 2)]
+    control, stages = control_ids(tokenizer), [TEXT, Level(1, 1, 1), Level(2, None, 2)]
     for text in specials(tokenizer):
         (encoded,) = encode([spelled(text)], tokenizer)
         for stage in stages:

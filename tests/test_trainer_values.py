@@ -45,8 +45,8 @@ def test_the_home_folder_of_a_deepspeed_config(tmp_path, monkeypatch):
 
 
 def test_the_last_stage_is_checked_under_its_own_key(tmp_path):
-    recipe = tiny(tmp_path, "curriculum.last_stage_trainer={learning_rate: -1}")
-    with pytest.raises(RecipeError, match="curriculum.last_stage_trainer.learning_rate=-1"):
+    recipe = tiny(tmp_path, "curriculum.last_level_trainer={learning_rate: -1}")
+    with pytest.raises(RecipeError, match="curriculum.last_level_trainer.learning_rate=-1"):
         curriculum_args(recipe, tmp_path, is_last=True)
     curriculum_args(recipe, tmp_path)
 

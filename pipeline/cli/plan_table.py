@@ -16,8 +16,8 @@ from ..problems.load import Problems, load_all
 from ..recipe.schema import Recipe
 from ..run.plan import plan
 from ..run.validate import check_recipe
-from ..train.curriculum.arms import ARMS, LATENT, latent_stages, most_steps, step_limits
-from ..train.curriculum.limits import stage_limits
+from ..train.curriculum.arms import ARMS, LATENT, latent_levels, most_steps, step_limits
+from ..train.curriculum.limits import level_limits
 from .preview import print_examples
 
 
@@ -40,7 +40,7 @@ def print_plan(path: str, recipe: Recipe) -> None:
 
 
 def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
-    """One row for each stage: name, steps, batch, text steps replaced, latents."""
+    """One row for each stage, and for each level of a curriculum: name, steps, batch, text steps replaced, latents."""
     rows = []
     for planned in plan(recipe):
         if planned.name in ("sft", "rl"):
@@ -51,20 +51,20 @@ def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
             continue
         section = recipe.curriculum
         assert section is not None
-        latent = latent_stages(recipe, most_steps(problems.train) if problems else assumed_steps(recipe))
+        latent = latent_levels(recipe, most_steps(problems.train) if problems else assumed_steps(recipe))
         arm = ARMS[LATENT if planned.name == "curriculum" else planned.name]
-        stages = arm.plan(latent)
+        levels = arm.plan(latent)
         if arm.as_rl and recipe.rl is not None:
-            trainer, latents = recipe.rl.trainer, str(stages[-1].num_latents)
+            trainer, latents = recipe.rl.trainer, str(levels[-1].num_latents)
             rows.append([f"{planned.name} 1", str(trainer["max_steps"]), _batch(trainer), "all", latents])
             continue
         count = (recipe.data.train.size or _count(problems)) - recipe.held_out if problems else 0
-        limits = step_limits(stage_limits(recipe, latent, count), stages)
-        for stage, limit in zip(stages, limits, strict=True):
-            replaced = "all" if stage.removed_steps is None else str(stage.removed_steps)
+        limits = step_limits(level_limits(recipe, latent, count), levels)
+        for level, limit in zip(levels, limits, strict=True):
+            replaced = "all" if level.removed_steps is None else str(level.removed_steps)
             shown = f"at most {limit}" if limit else "by epochs of the data"
-            batch = _batch(section.trainer | (section.last_stage_trainer if stage is stages[-1] else {}))
-            rows.append([f"{planned.name} {stage.index}", shown, batch, replaced, str(stage.num_latents)])
+            batch = _batch(section.trainer | (section.last_level_trainer if level is levels[-1] else {}))
+            rows.append([f"{planned.name} {level.index}", shown, batch, replaced, str(level.num_latents)])
     return rows
 
 
@@ -77,10 +77,10 @@ def _count(problems: Problems) -> int:
 
 
 def assumed_steps(recipe: Recipe) -> int:
-    """Steps of the longest problem, for a plan without the data: enough for every stage that the schedule names."""
+    """Steps of the longest problem, for a plan without the data: enough for every level that the schedule names."""
     assert recipe.curriculum is not None
-    steps, latent = recipe.curriculum.steps_per_stage, recipe.latent
-    # A problem longer than max_latents allow: a further stage removes the rest.
+    steps, latent = recipe.curriculum.steps_per_level, recipe.latent
+    # A problem longer than max_latents allow: a further level removes the rest.
     capped = latent.max_latents // latent.latents_per_step + 1 if latent.max_latents else None
     if isinstance(steps, int):
         return capped or steps
@@ -96,7 +96,7 @@ def _problems_or_none(recipe: Recipe, console: Console) -> Problems | None:
         if source.dataset is not None and not Path(source.dataset).is_dir():
             console.print(
                 f"Data: {source.dataset} from the hub, not downloaded by check, so no examples are shown. "
-                "How many stages there are depends on the longest problem; shown are those that the schedule names."
+                "How many levels there are depends on the longest problem; shown are those that the schedule names."
             )
             return None
     problems = load_all(recipe, generate=1000)

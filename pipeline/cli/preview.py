@@ -1,4 +1,4 @@
-"""What each stage of the curriculum shows the model, token by token, for `neuralese check`."""
+"""What each level of the curriculum shows the model, token by token, for `neuralese check`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..model.folder import Unreachable
 from ..model.load import load_tokenizer
 from ..problems.encode import Encoded, Format
 from ..problems.load import Problems
-from ..problems.schedule import TEXT, Stage
+from ..problems.schedule import TEXT, Level
 from ..recipe.schema import Recipe
-from ..train.curriculum.arms import latent_stages, most_steps
+from ..train.curriculum.arms import latent_levels, most_steps
 from ..train.examples import encode_checked
 
 EXAMPLES = 3
@@ -28,7 +28,7 @@ PLACEHOLDER = "▪"
 
 
 def print_examples(recipe: Recipe, problems: Problems, console: Console) -> None:
-    """Prints the first problems at every stage that latents go through, once the data passed the checks of a run.
+    """Prints the first problems at every level that latents go through, once the data passed the checks of a run.
 
     Raises:
         UserError: As `encode_checked`.
@@ -39,10 +39,10 @@ def print_examples(recipe: Recipe, problems: Problems, console: Console) -> None
         console.print(f"No examples are shown. {escape(str(error))}", soft_wrap=True, highlight=False)
         return
     encoded = encode_checked(recipe, problems, tokenizer, config)
-    stages = [TEXT]
+    levels = [TEXT]
     latent, section = recipe.latent, recipe.curriculum
     if section is not None:
-        stages += latent_stages(recipe, most_steps(problems.train))
+        levels += latent_levels(recipe, most_steps(problems.train))
     style = Format(
         LatentConfig(
             latents_per_step=latent.latents_per_step,
@@ -55,22 +55,22 @@ def print_examples(recipe: Recipe, problems: Problems, console: Console) -> None
         tokenizer.eos_token_id,
     )
     console.print("Examples. [bold green]\\[tokens][/] in brackets carry loss; ▪ is a latent.", highlight=False)
-    for stage in stages:
-        console.print(f"stage {stage.index}", style="bold")
+    for level in levels:
+        console.print(f"level {level.index}", style="bold")
         for item in encoded[:EXAMPLES]:
-            console.print(render_line(style, item, stage, tokenizer), soft_wrap=True, highlight=False)
+            console.print(render_line(style, item, level, tokenizer), soft_wrap=True, highlight=False)
 
 
-def render_line(style: Format, encoded: Encoded, stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Text:
-    """An example of a stage: what carries loss stands in brackets. What a supervision reads has lines of its own."""
-    example = style.example(encoded, stage)
+def render_line(style: Format, encoded: Encoded, level: Level, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """An example of a level: what carries loss stands in brackets. What a supervision reads has lines of its own."""
+    example = style.example(encoded, level)
     ids = example["input_ids"]
     line = _tokens(ids, example["labels"], tokenizer)
     if style.config.stop_head and LATENT in tokenizer.convert_ids_to_tokens(ids):
         line.append("\n    stop head: [go on at every latent, stop at the last]", style="green")
     for step in example.get("step_ids", []):
         line.append(f"\n    decoder: [{tokenizer.decode(step)}]", style="green")
-    if "teacher_ids" in example and stage is not TEXT:
+    if "teacher_ids" in example and level is not TEXT:
         line.append("\n    teacher:").append(_tokens(example["teacher_ids"], example["teacher_labels"], tokenizer))
         places = (ids[example["student_position"]], example["teacher_ids"][example["teacher_position"]])
         ours, theirs = (_shown(token, tokenizer) for token in places)

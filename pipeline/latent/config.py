@@ -9,13 +9,14 @@ from typing import Any
 from ...data.errors import UserError
 
 SECTION = "latent"
-VERSION = 4
+VERSION = 5
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
 # What the fields that a version added mean for a checkpoint of the one before.
 ADDED: dict[int, dict[str, Any]] = {
     2: {"jacobi_sweeps": None, "backprop_steps": None},
     3: {"thought_options": {}, "supervision_options": {}, "stop_head": False, "delimiters": True},
     4: {"compute_dtype": "float32"},
+    5: {},
 }
 
 
@@ -67,7 +68,7 @@ class LatentConfig:
         num_latents: Latents between the question and the answer at inference. 0: the model reasons in text. With
             `stop_head`: at most so many.
         delimiters: Whether `<|start-latent|>` and `<|end-latent|>` stand around the latents.
-        stage: Curriculum stage reached. 0: no text step was replaced yet.
+        level: Of the curriculum, the highest one trained. 0: no text step was replaced yet.
         noise: Noise the model was trained with by RL, as `kind:scale`, or None.
         supervision: Help for the latents in training, a key of `SUPERVISIONS`. Inference does not need it.
         supervision_weight: Weight of its loss.
@@ -79,7 +80,7 @@ class LatentConfig:
             `jacobi_sweeps`: sweeps). None: all of them. 0: none.
         compute_dtype: What it was trained to compute in, one of `COMPUTE_DTYPES`. In bfloat16 the weights stay float32.
         token_ids: Ids of `<|start-latent|>`, `<|latent|>`, `<|end-latent|>` in the tokenizer.
-        embedding_rms: Root mean square of the input embedding matrix when the stage began; the norm that
+        embedding_rms: Root mean square of the input embedding matrix when the level began; the norm that
             `norm_matched` thoughts are scaled to. Kept as a constant so that no pass reads a sharded weight.
         version: Format of this section.
     """
@@ -89,7 +90,7 @@ class LatentConfig:
     latents_per_step: int = 1
     num_latents: int = 0
     delimiters: bool = False
-    stage: int = 0
+    level: int = 0
     noise: str | None = None
     supervision: str = "none"
     supervision_weight: float = 1.0
@@ -157,7 +158,8 @@ class LatentConfig:
 
 def _upgraded(section: dict[str, Any]) -> dict[str, Any]:
     """A section of an earlier version as one of this."""
-    section = dict(section)
+    # Up to version 4 a level of the curriculum was called a stage.
+    section = {"level" if key == "stage" else key: value for key, value in section.items()}
     for version in range(section["version"] + 1, VERSION + 1):
         section = {**ADDED[version], **section}
     if "supervision" not in section:  # before version 3 the weight alone said it

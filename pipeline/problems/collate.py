@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..latent.supervision.base import IGNORE
 from .encode import Encoded, Format
-from .schedule import Stage
+from .schedule import Level
 
 
 @dataclass
@@ -61,19 +61,19 @@ def _pad_steps(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
     return padded
 
 
-class StageDataset(Dataset):
-    """Problems as one curriculum stage sees them, some of them as an earlier stage would.
+class LevelDataset(Dataset):
+    """Problems as one curriculum level sees them, some of them as an earlier level would.
 
     The dataset is as long as the training run, and is to be read in its order: P items are a pass over the P problems,
-    each once, shuffled anew. The order and whether an item is shown at an earlier stage depend on (seed, stage, item)
+    each once, shuffled anew. The order and whether an item is shown at an earlier level depend on (seed, level, item)
     alone, so every process and every resumed run sees the same items.
     """
 
     def __init__(
         self,
         problems: Sequence[Encoded],
-        stages: Sequence[Stage],
-        stage: int,
+        levels: Sequence[Level],
+        level: int,
         length: int,
         style: Format,
         mix_earlier: float = 0.0,
@@ -82,14 +82,14 @@ class StageDataset(Dataset):
     ) -> None:
         """
         Args:
-            stages: Stage 0 and all later ones, by index.
-            stage: Index of the stage to train.
+            levels: Level 0 and all later ones, by index.
+            level: Index of the level to train.
             length: Items in the dataset.
             style: How problems are shown.
-            mix_earlier: Share of items shown at a stage drawn uniformly from 0..stage.
+            mix_earlier: Share of items shown at a level drawn uniformly from 0..level.
             noisy: Give every item a seed for noise on its latents.
         """
-        self.problems, self.stages, self.stage, self.length = problems, stages, stage, length
+        self.problems, self.levels, self.level, self.length = problems, levels, level, length
         self.style, self.mix_earlier, self.seed, self.noisy = style, mix_earlier, seed, noisy
         self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
 
@@ -99,10 +99,10 @@ class StageDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         encoded = self.problems[self.place(index)]
         draw = self._hash("", index) / 2**32  # uniform in [0, 1)
-        stage = self.stage
+        level = self.level
         if draw < self.mix_earlier:
-            stage = int(draw / self.mix_earlier * (self.stage + 1))
-        example = self.style.example(encoded, self.stages[stage])
+            level = int(draw / self.mix_earlier * (self.level + 1))
+        example = self.style.example(encoded, self.levels[level])
         if self.noisy:
             example["noise_seed"] = self._hash("noise", index)
         return example
@@ -116,4 +116,4 @@ class StageDataset(Dataset):
         return int(self._order[place])
 
     def _hash(self, purpose: str, index: int) -> int:
-        return zlib.crc32(f"{purpose}{self.seed}/{self.stage}/{index}".encode())
+        return zlib.crc32(f"{purpose}{self.seed}/{self.level}/{index}".encode())

@@ -1,4 +1,4 @@
-"""What a problem looks like at every stage of the curriculum, as tokens and labels. No tensors."""
+"""What a problem looks like at every level of the curriculum, as tokens and labels. No tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...data.errors import DataError
 from ...data.problem import Problem
 from ..latent.config import LatentConfig, ModelError
 from ..latent.supervision.base import IGNORE
-from .schedule import TEXT, Stage
+from .schedule import TEXT, Level
 from .text import text_ids
 
 SEPARATOR = "\n"
@@ -132,7 +132,7 @@ class Format:
 
     Attributes:
         config: The latent section of the model.
-        pad_latents: All problems have the latents of the stage; if not, those that their own steps call for.
+        pad_latents: All problems have the latents of the level; if not, those that their own steps call for.
         eos_token_id: Ends a step that the auxiliary decoder learns to write.
     """
 
@@ -140,19 +140,19 @@ class Format:
     pad_latents: bool = True
     eos_token_id: int = -1
 
-    def count(self, encoded: Encoded, stage: Stage) -> int:
-        """Latents of a problem at a stage. One without steps has those of one: a thought has at least one latent."""
+    def count(self, encoded: Encoded, level: Level) -> int:
+        """Latents of a problem at a level. One without steps has those of one: a thought has at least one latent."""
         own = max(1, len(encoded.steps)) * self.config.latents_per_step
-        return stage.num_latents if self.pad_latents else min(stage.num_latents, own)
+        return level.num_latents if self.pad_latents else min(level.num_latents, own)
 
-    def render(self, encoded: Encoded, stage: Stage) -> tuple[list[int], list[int]]:
-        """Token ids and labels of a problem at a stage. The loss falls on everything after the latents.
+    def render(self, encoded: Encoded, level: Level) -> tuple[list[int], list[int]]:
+        """Token ids and labels of a problem at a level. The loss falls on everything after the latents.
 
         With next-step supervision, the first latent of each replaced step is labelled with the step's first token: the
         hidden state the latent is made from learns to predict the step it stands for.
         """
-        removed = len(encoded.steps) if stage.removed_steps is None else stage.removed_steps
-        count, c = self.count(encoded, stage), self.config.latents_per_step
+        removed = len(encoded.steps) if level.removed_steps is None else level.removed_steps
+        count, c = self.count(encoded, level), self.config.latents_per_step
         block = latent_block(count, self.config)
         block_labels = [IGNORE] * len(block)
         if self.config.supervision == "next_step":
@@ -162,12 +162,12 @@ class Format:
         target = [token for step in encoded.steps[removed:] for token in step] + encoded.answer
         return encoded.question + block + target, [IGNORE] * len(encoded.question) + block_labels + target
 
-    def example(self, encoded: Encoded, stage: Stage) -> dict[str, Any]:
+    def example(self, encoded: Encoded, level: Level) -> dict[str, Any]:
         """A training example: `input_ids`, `labels`, and what the supervision reads (see `latent.supervision`)."""
-        ids, labels = self.render(encoded, stage)
+        ids, labels = self.render(encoded, level)
         example: dict[str, Any] = {"input_ids": ids, "labels": labels}
         if self.config.supervision == "decoder":
-            steps = encoded.steps[: self.count(encoded, stage) // self.config.latents_per_step]
+            steps = encoded.steps[: self.count(encoded, level) // self.config.latents_per_step]
             example["step_ids"] = [[*step, self.eos_token_id] for step in steps]
         elif self.config.supervision == "distillation":
             text, text_labels = self.render(encoded, TEXT)
@@ -181,8 +181,8 @@ class Format:
         return example
 
 
-def check_context(encoded: Sequence[Encoded], stages: Sequence[Stage], style: Format, limit: int | None) -> None:
-    """Makes sure that every problem fits into the context window at every stage.
+def check_context(encoded: Sequence[Encoded], levels: Sequence[Level], style: Format, limit: int | None) -> None:
+    """Makes sure that every problem fits into the context window at every level.
 
     Raises:
         DataError: One that does not, with its place.
@@ -190,11 +190,11 @@ def check_context(encoded: Sequence[Encoded], stages: Sequence[Stage], style: Fo
     if limit is None:
         return
     for item in encoded:
-        for stage in stages:
-            length = len(style.render(item, stage)[0])
+        for level in levels:
+            length = len(style.render(item, level)[0])
             if length > limit:
                 raise DataError(
-                    f"{_sentence_case(item.named)} has {length} tokens at curriculum stage {stage.index}, the model's "
+                    f"{_sentence_case(item.named)} has {length} tokens at curriculum level {level.index}, the model's "
                     f"context window is {limit}. Remove the problem or choose a model with a longer window."
                 )
 

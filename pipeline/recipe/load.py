@@ -7,6 +7,7 @@ that class's own field names.
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,15 @@ from pydantic import BaseModel, ValidationError
 from ...data.errors import UserError
 from .presets import PRESETS
 from .schema import Recipe
+
+logger = logging.getLogger(__name__)
+
+# Keys that had another name up to version 0.1.
+RENAMED = {
+    ("curriculum", "steps_per_stage"): "steps_per_level",
+    ("curriculum", "last_stage_at"): "last_level_at",
+    ("curriculum", "last_stage_trainer"): "last_level_trainer",
+}
 
 
 class RecipeError(UserError):
@@ -100,6 +110,7 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     Raises:
         RecipeError: Unknown key or preset, or wrong type.
     """
+    values = _with_new_keys(values, where)
     curriculum = values.get("curriculum")
     preset = curriculum.get("preset") if isinstance(curriculum, dict) else None
     if preset is not None:
@@ -110,6 +121,24 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(f"{where}: " + "; ".join(_explain(item) for item in error.errors()) + ".") from None
+
+
+def _with_new_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A mapping in the keys of this version; of old ones a warning says the new name.
+
+    Raises:
+        RecipeError: Both names of a key.
+    """
+    found = dict(values)
+    for (section, old), new in RENAMED.items():
+        inside = found.get(section)
+        if not isinstance(inside, dict) or old not in inside:
+            continue
+        if new in inside:
+            raise RecipeError(f"{where}: {section}.{old} is the old name of {section}.{new}. Remove one of the two.")
+        logger.warning("%s: %s.%s is called %s.%s now. Rename the key.", where, section, old, section, new)
+        found[section] = {new if key == old else key: value for key, value in inside.items()}
+    return found
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

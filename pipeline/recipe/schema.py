@@ -118,40 +118,40 @@ class SFTSection(Section):
 
 
 class CurriculumSection(Section):
-    """One Trainer per stage. `trainer.max_steps` or `trainer.num_train_epochs` is the limit of each stage."""
+    """One Trainer per level. `trainer.max_steps` or `trainer.num_train_epochs` is the limit of each level."""
 
     preset: str | None = Field(None, description="a published schedule that fills in what the recipe leaves out")
-    steps_per_stage: int | list[int | Literal["all"]] = Field(
-        1, description="text steps each stage removes; a list says it stage by stage"
+    steps_per_level: int | list[int | Literal["all"]] = Field(
+        1, description="text steps each level removes; a list says it level by level"
     )
-    pad_latents: bool = Field(True, description="all problems of a stage have its latents; false: those of their steps")
+    pad_latents: bool = Field(True, description="all problems of a level have its latents; false: those of their steps")
     promote_at: float | None = Field(
-        0.95, gt=0, le=1, description="held-out greedy accuracy that ends a stage; None: never"
+        0.95, gt=0, le=1, description="held-out greedy accuracy that ends a level; None: never"
     )
-    last_stage_at: float | None = Field(None, gt=0, le=1, description="the same for the last stage, where it differs")
-    patience: int | None = Field(None, gt=0, description="measurements without a new best that end a stage; None: any")
+    last_level_at: float | None = Field(None, gt=0, le=1, description="the same for the last level, where it differs")
+    patience: int | None = Field(None, gt=0, description="measurements without a new best that end a level; None: any")
     at_limit: Literal["stop", "continue"] = Field(
-        "stop", description="what follows a stage that ends below its threshold"
+        "stop", description="what follows a level that ends below its threshold"
     )
     step_back_at: float | None = Field(
-        None, gt=0, le=1, description="below this accuracy on the stage before, that one is trained again; None: never"
+        None, gt=0, le=1, description="below this accuracy on the level before, that one is trained again; None: never"
     )
-    max_step_backs: int = Field(1, gt=0, description="times that a stage may be trained again")
+    max_step_backs: int = Field(1, gt=0, description="times that a level may be trained again")
     eval_every: int = Field(100, gt=0, description="optimizer steps between two measurements")
     eval_problems: int = Field(256, gt=0, description="training problems held out for the measurement")
-    mix_earlier: float = Field(0.0, ge=0, le=1, description="share of items shown at an earlier stage")
+    mix_earlier: float = Field(0.0, ge=0, le=1, description="share of items shown at an earlier level")
     supervision: Literal["none", "next_step", "decoder", "distillation"] = "none"
     supervision_weight: float = Field(1.0, gt=0, description="weight of the supervision's loss")
     supervision_options: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of the supervision"
     )
-    noise: str | None = Field(None, description="noise on the latents in the last stage, as kind:scale")
-    noise_ramp: float = Field(0.5, ge=0, le=1, description="share of the last stage in which the noise grows from 0")
-    reset_optimizer: bool = Field(True, description="each stage begins with a fresh optimizer")
+    noise: str | None = Field(None, description="noise on the latents in the last level, as kind:scale")
+    noise_ramp: float = Field(0.5, ge=0, le=1, description="share of the last level in which the noise grows from 0")
+    reset_optimizer: bool = Field(True, description="each level begins with a fresh optimizer")
     trainer: dict[str, Any] = Field(default_factory=dict, description="fields of transformers.TrainingArguments")
-    last_stage_trainer: dict[str, Any] = Field(default_factory=dict, description="those of the last stage that differ")
+    last_level_trainer: dict[str, Any] = Field(default_factory=dict, description="those of the last level that differ")
 
-    @field_validator("steps_per_stage", mode="before")
+    @field_validator("steps_per_level", mode="before")
     @classmethod
     def _whole_schedule(cls, value: Any) -> Any:
         steps = value if isinstance(value, list) else [value]

@@ -27,10 +27,10 @@ from ..problems.encode import (
 )
 from ..problems.golds import compares
 from ..problems.load import Problems
-from ..problems.schedule import TEXT, Stage
+from ..problems.schedule import TEXT, Level
 from ..recipe.load import RecipeError
 from ..recipe.schema import Recipe, RLSection
-from .curriculum.arms import ARMS, LATENT, latent_stages, most_steps
+from .curriculum.arms import ARMS, LATENT, latent_levels, most_steps
 from .rl.settings import rl_rows
 
 
@@ -43,24 +43,24 @@ def encode_checked(
         config: Config of the base model.
 
     Raises:
-        UserError: A part that tokenizes to nothing, a row longer than the context window at some stage, steps or
+        UserError: A part that tokenizes to nothing, a row longer than the context window at some level, steps or
             options that do not fit the supervision, a question without room for its answer, an answer that cannot be
             written, or a limit on new tokens that cuts every answer.
     """
     encoded = encode(problems.train, tokenizer)
     window, section, latent = context_window(config.get_text_config()), recipe.curriculum, recipe.latent
     supervision = section.supervision if section is not None else "none"
-    stages = shown_stages(recipe, problems.train)
+    levels = shown_levels(recipe, problems.train)
     style = Format(
         LatentConfig(latents_per_step=latent.latents_per_step, delimiters=latent.delimiters),
         section is None or section.pad_latents,
     )
-    check_context(encoded, stages, style, window)
-    if section is not None and any(stage.num_latents for stage in stages):
+    check_context(encoded, levels, style, window)
+    if section is not None and any(level.num_latents for level in levels):
         check_supervision(supervision, section.supervision_options, config.get_text_config())
         if supervision == "next_step":
             check_one_token_steps(encoded, tokenizer)
-    most = _most_latents(recipe, stages, config)
+    most = _most_latents(recipe, levels, config)
     block = latent_block(most, style.config)
     measured = [*problems.held_out, *problems.evaluation]
     check_answers(measured, tokenizer)
@@ -93,22 +93,22 @@ def _check_rollouts_fit(recipe: Recipe, section: RLSection, room: int, train: Se
     check_answers_fit("rl.trainer.max_completion_length", room, train, "training", writes_steps, is_compared)
 
 
-def shown_stages(recipe: Recipe, train: Sequence[Problem]) -> list[Stage]:
-    """Every stage that some arm of a recipe shows the model, each once."""
+def shown_levels(recipe: Recipe, train: Sequence[Problem]) -> list[Level]:
+    """Every level that some arm of a recipe shows the model, each once."""
     section = recipe.curriculum
     if section is None:
         return [TEXT]
-    latent = latent_stages(recipe, most_steps(train))
+    latent = latent_levels(recipe, most_steps(train))
     arms = [name for name in (LATENT, *recipe.controls.chosen) if name != LATENT or recipe.controls.latent]
-    stages = [stage for name in arms for stage in ARMS[name].plan(latent)]
+    levels = [level for name in arms for level in ARMS[name].plan(latent)]
     if recipe.sft is not None or section.mix_earlier or section.supervision == "distillation":
-        stages.append(TEXT)
-    return list(dict.fromkeys(stages))
+        levels.append(TEXT)
+    return list(dict.fromkeys(levels))
 
 
-def _most_latents(recipe: Recipe, stages: Sequence[Stage], config: Any) -> int:
+def _most_latents(recipe: Recipe, levels: Sequence[Level], config: Any) -> int:
     """Latents that a question is measured with, at most; without a curriculum those of the base checkpoint."""
     if recipe.curriculum is not None:
-        return max(stage.num_latents for stage in stages)
+        return max(level.num_latents for level in levels)
     section = latent_section(config)
     return section.num_latents if section is not None else 0

@@ -290,7 +290,7 @@ WELL = [
     BadDay(
         'an end token that is set by "eos_token" in tokenizer_config.json',
         CHECK,
-        "[<|endoftext|>] stage 1",
+        "[<|endoftext|>] level 1",
         "it is used",
         0,
         _no_eos_but_set,

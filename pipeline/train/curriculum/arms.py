@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ....data.errors import DataError
 from ....data.problem import Problem
-from ...problems.schedule import Stage, plan_stages
+from ...problems.schedule import Level, plan_levels
 from ...recipe.schema import Recipe
 
 
@@ -18,41 +18,41 @@ class Arm:
     Attributes:
         after: The stage of the run it starts from: `sft`, `base` for the model before it, or `curriculum`.
         thought_source: In place of the recipe's.
-        stages: Which stages it trains: all, the last one only, none but text, or question -> answer without latents.
-            An arm with one stage may use the step limits of all.
+        levels: Which levels it trains: all, the last one only, none but text, or question -> answer without latents.
+            An arm with one level may use the step limits of all.
         as_rl: It takes as many steps as RL, on as many samples each, whatever accuracy it reaches.
     """
 
     after: str = "sft"
     thought_source: str | None = None
-    stages: str = "all"
+    levels: str = "all"
     as_rl: bool = False
 
-    def plan(self, stages: Sequence[Stage]) -> list[Stage]:
-        """The arm's stages, of those that latents go through."""
-        if self.stages == "last":
-            return [Stage(1, None, stages[-1].num_latents)]
-        if self.stages == "text":
-            return [Stage(1, 0, 0)]
-        if self.stages == "answer":
-            return [Stage(1, None, 0)]
-        return list(stages)
+    def plan(self, levels: Sequence[Level]) -> list[Level]:
+        """The arm's levels, of those that latents go through."""
+        if self.levels == "last":
+            return [Level(1, None, levels[-1].num_latents)]
+        if self.levels == "text":
+            return [Level(1, 0, 0)]
+        if self.levels == "answer":
+            return [Level(1, None, 0)]
+        return list(levels)
 
 
 LATENT = "latent"
 ARMS = {
     LATENT: Arm(),
-    "text_cot": Arm(stages="text"),
-    "no_cot": Arm(after="base", stages="answer"),
+    "text_cot": Arm(levels="text"),
+    "no_cot": Arm(after="base", levels="answer"),
     "pause": Arm(thought_source="pause"),
     "pause_multi": Arm(thought_source="pause_multi"),
-    "no_curriculum": Arm(stages="last"),
-    "more_supervised": Arm(after="curriculum", stages="last", as_rl=True),
+    "no_curriculum": Arm(levels="last"),
+    "more_supervised": Arm(after="curriculum", levels="last", as_rl=True),
 }
 
 
-def latent_stages(recipe: Recipe, most_steps: int) -> list[Stage]:
-    """The stages that a recipe plans for latents.
+def latent_levels(recipe: Recipe, most_steps: int) -> list[Level]:
+    """The levels that a recipe plans for latents.
 
     Raises:
         DataError: No problem has steps, or the schedule leaves some.
@@ -61,7 +61,7 @@ def latent_stages(recipe: Recipe, most_steps: int) -> list[Stage]:
     assert section is not None
     if most_steps == 0:
         raise DataError("No training problem has steps, so there is nothing to make latent. Remove the curriculum.")
-    return plan_stages(most_steps, recipe.latent.latents_per_step, section.steps_per_stage, recipe.latent.max_latents)
+    return plan_levels(most_steps, recipe.latent.latents_per_step, section.steps_per_level, recipe.latent.max_latents)
 
 
 def most_steps(problems: Sequence[Problem]) -> int:
@@ -69,11 +69,11 @@ def most_steps(problems: Sequence[Problem]) -> int:
     return max(len(problem.steps) for problem in problems)
 
 
-def step_limits(per_stage: Sequence[int], planned: Sequence[Stage]) -> list[int]:
-    """Step limits of an arm's stages; an arm with one stage gets those of all latent stages together.
+def step_limits(per_level: Sequence[int], planned: Sequence[Level]) -> list[int]:
+    """Step limits of an arm's levels; an arm with one level gets those of all latent levels together.
 
     Args:
-        per_stage: Limits of the stages that latents go through.
-        planned: The stages of the arm.
+        per_level: Limits of the levels that latents go through.
+        planned: The levels of the arm.
     """
-    return list(per_stage) if len(planned) == len(per_stage) else [sum(per_stage)]
+    return list(per_level) if len(planned) == len(per_level) else [sum(per_level)]

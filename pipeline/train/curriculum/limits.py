@@ -1,4 +1,4 @@
-"""How long the stages of a curriculum may be: trainer arguments and step limits, from a recipe."""
+"""How long the levels of a curriculum may be: trainer arguments and step limits, from a recipe."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 from trl import GRPOConfig
 
-from ...problems.schedule import Stage
+from ...problems.schedule import Level
 from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe
 from ..common import check_trainer_keys, trainer_config
 
 
 def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> TrainingArguments:
-    """Trainer arguments of a stage; the last one may have some of its own."""
+    """Trainer arguments of a level; the last one may have some of its own."""
     section = recipe.curriculum
     assert section is not None
-    values, own = dict(section.trainer), section.last_stage_trainer if is_last else {}
-    if "num_train_epochs" in own:  # the stage's own limit holds, of whichever kind
+    values, own = dict(section.trainer), section.last_level_trainer if is_last else {}
+    if "num_train_epochs" in own:  # the level's own limit holds, of whichever kind
         values.pop("max_steps", None)
     check_trainer_keys(TrainingArguments, "curriculum.trainer", section.trainer)
-    check_trainer_keys(TrainingArguments, "curriculum.last_stage_trainer", own)
+    check_trainer_keys(TrainingArguments, "curriculum.last_level_trainer", own)
     values = {key: value for key, value in {**values, **own}.items() if value is not None}
     if "train_sampling_strategy" in values:
         raise RecipeError(
@@ -33,16 +33,16 @@ def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> Trai
         )
     args = trainer_config(
         TrainingArguments,
-        "curriculum.last_stage_trainer" if own else "curriculum.trainer",
+        "curriculum.last_level_trainer" if own else "curriculum.trainer",
         values,
         recipe.seed,
         folder,
-        train_sampling_strategy="sequential",  # `StageDataset` is in the order of training
+        train_sampling_strategy="sequential",  # `LevelDataset` is in the order of training
         ddp_find_unused_parameters=True,  # rows without latents do not use the modules that make and help latents
     )
     if args.max_steps <= 0 and "num_train_epochs" not in values:
         raise RecipeError(
-            "curriculum.trainer has neither max_steps nor num_train_epochs: the limit of each curriculum stage."
+            "curriculum.trainer has neither max_steps nor num_train_epochs: the limit of each curriculum level."
         )
     return args
 
@@ -63,15 +63,15 @@ def items_per_step(args: TrainingArguments) -> int:
 
 
 def step_limit(args: TrainingArguments, num_problems: int) -> int:
-    """Optimizer steps of a stage; `max_steps` comes before `num_train_epochs`, as in Transformers."""
+    """Optimizer steps of a level; `max_steps` comes before `num_train_epochs`, as in Transformers."""
     return (
         args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_problems / items_per_step(args))
     )
 
 
-def stage_limits(recipe: Recipe, stages: Sequence[Stage], num_problems: int) -> list[int]:
-    """Optimizer steps that each latent stage may take."""
+def level_limits(recipe: Recipe, levels: Sequence[Level], num_problems: int) -> list[int]:
+    """Optimizer steps that each latent level may take."""
     return [
-        step_limit(curriculum_args(recipe, recipe.folder, is_last=stage is stages[-1]), num_problems)
-        for stage in stages
+        step_limit(curriculum_args(recipe, recipe.folder, is_last=level is levels[-1]), num_problems)
+        for level in levels
     ]

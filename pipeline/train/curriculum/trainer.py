@@ -1,4 +1,4 @@
-"""One stage of the curriculum: a Transformers Trainer over latents, and the measurement that ends it."""
+"""One level of the curriculum: a Transformers Trainer over latents, and the measurement that ends it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..common import inner_model
 PARTS = ("token_loss", "latent_loss", "stop_loss")
 
 
-class StageTrainer(Trainer):
+class LevelTrainer(Trainer):
     """A Trainer whose model computes the loss over latents; logs the parts of the loss."""
 
     # The model divides by `num_items_in_batch`, the items of all micro-batches of a step.
@@ -87,7 +87,7 @@ class StageTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         # Here the optimizer is ready; a checkpoint that is resumed from is loaded later, and holds.
         if self.optimizer_of is not None:
-            # The settings stay those of this stage, which has a learning-rate schedule of its own.
+            # The settings stay those of this level, which has a learning-rate schedule of its own.
             settings = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": load_optimizer(self.optimizer_of), "param_groups": settings})
         return super().create_scheduler(num_training_steps, optimizer)
@@ -110,9 +110,9 @@ def load_optimizer(file: Path) -> dict[int, dict[str, torch.Tensor]]:
 
 
 class Promotion(TrainerCallback):
-    """Measures greedy accuracy on held-out problems every few steps, and ends the stage when it says so.
+    """Measures greedy accuracy on held-out problems every few steps, and ends the level when it says so.
 
-    A stage ends as promoted at its target. It also ends after `patience` measurements without a new best.
+    A level ends as promoted at its target. It also ends after `patience` measurements without a new best.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Promotion(TrainerCallback):
     ) -> None:
         self.reasoner, self.problems, self.settings, self.num_latents = reasoner, problems, settings, num_latents
         self.target, self.every, self.patience = target, every, patience
-        self.trainer: StageTrainer | None = None
+        self.trainer: LevelTrainer | None = None
         self.accuracy = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
