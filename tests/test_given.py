@@ -8,7 +8,7 @@ from batches import ROWS, assert_same_gradients, batch, encode, gradients
 from reference import thought
 
 from neuralese.pipeline.latent import ModelError, NoiseError, parse_noise
-from neuralese.pipeline.latent.thoughts.base import Thought
+from neuralese.pipeline.latent.thoughts import Thought
 
 
 def drawn(reasoner, side, noise):

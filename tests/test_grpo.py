@@ -10,7 +10,7 @@ from trl import GRPOConfig, GRPOTrainer
 from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.thoughts.base import NormMatched, Thought, suppress
+from neuralese.pipeline.latent.thoughts import NormMatched, Thought, suppress
 from neuralese.pipeline.train.rl.estimators import Rollout, parse_estimator
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
 from neuralese.pipeline.train.rl.settings import rl_rows

@@ -12,8 +12,8 @@ from neuralese.data.errors import UserError
 from neuralese.pipeline.evaluate.samples import Effort, draw_samples
 from neuralese.pipeline.evaluate.search import _draws, search_thoughts
 from neuralese.pipeline.evaluate.settings import most_sensitive, settings_of
-from neuralese.pipeline.latent.noise.base import parse_noise
-from neuralese.pipeline.latent.sampling.generate import Sampling
+from neuralese.pipeline.latent.noise import parse_noise
+from neuralese.pipeline.latent.sampling.generate import SamplingParams
 from neuralese.pipeline.latent.sampling.given import Replacement
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.run.train import run
@@ -29,7 +29,7 @@ SEEDS = [5, 6, 7]
 
 def found(reasoner, questions, search, judge, seeds=SEEDS, batch_size=24, temperature=0.0):
     rows = {}
-    sampling = Sampling(temperature, 4)
+    sampling = SamplingParams(temperature, 4)
 
     def keep(at, samples, scores):
         rows[at] = samples, scores

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..latent.config import LatentConfig
 from ..latent.engine.layout import positions_of
-from ..latent.noise.base import Noise, check_fits, parse_noise
-from ..latent.sampling.generate import Sampling, pad_left, write_answers
+from ..latent.noise import Noise, check_fits, parse_noise
+from ..latent.sampling.generate import SamplingParams, pad_left, write_answers
 from ..model.reasoner import Reasoner, Samples
 from ..problems.encode import check_room, encode_prompts
 from ..recipe.schema import LatentSection
@@ -89,7 +89,7 @@ def search_thoughts(
     questions: Sequence[str],
     search: Search,
     noise: Noise,
-    sampling: Sampling,
+    sampling: SamplingParams,
     seeds: Sequence[int],
     judge: LatentRewardModel | None,
     batch_size: int,

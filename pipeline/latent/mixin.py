@@ -21,11 +21,11 @@ from .config import LatentConfig, ModelError, context_window
 from .engine.layout import Layout, plan_passes, plan_sweeps, positions_of
 from .engine.passes import Branch, Packed, PassResult, run_passes, run_sweeps
 from .engine.precision import in_compute_dtype, precise
-from .noise.base import Noise
+from .noise import Noise
 from .output import LatentOutput
 from .sampling.given import given_latents
-from .supervision.base import IGNORE, States, Supervision
-from .thoughts.base import THOUGHT_SOURCES, ThoughtSource
+from .supervision import IGNORE, States, Supervision
+from .thoughts import THOUGHT_SOURCES, ThoughtSource
 from .value_head import ValueHead
 
 

@@ -26,8 +26,8 @@ from ..config import ModelError
 from ..engine.layout import positions_of
 from ..engine.passes import PassResult
 from ..engine.precision import in_compute_dtype, precise
-from ..noise.base import Noise
-from ..thoughts.base import THOUGHT_SOURCES, suppress
+from ..noise import Noise
+from ..thoughts import THOUGHT_SOURCES, suppress
 
 # The token stream of a seed must differ from its noise stream.
 TOKEN_STREAM = 0x5EED
@@ -36,7 +36,7 @@ ANSWER_STREAM = 0x9E3779B1
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn. temperature 0 takes the most likely token.
 
     Raises:
@@ -67,7 +67,7 @@ class Sampling:
 
 
 @dataclass
-class Rollouts:
+class Generated:
     """N sampled answers.
 
     Attributes:
@@ -96,15 +96,15 @@ def pad_left(rows: Sequence[Sequence[int]], value: int, device: torch.device) ->
 
 @torch.no_grad()
 @in_compute_dtype
-def rollout(
+def generate(
     model: PreTrainedModel,
     prompt_ids: Sequence[Sequence[int]],
     rows: Tensor,
     seeds: Tensor,
-    sampling: Sampling,
+    sampling: SamplingParams,
     noise: Noise | None,
     eos_token_ids: Sequence[int],
-) -> Rollouts:
+) -> Generated:
     """Samples N answers from B prompts; equal prompts are prefilled once, equal thoughts are thought once.
 
     Args:
@@ -132,9 +132,9 @@ def write_answers(
     state: Tensor,
     seeds: Tensor,
     number: Tensor,
-    sampling: Sampling,
+    sampling: SamplingParams,
     eos_token_ids: Sequence[int],
-) -> Rollouts:
+) -> Generated:
     """Answers after the thoughts of N rows, one each.
 
     Args:
@@ -148,7 +148,7 @@ def write_answers(
     is_stop = torch.isin(tokens, stop)
     lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
     token_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
-    return Rollouts(token_ids, logprobs, prefill.latents, prefill.num_latents, seeds)
+    return Generated(token_ids, logprobs, prefill.latents, prefill.num_latents, seeds)
 
 
 def _share_thoughts(rows: Tensor, seeds: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,7 +200,7 @@ def _decode(
     prefill: PassResult,
     state: Tensor,
     draws: Tensor | None,
-    sampling: Sampling,
+    sampling: SamplingParams,
     stop: Tensor,
     pad_id: int,
 ) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..engine.layout import positions_of
 from ..engine.precision import in_compute_dtype
-from ..noise.base import Noise
-from ..noise.kinds import rms
-from ..supervision.base import States
-from ..thoughts.base import Thought
+from ..noise import Noise, rms
+from ..supervision import States
+from ..thoughts import Thought
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from trl.models import unwrap_model_for_generation
 from ...latent.geometry import cosine_sums
 from ...latent.latentize import latentize
 from ...latent.noise.values import share_bases
-from ...latent.sampling.generate import Sampling, rollout
+from ...latent.sampling.generate import SamplingParams, generate
 from ...model.reasoner import Reasoner
 from ..common import inner_model
 from .estimators import Rollout, draw_seeds, max_at_k_advantages, thought_advantages
@@ -57,7 +57,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         unique: dict[tuple[int, ...], int] = {}
         rows = torch.tensor([unique.setdefault(tuple(ids), len(unique)) for ids in prompt_ids])
         seeds = draw_seeds(len(prompt_ids), self.settings.answers_per_thought, self.settings.antithetic)
-        sampling = Sampling(
+        sampling = SamplingParams(
             self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p
         )
         with unwrap_model_for_generation(
@@ -66,7 +66,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             policy = inner_model(model)
             if self.noise is not None:
                 self.noise.prepare(policy)
-            drawn = rollout(
+            drawn = generate(
                 policy, [list(ids) for ids in unique], rows, seeds, sampling, self.noise, self.eos_token_ids
             )
         if self.ref_model is not None:
