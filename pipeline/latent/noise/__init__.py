@@ -6,6 +6,18 @@ seed, and `rms` is the root mean square of a vector.
 
 from . import dropout, gaussian, gumbel, learned, spherical, svp
 from .base import NOISES, Noise, NoiseError, check_fits, normal, parse_noise, register_noise, rms, uniform
+from .replacement import Replacement
 
-__all__ = ["NOISES", "Noise", "NoiseError", "check_fits", "normal", "parse_noise", "register_noise", "rms", "uniform"]
+__all__ = [
+    "NOISES",
+    "Noise",
+    "NoiseError",
+    "Replacement",
+    "check_fits",
+    "normal",
+    "parse_noise",
+    "register_noise",
+    "rms",
+    "uniform",
+]
 KINDS = (dropout, gaussian, gumbel, learned, spherical, svp)

@@ -22,9 +22,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from ..batch import Batch, Draw
 from ..config import ModelError
-from ..engine.layout import positions_of
-from ..engine.passes import PassResult
+from ..engine.packed import Keep, PassResult
 from ..engine.precision import in_compute_dtype, precise
 from ..noise import Noise
 from ..thoughts import THOUGHT_SOURCES, suppress
@@ -185,13 +185,11 @@ def _prefill(
     max_new_tokens: int,
 ) -> tuple[PassResult, Tensor]:
     """All passes over the prompts, and the last state (N, d); the shared part of equal prompts runs once."""
-    is_latent = (ids == model.latent_config.token_ids[1]) & mask.bool()
+    batch = Batch.of(ids, mask, model.latent_config.token_ids[1])
     is_recurrent = THOUGHT_SOURCES[model.latent_config.thought_source].is_recurrent
-    num_latents = int(is_latent.sum(1).max()) if is_recurrent else 0
-    positions = positions_of(mask)
-    result, _ = model.run_latents(
-        ids, mask, positions, noise, seeds, num_latents, rows, spare=max_new_tokens, may_stop=True
-    )
+    num_latents = int(batch.is_latent.sum(1).max()) if is_recurrent else 0
+    draw = Draw(noise, seeds) if noise is not None else None
+    result, _ = model.run_latents(batch, num_latents, draw, rows, Keep(spare=max_new_tokens), may_stop=True)
     return result, result.last_state()
 
 
@@ -219,7 +217,7 @@ def _decode(
     row = torch.arange(count, device=stop.device)  # (n,) rows of the answers still in the batch
     position, done = prefill.next_position, torch.zeros_like(row, dtype=torch.bool)
     for step in range(longest):
-        logits = suppress(precise(model._head(state)), model.latent_config.token_ids)  # (n, V)
+        logits = suppress(precise(model.head_logits(state)), model.latent_config.token_ids)  # (n, V)
         token = _draw(logits, warpers, draws[row, step, None] if draws is not None else None)
         logprob = (logits / (sampling.temperature or 1.0)).log_softmax(-1).gather(1, token[:, None]).squeeze(1)
         tokens[row, step] = torch.where(done, pad_id, token)

@@ -60,10 +60,10 @@ class StepDecoder(Supervision):
         if len(rows) == 0:
             # Run on nothing in particular and count for nothing: under ZeRO-3 all ranks run the same modules.
             dummy = latents.new_zeros(1, c, latents.size(2)) + states.hidden[:1, :1] * 0.0
-            return model._head(self._hidden(model, dummy, step_ids.new_zeros(1, 1))).sum() * 0.0
+            return model.head_logits(self._hidden(model, dummy, step_ids.new_zeros(1, 1))).sum() * 0.0
         thoughts = latents[:, : most * c].unflatten(1, (most, c))[rows, steps]  # (N, c, d)
         target = step_ids[rows, steps]  # (N, Y)
-        logits = model._head(self._hidden(model, thoughts, target.clamp_min(0)))  # (N, Y, V)
+        logits = model.head_logits(self._hidden(model, thoughts, target.clamp_min(0)))  # (N, Y, V)
         losses = F.cross_entropy(precise(logits).flatten(0, 1), target.flatten(), ignore_index=IGNORE, reduction="none")
         is_target = target != IGNORE
         return (losses.view_as(target).sum(1) / is_target.sum(1)).sum()
@@ -83,7 +83,7 @@ class StepDecoder(Supervision):
         for _ in range(max_new_tokens):
             padded = F.pad(tokens, (0, 1))  # the last column is a place, not a token
             with computing(model):
-                new = model._head(self._hidden(model, thoughts, padded)[:, -1]).argmax(-1, keepdim=True)
+                new = model.head_logits(self._hidden(model, thoughts, padded)[:, -1]).argmax(-1, keepdim=True)
             tokens = torch.cat([tokens, new], 1)
             if (tokens == eos_token_id).any(1).all():
                 break

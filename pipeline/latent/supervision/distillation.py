@@ -50,7 +50,7 @@ class Distillation(Supervision):
             output_hidden_states=True,
         )
         rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
-        logits = model._head(output.last_hidden_state[rows, columns])
+        logits = model.head_logits(output.last_hidden_state[rows, columns])
         losses = F.cross_entropy(precise(logits), labels[rows, columns + 1], reduction="none")
         share = weight / (labels[:, 1:] != IGNORE).sum(1)  # (B,)
         teacher = (losses * share[rows]).sum()

@@ -27,7 +27,7 @@ class SoftVocabulary(ThoughtSource):
         self.top_k, self.temperature = top_k, temperature
 
     def forward(self, hidden: Tensor, model: Any) -> Thought:
-        logits = precise(suppress(model._head(hidden), model.latent_config.token_ids))  # (..., V)
+        logits = precise(suppress(model.head_logits(hidden), model.latent_config.token_ids))  # (..., V)
         values, tokens = logits.topk(min(self.top_k, logits.size(-1)), dim=-1)  # (..., k)
         mixture = Mixture(values, model.get_input_embeddings()(tokens), self.temperature)
         return Thought(mixture.mean(), mixture=mixture)

@@ -15,6 +15,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from ...latent.batch import Given
 from ...latent.geometry import cosine_sums
 from ...latent.latentize import latentize
 from ...latent.noise.values import share_bases
@@ -279,10 +280,9 @@ class LatentGRPOTrainer(GRPOTrainer):
             input_ids=ids,
             attention_mask=mask,
             labels=labels,
-            noise=self.noise,
+            noise=self.noise if latents is None else None,
             noise_seeds=seeds,
-            latents=latents,
-            latent_rms=latent_rms,
+            given=Given(latents, self.noise, latent_rms) if latents is not None else None,
         )
         self._state_values = output.get("state_values")
         return output
