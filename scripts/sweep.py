@@ -1,9 +1,10 @@
-"""Runs the cells (arm x seed) of a sweep that are missing, keeps a row of results of each, renders docs/results.md.
+"""Runs the cells (arm x seed) of a sweep that are missing, keeps a row of results of each, renders their tables.
 
     python scripts/sweep.py docs/results/NAME.yaml [--jobs 2] [--only ARM] [--shard I/N] [--stale] [--list | --render]
 
-Runs stand in outputs/sweeps/ of the repository, rows in docs/results/NAME/. A sweep that was killed goes on when it is
-started again. Exit code: 0 all cells have a row, 1 some failed, 2 bad input, 130 interrupted.
+Runs are in outputs/sweeps/ of the repository, rows in docs/results/NAME/, tables in docs/results/NAME.md. A sweep that
+was killed goes on when it is started again.
+Exit code: 0 all cells have a row, 1 some failed, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -185,22 +186,27 @@ def stop(jobs: Sequence[Job]) -> None:
 
 
 def render(name: str, sweep: Sweep, cells: Sequence[Cell]) -> None:
-    """Writes the tables of a sweep between its markers in docs/results.md."""
+    """Writes the tables of a sweep between the markers of its page."""
     from sweep_table import render_sweep
 
-    file = PLACE.with_suffix(".md")
+    file = page_of(name)
     before, after = around_markers(name)
     write_whole(file, f"{before}\n{render_sweep(name, sweep, cells)}\n{after}")
     print(f"Rendered {name} into {file}.")
 
 
+def page_of(name: str) -> Path:
+    """The page that holds the tables of a sweep."""
+    return PLACE / f"{name}.md"
+
+
 def around_markers(name: str) -> tuple[str, str]:
-    """docs/results.md up to and with a sweep's first marker, and from its second on.
+    """The page of a sweep up to and with the first marker, and from the second marker on.
 
     Raises:
         SweepError: A marker is missing or stands twice.
     """
-    file = PLACE.with_suffix(".md")
+    file = page_of(name)
     first, second = f"<!-- sweep:{name} -->", f"<!-- /sweep:{name} -->"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     if text.count(first) != 1 or text.count(second) != 1 or text.index(first) > text.index(second):
@@ -249,7 +255,7 @@ def main(
     shard: Annotated[str | None, typer.Option(help="I/N: the Ith of N shares of the cells; renders nothing.")] = None,
     stale: Annotated[bool, typer.Option("--stale", help="Run cells again whose recipe has changed.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the cells and their state; run nothing.")] = False,
-    render_: Annotated[bool, typer.Option("--render", help="Render docs/results.md; run nothing.")] = False,
+    render_: Annotated[bool, typer.Option("--render", help="Render the tables; run nothing.")] = False,
 ) -> None:
     file = enter_repository(file)
     sweep, name = load_sweep(file), file.stem

@@ -166,6 +166,7 @@ def current_commit() -> str:
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     if head.returncode:
         return "unknown"
-    ours = [f":(exclude){PLACE}", f":(exclude){PLACE}.md"]
-    status = subprocess.run(["git", "status", "--porcelain", "--", ".", *ours], capture_output=True, check=True)
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--", ".", f":(exclude){PLACE}"], capture_output=True, check=True
+    )
     return head.stdout.strip() + ("+" if status.stdout else "")

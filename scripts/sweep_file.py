@@ -15,7 +15,7 @@ from neuralese.data.errors import UserError
 from neuralese.pipeline.recipe.load import Recipe, RecipeError, load_recipe, nearest
 
 RUNS = Path("outputs/sweeps")
-PLACE = Path("docs/results")  # sweep files and rows; the tables are in docs/results.md
+PLACE = Path("docs/results")  # sweep files, their rows and the pages with their tables
 
 
 class SweepError(UserError):

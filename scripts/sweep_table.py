@@ -157,7 +157,7 @@ def legend(lines: Sequence[str]) -> str:
 
 
 def render_sweep(name: str, sweep: Sweep, cells: Sequence[Cell]) -> str:
-    """The block of docs/results.md that belongs to a sweep.
+    """The tables of a sweep, as they stand between the markers of its page.
 
     Raises:
         SweepError: A stage or metric to show that no result has.
