@@ -1,0 +1,61 @@
+"""Docs point at what is there: links, anchors, files, and names in files."""
+
+import ast
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", *ROOT.glob("docs/**/*.md")])
+FOLDERS = ("data", "docs", "pipeline", "recipes", "rewards", "scripts", "tests")
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE):
+        kept = [c for c in heading.lower() if c in " -_" or unicodedata.category(c)[0] in "LN"]
+        found.add("".join(kept).replace(" ", "-"))
+    return found
+
+
+def names(file: Path) -> set[str]:
+    """Functions and classes at the top of a file."""
+    return {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def members() -> dict[str, set[str]]:
+    """Methods of the classes of the package by class."""
+    files = [file for folder in ("data", "rewards", "pipeline") for file in (ROOT / folder).rglob("*.py")]
+    classes = [node for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+    return {of.name: {node.name for node in of.body if isinstance(node, ast.FunctionDef)} for of in classes}
+
+
+MEMBERS = members()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_points_at_is_there(page):
+    text, wrong = page.read_text(encoding="utf-8"), []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http://", "https://")):
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                wrong.append(target)
+    for path, name in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./]*?)(?:::(\w+))?`", text):
+        file = ROOT / path
+        if "NAME" not in path and (not file.exists() or (name and name not in names(file))):
+            wrong.append(f"{path}::{name}")
+    for name, member in re.findall(r"`([A-Z]\w+)\.(\w+)`", text):
+        if member not in MEMBERS.get(name, {member}):
+            wrong.append(f"{name}.{member}")
+    assert wrong == []
+
+
+def test_the_pages_name_many_files():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"`pipeline/[\w/]+\.py", text)) > 50
