@@ -28,10 +28,14 @@ def names(file: Path) -> set[str]:
 
 
 def members() -> dict[str, set[str]]:
-    """Methods of the classes of the package by class."""
+    """Methods and fields of the classes of the package, by class."""
     files = [file for folder in ("data", "rewards", "pipeline") for file in (ROOT / folder).rglob("*.py")]
-    classes = [node for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
-    return {of.name: {node.name for node in of.body if isinstance(node, ast.FunctionDef)} for of in classes}
+    found: dict[str, set[str]] = {}
+    for of in [node for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]:
+        methods = {node.name for node in of.body if isinstance(node, ast.FunctionDef)}
+        fields = {ast.unparse(node.target) for node in of.body if isinstance(node, ast.AnnAssign)}
+        found[of.name] = methods | fields
+    return found
 
 
 MEMBERS = members()
