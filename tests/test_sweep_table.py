@@ -7,8 +7,8 @@ import sys
 
 import pytest
 from conftest import ROOT
-from sweep import around_markers, page_of
 from sweep_file import cells_of, load_sweep
+from sweep_page import around_markers, page_of
 from sweep_repository import SWEEP, make_repository, run_sweep, write_sweep
 from sweep_table import Group, Run, interval, interval_of, levels_table, render_sweep, results_table
 
@@ -68,7 +68,7 @@ def test_the_table_by_hand():
     ]
 
 
-def test_the_table_of_stages_by_hand():
+def test_the_table_of_levels_by_hand():
     def report(steps, accuracy, target, promoted):
         return {"steps": steps, "accuracy": accuracy, "target": target, "promoted": promoted}
 
