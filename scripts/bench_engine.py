@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from neuralese.pipeline.latent import LatentConfig, latentize
-from neuralese.pipeline.latent.sampling.generate import Sampling, rollout
+from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
 
 LATENTS, LATENT_ID = 6, 3
 
@@ -100,8 +100,8 @@ def engine_step(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> Tensor:
 def answers(model: PreTrainedModel, prompts: list[list[int]], rows: Tensor, num_tokens: int) -> list[list[int]]:
     """Greedy answers of exactly `num_tokens`; no token ends them."""
     seeds = torch.zeros(len(rows), dtype=torch.long)
-    sampling = Sampling(max_new_tokens=num_tokens)
-    return rollout(model, prompts, rows, seeds, sampling, None, eos_token_ids=[-1]).token_ids
+    sampling = SamplingParams(max_new_tokens=num_tokens)
+    return generate(model, prompts, rows, seeds, sampling, None, eos_token_ids=[-1]).token_ids
 
 
 def medians(model: PreTrainedModel, runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

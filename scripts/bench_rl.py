@@ -31,8 +31,8 @@ from rich.table import Table
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from neuralese.pipeline.latent.noise.base import parse_noise
-from neuralese.pipeline.latent.sampling.generate import Sampling, rollout
+from neuralese.pipeline.latent.noise import parse_noise
+from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
 from neuralese.pipeline.model.load import load_reasoner
 from neuralese.pipeline.problems.load import load_evaluation
 from neuralese.pipeline.recipe.load import load_recipe
@@ -116,7 +116,7 @@ def prefill_ratio(recipe: Recipe, checkpoint: Path, repeats: int) -> float:
     reasoner = load_reasoner(checkpoint, noise=recipe.rl.noise)
     questions = [problem.question for problem in load_evaluation(recipe)[: count // group]]
     prompts = [reasoner.prompt_ids(question) for question in questions]
-    noise, sampling = parse_noise(recipe.rl.noise), Sampling(1.0, trainer["max_completion_length"])
+    noise, sampling = parse_noise(recipe.rl.noise), SamplingParams(1.0, trainer["max_completion_length"])
     if noise is not None:
         noise.prepare(reasoner.model)
     shared, seeds = torch.arange(len(prompts)).repeat_interleave(group), torch.arange(len(prompts) * group)
@@ -125,7 +125,7 @@ def prefill_ratio(recipe: Recipe, checkpoint: Path, repeats: int) -> float:
     for _ in range(repeats + 1):
         for name, ids, rows in ("shared", prompts, shared), ("own", own, torch.arange(len(own))):
             begin = _now()
-            rollout(reasoner.model, ids, rows, seeds, sampling, noise, [reasoner.tokenizer.eos_token_id])
+            generate(reasoner.model, ids, rows, seeds, sampling, noise, [reasoner.tokenizer.eos_token_id])
             seconds[name].append(_now() - begin)
     return statistics.median(seconds["shared"][1:]) / statistics.median(seconds["own"][1:])
 

@@ -25,8 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from neuralese.data.chain import ChainTask, generate
 from neuralese.pipeline.latent.engine.precision import precise
-from neuralese.pipeline.latent.noise import kinds as noise_kinds
-from neuralese.pipeline.latent.noise.base import parse_noise
+from neuralese.pipeline.latent.noise import gaussian, parse_noise
 from neuralese.pipeline.model.build import build_tokenizer
 from neuralese.pipeline.model.load import make_reasoner
 from neuralese.pipeline.model.reasoner import Reasoner
@@ -114,10 +113,10 @@ def main(
         train(reasoner, steps, noise)
         means = []
         for rms in (given_rms, live_rms):
-            noise_kinds.rms = rms
+            gaussian.rms = rms
             halves, chance = gradients(reasoner, draws, noise)
             means.append(halves)
-        noise_kinds.rms = given_rms
+        gaussian.rms = given_rms
         given, whole = means
         gap = [ours - true for ours, true in zip(given, whole, strict=True)]
         norm = (whole[0] @ whole[1]).clamp_min(0).sqrt()

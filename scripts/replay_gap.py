@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neuralese.pipeline.latent.noise.base import parse_noise
-from neuralese.pipeline.latent.sampling.generate import Sampling, pad_left, rollout
+from neuralese.pipeline.latent.noise import parse_noise
+from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate, pad_left
 from neuralese.pipeline.model.load import load_reasoner
 from neuralese.pipeline.model.reasoner import Reasoner
 from neuralese.pipeline.train.rl.replay import answer_labels, answer_logps
@@ -31,7 +31,7 @@ def gaps(reasoner: Reasoner, questions: list[str], noise_spec: str, count: int, 
     prompts = [reasoner.prompt_ids(question) for question in questions]
     rows = torch.arange(len(prompts)).repeat_interleave(count)
     seeds = torch.arange(len(rows)) + 1
-    drawn = rollout(model, prompts, rows, seeds, Sampling(1.0, length), noise, reasoner.eos_token_ids)
+    drawn = generate(model, prompts, rows, seeds, SamplingParams(1.0, length), noise, reasoner.eos_token_ids)
     width = drawn.logprobs.size(1)
     left, left_mask = pad_left([prompts[row] for row in rows.tolist()], reasoner.eos_token_ids[0], model.device)
     right, right_mask = pad_left([ids[::-1] for ids in drawn.token_ids], reasoner.eos_token_ids[0], model.device)

@@ -18,7 +18,7 @@ from neuralese.pipeline.evaluate.audit.interventions import (
     norm_matched_noise,
     shuffled,
 )
-from neuralese.pipeline.latent.sampling.given import Replacement
+from neuralese.pipeline.latent.noise import Replacement
 from neuralese.pipeline.problems.swap import derange
 from neuralese.pipeline.statistics.intervals import Mean
 

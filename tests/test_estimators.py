@@ -12,7 +12,7 @@ from test_grpo import make_trainer, rollouts
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.thoughts.base import Thought, suppress
+from neuralese.pipeline.latent.thoughts import Thought, suppress
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.validate import check_recipe
 from neuralese.pipeline.train.rl.estimators import (

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.thoughts.base import Thought
+from neuralese.pipeline.latent.thoughts import Thought
 from neuralese.pipeline.train.rl.estimators import parse_estimator
 
 ALL = ["replay", "score", "mix:0.3"]

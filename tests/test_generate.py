@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from neuralese.pipeline.latent import ModelError, parse_noise
-from neuralese.pipeline.latent.sampling.generate import Sampling, _uniform, rollout
-from neuralese.pipeline.latent.thoughts.base import suppress
+from neuralese.pipeline.latent.sampling.generate import SamplingParams, _uniform, generate
+from neuralese.pipeline.latent.thoughts import suppress
 
 QUESTIONS = ["3 + 4 * 2 - 1 =", "6 - 5 =", "1 * 2 + 3 + 4 =", "2 + 2 * 6 ="]
 
@@ -82,8 +82,8 @@ def test_token_draws_follow_the_distribution(reasoner):
     """First sampled token against its probability: within 4 standard errors for each token that is likely."""
     prompt = reasoner.prompt_ids(QUESTIONS[0])
     n = 4000
-    drawn = rollout(
-        reasoner.model, [prompt], torch.zeros(n, dtype=torch.long), torch.arange(n), Sampling(1.0, 1), None, [1]
+    drawn = generate(
+        reasoner.model, [prompt], torch.zeros(n, dtype=torch.long), torch.arange(n), SamplingParams(1.0, 1), None, [1]
     )
     first = torch.tensor([ids[0] for ids in drawn.token_ids])
     probabilities = {int(t): float(p.exp()) for t, p in zip(first, drawn.logprobs[:, 0], strict=True)}
@@ -134,8 +134,8 @@ def test_prompts_of_different_kinds_may_share_a_batch(make, sweeps):
 
     def draw(given):
         count = torch.arange(len(given))
-        sampling = Sampling(temperature=1.0, max_new_tokens=6)
-        return rollout(reasoner.model, given, count, torch.tensor([5] * len(given)), sampling, None, [1])
+        sampling = SamplingParams(temperature=1.0, max_new_tokens=6)
+        return generate(reasoner.model, given, count, torch.tensor([5] * len(given)), sampling, None, [1])
 
     together = draw(prompts)
     for row, prompt in enumerate(prompts):

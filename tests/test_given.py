@@ -8,7 +8,8 @@ from batches import ROWS, assert_same_gradients, batch, encode, gradients
 from reference import thought
 
 from neuralese.pipeline.latent import ModelError, NoiseError, parse_noise
-from neuralese.pipeline.latent.thoughts.base import Thought
+from neuralese.pipeline.latent.batch import Given
+from neuralese.pipeline.latent.thoughts import Thought
 
 
 def drawn(reasoner, side, noise):
@@ -47,7 +48,7 @@ def test_given_latents_give_the_rollout_again_and_their_density(make, side, sour
     reasoner, noise = make(thought_source=source, supervision_weight=0.0), parse_noise(spec)
     model = reasoner.model
     inputs, rolled, _ = drawn(reasoner, side, noise)
-    taken = reasoner(**inputs, noise=noise, latents=rolled.latents)
+    taken = reasoner(**inputs, given=Given(rolled.latents, noise))
     assert torch.allclose(taken.logits, rolled.logits, atol=1e-4)
     assert torch.allclose(taken.loss, rolled.loss, atol=1e-4)
     total = 0.0
@@ -64,7 +65,7 @@ def test_given_latents_give_the_rollout_again_and_their_density(make, side, sour
 def test_at_the_weights_of_the_rollout_the_density_is_that_of_epsilon(reasoner):
     noise = parse_noise("gaussian:0.3")
     inputs, rolled, seeds = drawn(reasoner, "right", noise)
-    taken = reasoner(**inputs, noise=noise, latents=rolled.latents)
+    taken = reasoner(**inputs, given=Given(rolled.latents, noise))
     for row, seed in enumerate(seeds.tolist()):
         count = int((inputs["input_ids"][row] == reasoner.config.token_ids[1]).sum())
         epsilon = noise.sample(seed, count, 32)
@@ -77,10 +78,10 @@ def test_the_size_of_the_noise_may_be_that_of_the_rollout(reasoner):
     """A later policy has other latents, whose size is not what the noise was drawn at."""
     noise = parse_noise("gaussian:0.3")
     inputs, rolled, _ = drawn(reasoner, "right", noise)
-    now = reasoner(**inputs, noise=noise, latents=rolled.latents)
-    then = reasoner(**inputs, noise=noise, latents=rolled.latents, latent_rms=now.latent_rms)
+    now = reasoner(**inputs, given=Given(rolled.latents, noise))
+    then = reasoner(**inputs, given=Given(rolled.latents, noise, now.latent_rms))
     assert torch.allclose(then.latent_logps, now.latent_logps, rtol=1e-5)
-    doubled = reasoner(**inputs, noise=noise, latents=rolled.latents, latent_rms=2 * now.latent_rms)
+    doubled = reasoner(**inputs, given=Given(rolled.latents, noise, 2 * now.latent_rms))
     assert (doubled.latent_logps[:, 0] != now.latent_logps[:, 0]).any()
 
 
@@ -108,6 +109,6 @@ def test_kinds_without_a_density_are_named(reasoner):
     inputs, rolled, _ = drawn(reasoner, "right", parse_noise("gaussian:0.3"))
     for spec in ("spherical:0.3", "svp:0.3", "dropout:0.1"):
         with pytest.raises(NoiseError, match=f"Noise {spec} has no density"):
-            reasoner(**inputs, noise=parse_noise(spec), latents=rolled.latents)
+            reasoner(**inputs, given=Given(rolled.latents, parse_noise(spec)))
     with pytest.raises(ModelError, match="Given latents need labels"):
-        reasoner(**{**inputs, "labels": None}, noise=parse_noise("gaussian:0.3"), latents=rolled.latents)
+        reasoner(**{**inputs, "labels": None}, given=Given(rolled.latents, parse_noise("gaussian:0.3")))

@@ -83,8 +83,8 @@ def test_dropping_leaves_equal_groups_out_of_the_mean(reasoner, problems, tmp_pa
 
 def test_thoughts_with_several_answers_and_mirrored_noise(reasoner, problems, tmp_path, monkeypatch):
     drawn = []
-    original = latent_grpo.rollout
-    monkeypatch.setattr(latent_grpo, "rollout", lambda *a: drawn.append(original(*a)) or drawn[-1])
+    original = latent_grpo.generate
+    monkeypatch.setattr(latent_grpo, "generate", lambda *a: drawn.append(original(*a)) or drawn[-1])
     trainer = make_trainer(reasoner, problems, tmp_path, how={"answers_per_thought": 2, "antithetic": True})
     trainer.train()
     seeds, latents = drawn[0].seeds.view(-1, 2), drawn[0].latents.unflatten(0, (-1, 2))

@@ -10,7 +10,7 @@ from trl import GRPOConfig, GRPOTrainer
 from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.thoughts.base import NormMatched, Thought, suppress
+from neuralese.pipeline.latent.thoughts import NormMatched, Thought, suppress
 from neuralese.pipeline.train.rl.estimators import Rollout, parse_estimator
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
 from neuralese.pipeline.train.rl.settings import rl_rows
@@ -224,9 +224,9 @@ def test_equal_prompts_share_their_prefill(reasoner, problems, tmp_path, monkeyp
     from neuralese.pipeline.train.rl import grpo as latent_grpo
 
     seen = []
-    original = latent_grpo.rollout
+    original = latent_grpo.generate
     monkeypatch.setattr(
-        latent_grpo, "rollout", lambda *a, **k: seen.append((len(a[1]), len(a[2]))) or original(*a, **k)
+        latent_grpo, "generate", lambda *a, **k: seen.append((len(a[1]), len(a[2]))) or original(*a, **k)
     )
     rollouts(make_trainer(reasoner, problems, tmp_path))
     assert seen == [(16 // G, 16)]

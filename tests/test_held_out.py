@@ -9,8 +9,8 @@ from conftest import ROOT
 from test_grpo import make_trainer, rollouts
 
 from neuralese.data.errors import UserError
+from neuralese.pipeline.latent.noise import Replacement
 from neuralese.pipeline.latent.noise.values import value_bases
-from neuralese.pipeline.latent.sampling.given import Replacement
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.run.train import run

@@ -6,9 +6,9 @@ from batches import batch
 from transformers import GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from neuralese.pipeline.latent import ModelError, NoiseError, parse_noise
-from neuralese.pipeline.latent.noise.base import NOISES
+from neuralese.pipeline.latent.noise import NOISES
 from neuralese.pipeline.latent.noise.values import ValueShift, value_bases
-from neuralese.pipeline.latent.thoughts.base import Mixture, Thought
+from neuralese.pipeline.latent.thoughts import Mixture, Thought
 
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 MODELS = {

@@ -14,7 +14,7 @@ from neuralese.pipeline.latent import LatentConfig, ModelError, parse_noise
 from neuralese.pipeline.latent.engine.cache import PassCache
 from neuralese.pipeline.latent.engine.decoder import CachedDecoder
 from neuralese.pipeline.latent.engine.deferred import DeferredWeightGrads, _DeferredLinear
-from neuralese.pipeline.latent.thoughts.base import THOUGHT_SOURCES, Raw, Thought
+from neuralese.pipeline.latent.thoughts import THOUGHT_SOURCES, Raw, Thought
 
 MOST = 4  # latents of the longest of ROWS
 

@@ -8,16 +8,16 @@ from conftest import ROOT
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.cli.app import main
-from neuralese.pipeline.latent.noise.base import NOISES
+from neuralese.pipeline.latent.noise import NOISES
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
 
 TINY = ROOT / "tests" / "tiny.yaml"
 SOURCE = """
-from neuralese.pipeline.latent.thoughts import Raw, Thought, register as register_source
+from neuralese.pipeline.latent.thoughts import Raw, Thought, register_thought_source
 
 
-@register_source("halved")
+@register_thought_source("halved")
 class Halved(Raw):
     def forward(self, hidden, model):
         return Thought(hidden / 2)

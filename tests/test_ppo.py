@@ -14,7 +14,7 @@ from trl import GRPOConfig
 from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.thoughts.base import Thought
+from neuralese.pipeline.latent.thoughts import Thought
 from neuralese.pipeline.latent.value_head import ValueHead, add_value_head
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run

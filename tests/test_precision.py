@@ -12,8 +12,8 @@ from trl import SFTTrainer
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.latent import ModelError
-from neuralese.pipeline.latent.noise.base import parse_noise
-from neuralese.pipeline.latent.thoughts.base import suppress
+from neuralese.pipeline.latent.noise import parse_noise
+from neuralese.pipeline.latent.thoughts import suppress
 from neuralese.pipeline.model.build import build_model
 from neuralese.pipeline.recipe.load import RecipeError
 from neuralese.pipeline.run import evaluate, results

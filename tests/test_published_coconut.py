@@ -13,7 +13,7 @@ from batches import E, L, S, assert_same_gradients, encode, gradients
 from test_architectures import ARCHITECTURES
 from transformers import DynamicCache
 
-from neuralese.pipeline.latent.sampling.generate import Sampling, rollout
+from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
 
 REPO = os.environ.get("COCONUT_REPO")
 pytestmark = pytest.mark.skipif(not REPO, reason="COCONUT_REPO names no clone of the published code")
@@ -103,7 +103,9 @@ def test_greedy_answers(reasoner, published):
     compared = 0
     prompts, _ = encode(reasoner, PROMPTS)
     rows, seeds = torch.arange(len(prompts)), torch.zeros(len(prompts), dtype=torch.long)
-    drawn = rollout(reasoner.model, prompts, rows, seeds, Sampling(max_new_tokens=12), None, reasoner.eos_token_ids)
+    drawn = generate(
+        reasoner.model, prompts, rows, seeds, SamplingParams(max_new_tokens=12), None, reasoner.eos_token_ids
+    )
     for prompt, ours in zip(prompts, drawn.token_ids, strict=True):
         ids = torch.tensor([prompt])
         theirs = published.generate(ids, torch.ones_like(ids), max_new_tokens=12)[0, len(prompt) :].tolist()

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from neuralese.pipeline.latent import LatentConfig, ModelError, latentize, parse_noise
-from neuralese.pipeline.latent.thoughts.base import Thought, embedding_rms
+from neuralese.pipeline.latent.thoughts import Thought, embedding_rms
 
 SOURCES = [
     ("raw", {}),

@@ -12,9 +12,8 @@ from neuralese.data.errors import UserError
 from neuralese.pipeline.evaluate.samples import Effort, draw_samples
 from neuralese.pipeline.evaluate.search import _draws, search_thoughts
 from neuralese.pipeline.evaluate.settings import most_sensitive, settings_of
-from neuralese.pipeline.latent.noise.base import parse_noise
-from neuralese.pipeline.latent.sampling.generate import Sampling
-from neuralese.pipeline.latent.sampling.given import Replacement
+from neuralese.pipeline.latent.noise import Replacement, parse_noise
+from neuralese.pipeline.latent.sampling.generate import SamplingParams
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.scoring.latent_reward import LatentRewardConfig, LatentRewardModel, judge_thoughts
@@ -29,7 +28,7 @@ SEEDS = [5, 6, 7]
 
 def found(reasoner, questions, search, judge, seeds=SEEDS, batch_size=24, temperature=0.0):
     rows = {}
-    sampling = Sampling(temperature, 4)
+    sampling = SamplingParams(temperature, 4)
 
     def keep(at, samples, scores):
         rows[at] = samples, scores
@@ -83,9 +82,9 @@ def test_what_is_found_does_not_depend_on_the_batch(reasoner, problems, judge):
 def test_no_more_thoughts_grow_at_once_than_a_batch_holds(reasoner, problems, judge, monkeypatch):
     original, sizes = reasoner.model.run_latents, []
 
-    def measured(ids, *others, **options):
-        sizes.append(len(ids))
-        return original(ids, *others, **options)
+    def measured(batch, *others, **options):
+        sizes.append(len(batch.input_ids))
+        return original(batch, *others, **options)
 
     monkeypatch.setattr(reasoner.model, "run_latents", measured)
     found(reasoner, [problem.question for problem in problems[:3]], BEAM, judge, batch_size=17)

@@ -8,8 +8,8 @@ from reference import jacobi_inputs, latent_forward, latent_inputs
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.supervision.base import States
-from neuralese.pipeline.latent.thoughts.base import Thought
+from neuralese.pipeline.latent.supervision import States
+from neuralese.pipeline.latent.thoughts import Thought
 from neuralese.pipeline.problems.collate import Collator
 from neuralese.pipeline.problems.encode import Encoded, Format
 from neuralese.pipeline.problems.schedule import TEXT, Level

@@ -9,14 +9,14 @@ from test_grpo import make_trainer
 from transformers import TrainerControl, TrainerState
 
 from neuralese.pipeline.latent.geometry import cosine_sums
-from neuralese.pipeline.latent.sampling.generate import Rollouts
+from neuralese.pipeline.latent.sampling.generate import Generated
 from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
 from neuralese.pipeline.train.rl.watch import reward_metrics, thought_metrics
 
 
 def drawn(latents, answers):
     count = torch.full((len(latents),), latents.size(1))
-    return Rollouts(answers, torch.zeros(len(latents), 1), latents, count, torch.arange(len(latents)))
+    return Generated(answers, torch.zeros(len(latents), 1), latents, count, torch.arange(len(latents)))
 
 
 def test_thought_metrics_by_hand():

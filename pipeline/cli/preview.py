@@ -11,7 +11,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from ..latent.config import LatentConfig
-from ..latent.supervision.base import IGNORE
+from ..latent.supervision import IGNORE
 from ..latent.tokens import LATENT, special_token_ids
 from ..model.build import build_config, build_tokenizer
 from ..model.folder import Unreachable

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ...data.problem import Problem
 from ...rewards.score import scores_of
-from ..latent.noise.base import parse_noise
-from ..latent.sampling.generate import Sampling
+from ..latent.noise import parse_noise
+from ..latent.sampling.generate import SamplingParams
 from ..model.reasoner import Reasoner, Samples
 from ..recipe.schema import EvaluateSection
 from ..scoring.latent_reward import LatentRewardModel, judge_thoughts
@@ -133,7 +133,7 @@ def _draw(
         return
     noise = parse_noise(setting.noise)
     assert noise is not None
-    sampling = Sampling(setting.temperature, options.max_new_tokens)
+    sampling = SamplingParams(setting.temperature, options.max_new_tokens)
     first = [row[0] for row in seeds]
     search_thoughts(reasoner, questions, setting.search, noise, sampling, first, judge, options.batch_size, on_samples)
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..latent.batch import Batch, Draw
 from ..latent.config import LatentConfig
-from ..latent.engine.layout import positions_of
-from ..latent.noise.base import Noise, check_fits, parse_noise
-from ..latent.sampling.generate import Sampling, pad_left, write_answers
+from ..latent.engine.packed import Keep
+from ..latent.noise import Noise, check_fits, parse_noise
+from ..latent.sampling.generate import SamplingParams, pad_left, write_answers
 from ..model.reasoner import Reasoner, Samples
 from ..problems.encode import check_room, encode_prompts
 from ..recipe.schema import LatentSection
@@ -89,7 +90,7 @@ def search_thoughts(
     questions: Sequence[str],
     search: Search,
     noise: Noise,
-    sampling: Sampling,
+    sampling: SamplingParams,
     seeds: Sequence[int],
     judge: LatentRewardModel | None,
     batch_size: int,
@@ -120,9 +121,9 @@ def search_thoughts(
         ids, mask = pad_left(prompts[part], reasoner.eos_token_ids[0], model.device)
         own = torch.tensor(seeds[part])
         growth = Growth(search, _draws(noise, own, most, count, noise.width(model)).to(model.device), judge)
-        grown, _ = model.run_latents(
-            ids, mask, positions_of(mask), noise, None, count, spare=sampling.max_new_tokens, branch=growth
-        )
+        batch = Batch.of(ids, mask, reasoner.config.token_ids[1])
+        keep = Keep(spare=sampling.max_new_tokens)
+        grown, _ = model.run_latents(batch, count, Draw(noise), keep=keep, branch=growth)
         rows = own.repeat_interleave(search.thoughts)
         number = torch.arange(search.thoughts).repeat(len(own))
         drawn = write_answers(model, grown, grown.last_state(), rows, number, sampling, reasoner.eos_token_ids)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 
 from ...data.problem import Problem
-from ..latent.noise.base import check_fits, parse_noise
+from ..latent.noise import check_fits, parse_noise
 from ..model.reasoner import Reasoner
 from ..recipe.schema import EvaluateSection, SearchSection
 from ..scoring.setting import Search, Setting

@@ -10,8 +10,9 @@ Masks are named for what True or 1 means: is_latent, is_token, attention_mask (1
 
 from .config import LatentConfig, ModelError
 from .latentize import latentize
-from .noise.base import Noise, NoiseError, parse_noise, register
+from .noise import Noise, NoiseError, parse_noise, register_noise
 from .output import LatentOutput
+from .thoughts import ThoughtSource, register_thought_source
 from .tokens import END, LATENT, START
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "ModelError",
     "Noise",
     "NoiseError",
+    "ThoughtSource",
     "latentize",
     "parse_noise",
-    "register",
+    "register_noise",
+    "register_thought_source",
 ]

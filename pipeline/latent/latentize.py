@@ -19,8 +19,8 @@ from .config import SECTION, LatentConfig, ModelError
 from .engine.masks import attention_kinds
 from .engine.zero import whole
 from .mixin import LatentMixin
-from .supervision.base import build_supervision
-from .thoughts.base import build_source, embedding_rms
+from .supervision import build_supervision
+from .thoughts import build_source, embedding_rms
 
 # Modules of our own on a reasoner. Their weights are saved with the model's; plain Transformers classes ignore them.
 MODULES = ("thought_source", "stop_head", "supervision", "value_head")

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..latent.config import LatentConfig, ModelError, context_window
-from ..latent.noise.base import Noise, parse_noise
-from ..latent.sampling.generate import Rollouts, Sampling, rollout
-from ..latent.supervision.base import StepDecoder
-from ..latent.thoughts.base import THOUGHT_SOURCES
+from ..latent.noise import Noise, parse_noise
+from ..latent.sampling.generate import Generated, SamplingParams, generate
+from ..latent.supervision import StepDecoder
+from ..latent.thoughts import THOUGHT_SOURCES
 from ..problems.encode import check_room, encode_prompts
 from ..system.files import follow_umask
 
@@ -115,7 +115,7 @@ class Reasoner:
             longest = max(map(len, encoded))
             room = DEFAULT_NEW_TOKENS if self.context_window is None else self.context_window - longest
             max_new_tokens = max(1, min(DEFAULT_NEW_TOKENS, room))
-        options = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, **sampling)
+        options = SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens, **sampling)
         check_room(prompts, encoded, max_new_tokens, self.context_window)
         if seeds is None:
             drawn = torch.randint(2**62, (len(prompts), n), generator=torch.Generator().manual_seed(seed))
@@ -140,7 +140,7 @@ class Reasoner:
         return samples
 
     def _sample_in_parts(
-        self, prompt: list[list[int]], seeds: Tensor, sampling: Sampling, noise: Noise | None, size: int
+        self, prompt: list[list[int]], seeds: Tensor, sampling: SamplingParams, noise: Noise | None, size: int
     ) -> Samples:
         """More samples of one prompt than fit into a batch; those of equal seeds, a thought's, are drawn at once."""
         _, which, counts = seeds[0].unique(return_inverse=True, return_counts=True)
@@ -163,15 +163,15 @@ class Reasoner:
         )
 
     def _sample(
-        self, prompts: list[list[int]], seeds: Tensor, sampling: Sampling, noise: Noise | None
+        self, prompts: list[list[int]], seeds: Tensor, sampling: SamplingParams, noise: Noise | None
     ) -> list[Samples]:
         count, n = seeds.shape
         rows = torch.arange(count).repeat_interleave(n)
-        drawn = rollout(self.model, prompts, rows, seeds.flatten(), sampling, noise, self.eos_token_ids)
+        drawn = generate(self.model, prompts, rows, seeds.flatten(), sampling, noise, self.eos_token_ids)
         return self.samples_of(drawn, n)
 
-    def samples_of(self, drawn: Rollouts, n: int) -> list[Samples]:
-        """Rollouts of which n in a row are of one prompt, with their texts."""
+    def samples_of(self, drawn: Generated, n: int) -> list[Samples]:
+        """Samples of which n in a row are of one prompt, with their texts."""
         texts = self.tokenizer.batch_decode(drawn.token_ids, skip_special_tokens=True)
         totals, counts, replay = drawn.logprobs.sum(1).tolist(), drawn.num_latents.tolist(), drawn.seeds.tolist()
         samples = []

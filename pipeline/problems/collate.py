@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ..latent.supervision.base import IGNORE
+from ..latent.supervision import IGNORE
 from .encode import Encoded, Format
 from .schedule import Level
 

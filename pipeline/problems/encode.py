@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ...data.errors import DataError
 from ...data.problem import Problem
 from ..latent.config import LatentConfig, ModelError
-from ..latent.supervision.base import IGNORE
+from ..latent.supervision import IGNORE
 from .schedule import TEXT, Level
 from .text import text_ids
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ...data.problem import Problem
 from ..evaluate.measure import Measurement
-from ..latent.noise.base import parse_noise
+from ..latent.noise import parse_noise
 from ..model.answer_room import check_checkpoints_fit
 from ..problems.load import fingerprint, load_all
 from ..recipe.load import load_recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from ..latent.noise.base import parse_noise
+from ..latent.noise import parse_noise
 from ..model.answer_room import check_checkpoints_fit
 from ..model.load import load_reasoner
 from ..problems.load import draw_training, load_all, load_evaluation

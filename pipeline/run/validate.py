@@ -8,9 +8,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ...rewards.loading import load_reward
 from ..evaluate.search import check_search
-from ..latent.noise.base import Noise, check_fits, parse_noise
-from ..latent.supervision.base import check_supervision
-from ..latent.thoughts.base import THOUGHT_SOURCES, build_source
+from ..latent.noise import Noise, check_fits, parse_noise
+from ..latent.supervision import check_supervision
+from ..latent.thoughts import THOUGHT_SOURCES, build_source
 from ..model.plugins import load_plugins
 from ..recipe.load import RecipeError, nearest
 from ..recipe.schema import Recipe

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...data.errors import UserError
-from ..latent.noise.base import parse_noise
+from ..latent.noise import parse_noise
 
 MOST = 4096  # thoughts of a question that may grow at once: they share a batch
 

@@ -11,8 +11,8 @@ from trl import GRPOConfig
 from ...data.problem import Problem
 from ..latent.config import LatentConfig, context_window
 from ..latent.latentize import latent_section
-from ..latent.noise.base import parse_noise
-from ..latent.supervision.base import check_supervision
+from ..latent.noise import parse_noise
+from ..latent.supervision import check_supervision
 from ..model.answer_room import check_answers_fit, check_evaluation_fits
 from ..problems.encode import (
     Encoded,

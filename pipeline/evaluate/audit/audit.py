@@ -12,7 +12,7 @@ import torch
 
 from ....data.errors import UserError
 from ....data.problem import Problem
-from ...latent.thoughts.base import THOUGHT_SOURCES
+from ...latent.thoughts import THOUGHT_SOURCES
 from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
 from ...statistics.intervals import Mean

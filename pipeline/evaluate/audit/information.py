@@ -17,8 +17,8 @@ from ....data.problem import Problem
 from ....rewards.answers import MARKER
 from ....rewards.score import is_right
 from ...latent.sampling.generate import pad_left
-from ...latent.supervision.base import IGNORE
-from ...latent.thoughts.base import suppress
+from ...latent.supervision import IGNORE
+from ...latent.thoughts import suppress
 from ...model.reasoner import Reasoner
 from ...problems.encode import encode_prompts
 from ...recipe.schema import EvaluateSection

@@ -17,7 +17,7 @@ from torch import Tensor
 from ....data.problem import Problem
 from ....rewards.answers import extract_answer
 from ....rewards.score import is_right
-from ...latent.sampling.given import Replacement
+from ...latent.noise import Replacement
 from ...model.reasoner import Reasoner
 from ...problems.swap import derange
 from ...recipe.schema import EvaluateSection

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...latent.geometry import cosine_sums, effective_ranks
 from ...latent.sampling.generate import pad_left
-from ...latent.supervision.base import IGNORE, StepDecoder
+from ...latent.supervision import IGNORE, StepDecoder
 from ...model.reasoner import Reasoner
 from ...problems.encode import encode
 from ...statistics.intervals import Mean

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from ..config import ModelError
 from .layout import plan_passes, positions_of
-from .passes import Packed, run_passes
+from .packed import Draws, Packed
+from .passes import run_passes
 from .precision import computing_exactly
 
 # Two rows; the tokens at these columns play the latents. 0 is padding.
@@ -84,10 +85,10 @@ def _packed_logits(model: PreTrainedModel, rows: list[Tensor]) -> list[Tensor]:
     positions = positions_of(mask).gather(1, layout.source)
     # The cells of the latents must not be read: their place is taken by what `think` returns.
     cells = torch.where(layout.is_latent, 0, ids.gather(1, layout.source))
-    packed = Packed(layout, embed(cells), positions, stand_ins)
-    hidden = run_passes(model.base_model, _stand_in, packed).hidden
+    packed = Packed(layout, embed(cells), positions)
+    hidden = run_passes(model.base_model, _stand_in, packed, Draws(stand_ins)).hidden
     places = [layout.packed_column[row, : len(tokens)] for row, tokens in enumerate(rows)]
-    return [model._head(states[place]) for states, place in zip(hidden, places, strict=True)]
+    return [model.head_logits(states[place]) for states, place in zip(hidden, places, strict=True)]
 
 
 def _stand_in(hidden: Tensor, epsilon: Tensor | None) -> Tensor:

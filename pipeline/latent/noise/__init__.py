@@ -1,11 +1,23 @@
-"""Noise on latents. Importing this package registers the kinds that recipes may name.
+"""Noise on latents: a file for each kind, named as recipes name it. Importing this package registers all kinds.
 
-A kind of one's own is a subclass of `Noise` with `@register("name")`; `normal` and `uniform` make draws from a seed,
-and `rms` is the root mean square of a vector.
+A kind of one's own is a subclass of `Noise` with `@register_noise("name")`. `normal` and `uniform` make draws from a
+seed, and `rms` is the root mean square of a vector.
 """
 
-from . import kinds as kinds
-from .base import NOISES, Noise, NoiseError, check_fits, normal, parse_noise, register, uniform
-from .kinds import rms
+from . import dropout, gaussian, gumbel, learned, spherical, svp
+from .base import NOISES, Noise, NoiseError, check_fits, normal, parse_noise, register_noise, rms, uniform
+from .replacement import Replacement
 
-__all__ = ["NOISES", "Noise", "NoiseError", "check_fits", "normal", "parse_noise", "register", "rms", "uniform"]
+__all__ = [
+    "NOISES",
+    "Noise",
+    "NoiseError",
+    "Replacement",
+    "check_fits",
+    "normal",
+    "parse_noise",
+    "register_noise",
+    "rms",
+    "uniform",
+]
+KINDS = (dropout, gaussian, gumbel, learned, spherical, svp)

@@ -1,11 +1,12 @@
 """Noise on latents. A rollout stores one integer seed; the noise it saw is made again from that seed anywhere.
 
-To add a kind, subclass `Noise` and decorate it with `@register("name")`, as `noise_kinds` does. A recipe names it as
-`name:scale`, or as `name:scale@first` to have it on the first latent only.
+To add a kind, subclass `Noise` and decorate it with `@register_noise("name")`, as the other files of this folder do.
+A recipe names it as `name:scale`, or as `name:scale@first` to have it on the first latent only.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ....data.errors import UserError
+from ..engine.precision import precise
 from ..thoughts.base import THOUGHT_SOURCES, Thought
 from .values import ValueShift
 
@@ -108,7 +110,7 @@ def uniform(seed: int, *shape: int) -> Tensor:
 NOISES: dict[str, type[Noise]] = {}
 
 
-def register(kind: str) -> Callable[[type[Noise]], type[Noise]]:
+def register_noise(kind: str) -> Callable[[type[Noise]], type[Noise]]:
     """Registers a noise class under the name that recipes use."""
 
     def decorate(cls: type[Noise]) -> type[Noise]:
@@ -159,3 +161,33 @@ def parse_noise(spec: str | None) -> Noise | None:
     if not separator or not 0 <= scale < float("inf"):
         raise NoiseError(f"Noise {spec!r} has no scale >= 0. Write for example {kind}:0.3.")
     return NOISES[kind](scale, spec.endswith(FIRST)) if scale > 0 else None
+
+
+def rms(vector: Tensor) -> Tensor:
+    """Root mean square (..., 1), detached: the size of the noise is no way for a gradient to make a latent smaller."""
+    return precise(vector.detach()).pow(2).mean(-1, keepdim=True).sqrt()
+
+
+def normal_log_prob(value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log N(value; mean, std²) in nats, summed over the last dimension: -Σ (x - μ)² / 2σ² + log σ + log(2π) / 2."""
+    deviation = (precise(value) - precise(mean)) / precise(std)
+    return -(0.5 * deviation.pow(2) + precise(std).log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+class NormalNoise(Noise):
+    """Noise whose draws are epsilon ~ N(0, I)."""
+
+    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
+        return normal(seed, num_latents, width)
+
+
+def part_of(noise: Noise, thought: Thought) -> Any:
+    """The part of a thought that a kind of noise works on.
+
+    Raises:
+        NoiseError: The thought source gives none.
+    """
+    part = getattr(thought, noise.needs or "latent")
+    if part is None:
+        raise NoiseError(f"Noise {noise} needs a thought source that gives a {noise.needs}. Choose another of the two.")
+    return part

@@ -22,12 +22,12 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from ..batch import Batch, Draw
 from ..config import ModelError
-from ..engine.layout import positions_of
-from ..engine.passes import PassResult
+from ..engine.packed import Keep, PassResult
 from ..engine.precision import in_compute_dtype, precise
-from ..noise.base import Noise
-from ..thoughts.base import THOUGHT_SOURCES, suppress
+from ..noise import Noise
+from ..thoughts import THOUGHT_SOURCES, suppress
 
 # The token stream of a seed must differ from its noise stream.
 TOKEN_STREAM = 0x5EED
@@ -36,7 +36,7 @@ ANSWER_STREAM = 0x9E3779B1
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn. temperature 0 takes the most likely token.
 
     Raises:
@@ -67,7 +67,7 @@ class Sampling:
 
 
 @dataclass
-class Rollouts:
+class Generated:
     """N sampled answers.
 
     Attributes:
@@ -96,15 +96,15 @@ def pad_left(rows: Sequence[Sequence[int]], value: int, device: torch.device) ->
 
 @torch.no_grad()
 @in_compute_dtype
-def rollout(
+def generate(
     model: PreTrainedModel,
     prompt_ids: Sequence[Sequence[int]],
     rows: Tensor,
     seeds: Tensor,
-    sampling: Sampling,
+    sampling: SamplingParams,
     noise: Noise | None,
     eos_token_ids: Sequence[int],
-) -> Rollouts:
+) -> Generated:
     """Samples N answers from B prompts; equal prompts are prefilled once, equal thoughts are thought once.
 
     Args:
@@ -132,9 +132,9 @@ def write_answers(
     state: Tensor,
     seeds: Tensor,
     number: Tensor,
-    sampling: Sampling,
+    sampling: SamplingParams,
     eos_token_ids: Sequence[int],
-) -> Rollouts:
+) -> Generated:
     """Answers after the thoughts of N rows, one each.
 
     Args:
@@ -148,7 +148,7 @@ def write_answers(
     is_stop = torch.isin(tokens, stop)
     lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
     token_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
-    return Rollouts(token_ids, logprobs, prefill.latents, prefill.num_latents, seeds)
+    return Generated(token_ids, logprobs, prefill.latents, prefill.num_latents, seeds)
 
 
 def _share_thoughts(rows: Tensor, seeds: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,13 +185,11 @@ def _prefill(
     max_new_tokens: int,
 ) -> tuple[PassResult, Tensor]:
     """All passes over the prompts, and the last state (N, d); the shared part of equal prompts runs once."""
-    is_latent = (ids == model.latent_config.token_ids[1]) & mask.bool()
+    batch = Batch.of(ids, mask, model.latent_config.token_ids[1])
     is_recurrent = THOUGHT_SOURCES[model.latent_config.thought_source].is_recurrent
-    num_latents = int(is_latent.sum(1).max()) if is_recurrent else 0
-    positions = positions_of(mask)
-    result, _ = model.run_latents(
-        ids, mask, positions, noise, seeds, num_latents, rows, spare=max_new_tokens, may_stop=True
-    )
+    num_latents = int(batch.is_latent.sum(1).max()) if is_recurrent else 0
+    draw = Draw(noise, seeds) if noise is not None else None
+    result, _ = model.run_latents(batch, num_latents, draw, rows, Keep(spare=max_new_tokens), may_stop=True)
     return result, result.last_state()
 
 
@@ -200,7 +198,7 @@ def _decode(
     prefill: PassResult,
     state: Tensor,
     draws: Tensor | None,
-    sampling: Sampling,
+    sampling: SamplingParams,
     stop: Tensor,
     pad_id: int,
 ) -> tuple[Tensor, Tensor]:
@@ -219,7 +217,7 @@ def _decode(
     row = torch.arange(count, device=stop.device)  # (n,) rows of the answers still in the batch
     position, done = prefill.next_position, torch.zeros_like(row, dtype=torch.bool)
     for step in range(longest):
-        logits = suppress(precise(model._head(state)), model.latent_config.token_ids)  # (n, V)
+        logits = suppress(precise(model.head_logits(state)), model.latent_config.token_ids)  # (n, V)
         token = _draw(logits, warpers, draws[row, step, None] if draws is not None else None)
         logprob = (logits / (sampling.temperature or 1.0)).log_softmax(-1).gather(1, token[:, None]).squeeze(1)
         tokens[row, step] = torch.where(done, pad_id, token)

@@ -16,7 +16,7 @@ from transformers import Trainer
 
 from ....data.errors import reason
 from ...latent.latentize import measure_embedding_rms
-from ...latent.noise.base import parse_noise
+from ...latent.noise import parse_noise
 from ...model.load import load_reasoner
 from ...model.reasoner import Reasoner
 from ...problems.collate import Collator, LevelDataset

@@ -16,7 +16,7 @@ from trl.models import unwrap_model_for_generation
 
 from ....data.problem import Problem
 from ....rewards.score import is_right
-from ...latent.noise.base import Noise
+from ...latent.noise import Noise
 from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
 from ...system.files import follow_umask

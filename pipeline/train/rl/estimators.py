@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ....data.errors import UserError
-from ...latent.noise.base import Noise
+from ...latent.noise import Noise
 
 # Factor on the log-density of a latent of d dimensions.
 WEIGHTS: dict[str, Callable[[int], float]] = {

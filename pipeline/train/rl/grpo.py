@@ -15,10 +15,11 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from ...latent.batch import Given
 from ...latent.geometry import cosine_sums
 from ...latent.latentize import latentize
 from ...latent.noise.values import share_bases
-from ...latent.sampling.generate import Sampling, rollout
+from ...latent.sampling.generate import SamplingParams, generate
 from ...model.reasoner import Reasoner
 from ..common import inner_model
 from .estimators import Rollout, draw_seeds, max_at_k_advantages, thought_advantages
@@ -57,7 +58,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         unique: dict[tuple[int, ...], int] = {}
         rows = torch.tensor([unique.setdefault(tuple(ids), len(unique)) for ids in prompt_ids])
         seeds = draw_seeds(len(prompt_ids), self.settings.answers_per_thought, self.settings.antithetic)
-        sampling = Sampling(
+        sampling = SamplingParams(
             self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p
         )
         with unwrap_model_for_generation(
@@ -66,7 +67,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             policy = inner_model(model)
             if self.noise is not None:
                 self.noise.prepare(policy)
-            drawn = rollout(
+            drawn = generate(
                 policy, [list(ids) for ids in unique], rows, seeds, sampling, self.noise, self.eos_token_ids
             )
         if self.ref_model is not None:
@@ -279,10 +280,9 @@ class LatentGRPOTrainer(GRPOTrainer):
             input_ids=ids,
             attention_mask=mask,
             labels=labels,
-            noise=self.noise,
+            noise=self.noise if latents is None else None,
             noise_seeds=seeds,
-            latents=latents,
-            latent_rms=latent_rms,
+            given=Given(latents, self.noise, latent_rms) if latents is not None else None,
         )
         self._state_values = output.get("state_values")
         return output

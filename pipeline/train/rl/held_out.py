@@ -15,10 +15,9 @@ from trl.models import unwrap_model_for_generation
 
 from ....data.problem import Problem
 from ....rewards.score import is_right
-from ...latent.noise.base import Noise
+from ...latent.noise import Noise, Replacement
 from ...latent.noise.values import keeping_bases
-from ...latent.sampling.given import Replacement
-from ...latent.thoughts.base import THOUGHT_SOURCES
+from ...latent.thoughts import THOUGHT_SOURCES
 from ...model.reasoner import Reasoner, Samples
 from ...problems.swap import derange
 from ...recipe.schema import EvaluateSection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...latent.thoughts.base import suppress
+from ...latent.thoughts import suppress
 
 
 def answer_labels(ids: Tensor, mask: Tensor, columns: int) -> Tensor:

@@ -14,7 +14,7 @@ from trl import GRPOConfig
 
 from ....data.errors import DataError
 from ....data.problem import Problem
-from ...latent.noise.base import parse_noise
+from ...latent.noise import parse_noise
 from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe, RLSection
 from ..common import trainer_config

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from ...latent.noise.base import check_fits
+from ...latent.noise import check_fits
 from ...latent.value_head import add_value_head
 from ...model.load import load_reasoner
 from ...model.reasoner import Reasoner

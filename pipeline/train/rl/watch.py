@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ...latent.geometry import effective_ranks
-from ...latent.sampling.generate import Rollouts
+from ...latent.sampling.generate import Generated
 from .groups import equal_groups
 
 
-def thought_metrics(drawn: Rollouts, rows: Tensor, embedding_rms: float) -> dict[str, float]:
+def thought_metrics(drawn: Generated, rows: Tensor, embedding_rms: float) -> dict[str, float]:
     """Of the latents and answers of a process's rollouts.
 
     Args:

@@ -1,0 +1,148 @@
+"""A packed batch as the passes take it, and what they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..noise.values import ValueShift
+from .decoder import CachedDecoder
+from .layout import Layout
+
+# Makes latents (..., d) from last hidden states (..., d) and their draws epsilon, or None without noise.
+Think = Callable[[Tensor, Tensor | None], Tensor]
+Branch = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What is fed to the passes.
+
+    Attributes:
+        layout: Packed order of the batch of B rows.
+        embeds: (B, S, d) embeddings of the packed ids. Those of placeholders are replaced by latents.
+        position_ids: (B, S) of the packed cells.
+        rows: (N,) repeats rows of the batch after the first pass, so that N answers share the prefill of B questions.
+            All results are then over N rows. None: N = B.
+    """
+
+    layout: Layout
+    embeds: Tensor
+    position_ids: Tensor
+    rows: Tensor | None = None
+
+    def repeat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """is_token, is_latent, counts, embeds, position_ids over N rows."""
+        layout = self.layout
+        parts = (layout.is_token, layout.is_latent, layout.counts, self.embeds, self.position_ids)
+        return parts if self.rows is None else tuple(part[self.rows] for part in parts)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What noise does in the passes.
+
+    Attributes:
+        epsilon: (N, L, W) draws, those of a row's first latent first; None without noise.
+        shift: Moves the value states of latents by epsilon; None for noise on the latents themselves.
+    """
+
+    epsilon: Tensor | None = None
+    shift: ValueShift | None = None
+
+    def shift_at(self, epsilon: Tensor | None, is_latent: Tensor) -> ValueShift | None:
+        """The shift of a pass over columns (N, Q), with epsilon (N, Q or 1, W) at its latents."""
+        return self.shift.at(epsilon, is_latent) if self.shift is not None and epsilon is not None else None
+
+
+@dataclass(frozen=True)
+class Between:
+    """What happens between two passes.
+
+    Attributes:
+        stop: Says of last hidden states (N, d) which thoughts are complete (N,). Only for rows with one block of
+            latents. It is not asked before the first latent; latents after the end of a thought are left out.
+        branch: Says which rows go on. It is called before each latent with the states (N, d) after the one before (at
+            first after the question), and once more after the last latent. It returns rows (M,), which may repeat, and
+            epsilon (M, W) of their next latent or None. Only for rows with one block of equally many latents.
+        watch: Called with the latents (N, d) of each pass and the index (N,) of each in its row, below 0 for none.
+    """
+
+    stop: Callable[[Tensor], Tensor] | None = None
+    branch: Branch | None = None
+    watch: Callable[[Tensor, Tensor], None] | None = None
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What the decoder keeps beyond keys and values.
+
+    Attributes:
+        spare: Free columns for tokens that follow.
+        layers: Hidden states of all layers in the last pass.
+    """
+
+    spare: int = 0
+    layers: bool = False
+
+
+NO_DRAWS, NOTHING_BETWEEN, KEEP_NOTHING = Draws(), Between(), Keep()
+
+
+@dataclass
+class PassResult:
+    """What the passes leave.
+
+    Attributes:
+        hidden: (N, S, d) last hidden states in packed order.
+        latents: (N, L, d) the vectors fed back, a row's first latent first; zero beyond its count.
+        num_latents: (N,) latents made of each row.
+        is_token: (N, S) False in packed order at padding and at latents that were left out.
+        decoder: Ready for the tokens that follow.
+        next_position: (N,) position id of the token that would come next.
+    """
+
+    hidden: Tensor
+    latents: Tensor
+    num_latents: Tensor
+    is_token: Tensor
+    decoder: CachedDecoder
+    next_position: Tensor
+
+    def last_state(self) -> Tensor:
+        """(N, d) after each row's last token. Packed order keeps the order of tokens, but padding may follow them."""
+        columns = torch.arange(self.is_token.size(1), device=self.hidden.device)
+        last = (self.is_token * columns).amax(1)
+        return self.hidden[torch.arange(len(last), device=last.device), last]
+
+    def select(self, rows: Tensor) -> PassResult:
+        """The same for rows (M,) of the batch, which may repeat. The decoder goes with the result."""
+        self.decoder.select(rows)
+        return PassResult(
+            self.hidden[rows],
+            self.latents[rows],
+            self.num_latents[rows],
+            self.is_token[rows],
+            self.decoder,
+            self.next_position[rows],
+        )
+
+
+def run_first(decoder: CachedDecoder, packed: Packed, pieces: int) -> Tensor:
+    """Runs the first pieces once for each question. Returns hidden states (N, Q, d) of all rows."""
+    layout = packed.layout
+    end = layout.bounds[pieces - 1][1]
+    is_dense = all(layout.is_dense[:pieces])
+    states = decoder(packed.embeds[:, :end], layout.is_token[:, :end], packed.position_ids[:, :end], is_dense)
+    if packed.rows is None:
+        return states
+    decoder.select(packed.rows)
+    return states[packed.rows]
+
+
+def next_position(position_ids: Tensor, is_token: Tensor) -> Tensor:
+    """(N,) position id after the last token of each row."""
+    return (position_ids * is_token).amax(1) + 1

@@ -1,0 +1,73 @@
+"""The loss of a forward over latents, from its hidden states and labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .batch import Batch
+from .engine.precision import precise
+from .output import LatentOutput
+from .supervision import IGNORE, States
+
+
+def loss_over_latents(
+    model: Any,
+    states: States,
+    batch: Batch,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None,
+    supervision_inputs: dict[str, Tensor] | None,
+) -> LatentOutput:
+    """Cross-entropy at the supervised positions, and the losses of the modules that the reasoner has.
+
+    Logits are computed at the supervised positions only.
+
+    Args:
+        labels: (B, T) position t is predicted from the position before it; -100 is ignored.
+        num_items_in_batch: What the sum of the losses is divided by; None: the number of labels.
+        supervision_inputs: What the supervision module reads; None: it is not run.
+    """
+    config = model.latent_config
+    rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+    target = labels[rows, columns + 1]  # (N,)
+    logits = model.head_logits(states.hidden[rows, states.packed_column[rows, columns]])  # (N, V)
+    losses = F.cross_entropy(precise(logits), target, reduction="none")  # (N,)
+    on_latent = batch.input_ids[rows, columns + 1] == config.token_ids[1]
+    total = (losses * torch.where(on_latent, config.supervision_weight, 1.0)).sum()
+    detached = losses.detach()
+    output = LatentOutput(
+        logits=logits,
+        latents=states.latents,
+        token_loss=(detached * ~on_latent).sum() / (~on_latent).sum().clamp_min(1),
+        latent_loss=(detached * on_latent).sum() / on_latent.sum().clamp_min(1),
+    )
+    if model.supervision is not None and supervision_inputs is not None:
+        added = model.supervision(model, states, supervision_inputs)
+        total = total + config.supervision_weight * added
+        output.latent_loss = added.detach() / max(len(target), 1)
+    if model.value_head is not None:
+        output.state_values = model.value_head(in_batch_order(states))
+    if model.stop_head is not None:
+        stop = stop_losses(model.stop_head, states, batch.is_latent)
+        total = total + stop.sum()
+        output.stop_loss = stop.detach().sum() / max(len(stop), 1)
+    output.loss = total / (max(len(target), 1) if num_items_in_batch is None else num_items_in_batch)
+    return output
+
+
+def stop_losses(head: nn.Linear, states: States, is_latent: Tensor) -> Tensor:
+    """Binary cross-entropy (N,) of the stop head at each latent: a thought is complete at its last one."""
+    rows, columns = is_latent.nonzero(as_tuple=True)
+    is_last = ~F.pad(is_latent, (0, 1))[rows, columns + 1]
+    logits = precise(head(states.hidden[rows, states.packed_column[rows, columns]]).squeeze(-1))
+    return F.binary_cross_entropy_with_logits(logits, is_last.to(logits), reduction="none")
+
+
+def in_batch_order(states: States) -> Tensor:
+    """Hidden states (B, T, d) of the columns of the batch; those at padding mean nothing."""
+    index = states.packed_column[..., None].expand(-1, -1, states.hidden.size(-1))
+    return states.hidden.gather(1, index)

@@ -1,0 +1,42 @@
+"""Gumbel noise on the shares of a mixture of token embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..thoughts.base import Thought
+from .base import Noise, part_of, register_noise, uniform
+
+
+@register_noise("gumbel")
+@dataclass(frozen=True)
+class GumbelNoise(Noise):
+    """z' = Σ p_v E(v), p = softmax((logits + scale · g) / temperature), g ~ Gumbel(0, 1), over the tokens that a
+    mixture is made of (`soft_vocabulary`; SofT-GRPO, arXiv 2511.06411). At scale 1 and a low temperature: a sample.
+    """
+
+    needs = "mixture"
+
+    def width(self, model: Any) -> int:
+        return model.thought_source.top_k
+
+    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
+        return -(-uniform(seed, num_latents, width).log()).log()
+
+    def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
+        mixture = part_of(self, thought)
+        noisy = mixture.logits + self.scale * epsilon[..., : mixture.logits.size(-1)]
+        return mixture._replace(logits=noisy).mean()
+
+
+@register_noise("gumbel_onesided")
+@dataclass(frozen=True)
+class OneSidedGumbelNoise(GumbelNoise):
+    """As `gumbel`, with g = clamp(Gumbel(0, 1), −1.5, 3) + 1.5 >= 0 (Latent-GRPO, arXiv 2604.27998): it lifts tokens
+    and pushes none down, so that no likely token is lost."""
+
+    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
+        return super().sample(seed, num_latents, width).clamp(-1.5, 3.0) + 1.5
