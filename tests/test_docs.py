@@ -54,6 +54,9 @@ def test_what_a_page_points_at_is_there(page):
         file = ROOT / path
         if "NAME" not in path and (not file.exists() or (name and name not in names(file))):
             wrong.append(f"{path}::{name}")
+    for name, path in re.findall(rf"`(\w+)`,? (?:in|\()\s*`((?:{'|'.join(FOLDERS)})/[\w/]+\.py)`", text):
+        if not re.search(rf"\b{name}\b", (ROOT / path).read_text()):
+            wrong.append(f"{name} in {path}")
     for name, member in re.findall(r"`([A-Z]\w+)\.(\w+)`", text):
         if member not in MEMBERS.get(name, {member}):
             wrong.append(f"{name}.{member}")
