@@ -45,7 +45,7 @@ tests: .venv
 
 # Tests that compare numbers must hold on every processor. torch and its libraries choose their kernels by what the
 # processor can do; here they take the plainest ones, which add in another order.
-NUMERIC := architectures audit_interventions audit_reading estimators estimators_closed generate given groups grpo \
+NUMERIC := actions architectures audit_interventions audit_reading estimators estimators_closed generate given groups grpo \
 	held_out intervals latent_reward lora metrics noise passes ppo precision reasoner search selection statistics \
 	supervision watch
 

@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from neuralese.pipeline.latent.batch import Draw
 from neuralese.pipeline.latent.noise import parse_noise
 from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate, pad_left
 from neuralese.pipeline.model.load import load_reasoner
 from neuralese.pipeline.model.reasoner import Reasoner
-from neuralese.pipeline.train.rl.replay import answer_labels, answer_logps
+from neuralese.pipeline.train.rl.estimators import replayed_logps
+from neuralese.pipeline.train.rl.logps import Answers
 
 BATCH = 8
 
@@ -41,9 +43,9 @@ def gaps(reasoner: Reasoner, questions: list[str], noise_spec: str, count: int, 
     for name, used in (("same seeds", seeds), ("other seeds", seeds + len(seeds))):
         parts = []
         for part in torch.arange(len(ids)).split(BATCH):
-            labels = answer_labels(ids[part], mask[part], width)
-            logits = model(ids[part], mask[part], labels, noise=noise, noise_seeds=used[part]).logits
-            parts.append(answer_logps(logits, ids[part], mask[part], width, 1.0, reasoner.config.token_ids)[0])
+            draw = Draw(noise, used[part]) if noise is not None else None
+            answers = Answers(ids[part], mask[part], width)
+            parts.append(replayed_logps(model, answers, draw, 1.0, reasoner.config.token_ids).logps)
         found[name] = (torch.cat(parts) - drawn.logprobs).abs()[is_answer]
     return found
 

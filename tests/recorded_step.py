@@ -21,9 +21,10 @@ from trl import GRPOConfig
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.system.processes import join_processes, leave_processes
-from neuralese.pipeline.train.rl.estimators import Rollout, parse_estimator
+from neuralese.pipeline.train.rl.estimators import parse_estimator
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
 from neuralese.pipeline.train.rl.ppo import Critic, LatentPPOTrainer
+from neuralese.pipeline.train.rl.rollouts import RolloutSettings
 
 ROLLOUTS = 16
 
@@ -47,7 +48,7 @@ args = GRPOConfig(
     per_device_train_batch_size=ROLLOUTS // processes // int(accumulation),
     gradient_accumulation_steps=int(accumulation), loss_type=Path(output).suffix.strip("."),
 )  # fmt: skip
-settings = Rollout(parse_noise("gaussian:0.4"), parse_estimator("replay" if kind == "ppo" else kind))
+settings = RolloutSettings(parse_noise("gaussian:0.4"), parse_estimator("replay" if kind == "ppo" else kind))
 base_trainer = LatentPPOTrainer if kind == "ppo" else LatentGRPOTrainer
 trainer = type("RecordedTrainer", (Recorded, base_trainer), {})(
     load_reasoner(base),

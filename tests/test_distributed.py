@@ -153,7 +153,7 @@ def test_bfloat16_is_the_same_precision_under_zero3(tmp_path):
 
 ALGORITHMS = [
     *(pytest.param(*kind, *config.values, marks=config.marks) for config in CONFIGS
-      for kind in (("replay", "dapo"), ("score_rsqrt_d", "dapo"), ("ppo", "dapo"))),
+      for kind in (("replay", "dapo"), ("score_function_rsqrt_d", "dapo"), ("ppo", "dapo"))),
     pytest.param("replay", "dr_grpo", "ddp"),
 ]  # fmt: skip
 

@@ -15,16 +15,13 @@ from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import Thought, suppress
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.validate import check_recipe
-from neuralese.pipeline.train.rl.estimators import (
-    WEIGHTS,
-    EstimatorError,
-    check_estimator,
-    draw_seeds,
-    max_at_k_advantages,
-    parse_estimator,
-    thought_advantages,
-)
+from neuralese.pipeline.train.rl.actions import with_latents
+from neuralese.pipeline.train.rl.advantages import max_at_k_advantages, thought_advantages
+from neuralese.pipeline.train.rl.estimators import EstimatorError, check_estimator, parse_estimator
+from neuralese.pipeline.train.rl.grpo import answers_of
+from neuralese.pipeline.train.rl.rollouts import draw_seeds
 from neuralese.pipeline.train.rl.settings import check_batch
+from neuralese.pipeline.train.rl.work import Work
 
 
 def test_the_gradient_of_a_recurrence_equals_finite_differences(make):
@@ -75,7 +72,7 @@ def naive_replay(reasoner, inputs, row, noise):
     return logits.log_softmax(-1).gather(1, answer[:, None]).sum()
 
 
-@pytest.mark.parametrize("spec", ["score", "score_rsqrt_d", "score_mean", "mix:0.25"])
+@pytest.mark.parametrize("spec", ["score_function", "score_function_rsqrt_d", "score_function_mean", "mix:0.25"])
 def test_the_first_step_is_reinforce_on_latents_and_tokens(reasoner, problems, tmp_path, spec):
     """Loss gradient = that of -A (log p(o | z) + w log p(z)), at ratio 1 and without clipping."""
     options = {"loss_type": "dr_grpo", "scale_rewards": "none", "learning_rate": 0.0}
@@ -88,7 +85,7 @@ def test_the_first_step_is_reinforce_on_latents_and_tokens(reasoner, problems, t
     assert set(trainer._metrics["train"]["clip_ratio/region_mean"]) == {0.0}
     trainer.model.zero_grad()
     noise, estimator = parse_noise("gaussian:0.4"), parse_estimator(spec)
-    weight, total = WEIGHTS[estimator.weight](32), 0.0
+    weight, total = estimator.weight(32), 0.0
     for row, advantage in enumerate(inputs["advantages"]):
         score = naive_score(reasoner, inputs, row, noise, weight)
         if estimator.replay:
@@ -101,16 +98,14 @@ def test_the_first_step_is_reinforce_on_latents_and_tokens(reasoner, problems, t
 
 def test_later_inner_steps_start_from_the_densities_of_the_rollout(reasoner, problems, tmp_path):
     """Before the weights have moved, the ratios of latents and tokens are one; afterwards they are not."""
-    trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": "score_rsqrt_d"}, num_iterations=2)
+    trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": "score_function_rsqrt_d"}, num_iterations=2)
     inputs = rollouts(trainer)
-    trainer._batch, trainer._is_score = trainer._with_latents(inputs), True
-    ids = torch.cat([trainer._batch["prompt_ids"], trainer._batch["completion_ids"]], 1)
-    mask = torch.cat([trainer._batch["prompt_mask"], trainer._batch["completion_mask"]], 1)
-    width = trainer._batch["completion_ids"].size(1)
+    extended = with_latents(inputs, trainer._latent_mask(inputs))
 
     def gap():
-        logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)
-        return (logps - trainer._batch["old_per_token_logps"])[trainer._batch["completion_mask"].bool()].abs().max()
+        with trainer.working(Work(extended, latents_act=True)):
+            logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, *answers_of(extended))
+        return (logps - extended["old_per_token_logps"])[extended["completion_mask"].bool()].abs().max()
 
     assert gap() < 1e-3
     with torch.no_grad():
@@ -118,7 +113,7 @@ def test_later_inner_steps_start_from_the_densities_of_the_rollout(reasoner, pro
     assert gap() > 0.1
 
 
-@pytest.mark.parametrize("spec", ["score_mean", "mix:0.5"])
+@pytest.mark.parametrize("spec", ["score_function_mean", "mix:0.5"])
 def test_estimators_train_with_a_reference_and_several_inner_steps(make, problems, tmp_path, spec):
     reasoner = make(num_latents=2)
     reasoner.save_pretrained(tmp_path / "base")
@@ -187,7 +182,7 @@ def test_thoughts_with_several_answers_keep_their_whole_gradient():
 )
 def test_what_does_not_fit_is_refused_before_training(overrides, message):
     with pytest.raises(UserError, match=message):
-        check_recipe(load_recipe(ROOT / "tests" / "tiny.yaml", ["rl.estimator=score", *overrides]))
+        check_recipe(load_recipe(ROOT / "tests" / "tiny.yaml", ["rl.estimator=score_function", *overrides]))
 
 
 def test_batches_hold_whole_pairs_of_thoughts():
@@ -207,7 +202,7 @@ def test_the_kl_of_a_score_is_that_of_the_answers(make, problems, tmp_path):
     reasoner = make(num_latents=3)
     reasoner.save_pretrained(tmp_path / "base")
     reasoner.model.config._name_or_path = str(tmp_path / "base")
-    trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": "score_mean"}, beta=0.1)
+    trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": "score_function_mean"}, beta=0.1)
     with torch.no_grad():
         trainer.model.transformer.wpe.weight.mul_(1.3)
     inputs = rollouts(trainer)
@@ -235,5 +230,5 @@ def test_bad_estimators_are_named():
         with pytest.raises(EstimatorError, match="needs noise with a density on every latent"):
             check_estimator(parse_estimator("mix:0.5"), parse_noise(noise), False)
     with pytest.raises(EstimatorError, match=r"Remove latent.jacobi_sweeps"):
-        check_estimator(parse_estimator("score"), parse_noise("gaussian:0.3"), True)
+        check_estimator(parse_estimator("score_function"), parse_noise("gaussian:0.3"), True)
     check_estimator(parse_estimator("replay"), None, True)

@@ -8,7 +8,7 @@ from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import Thought
 from neuralese.pipeline.train.rl.estimators import parse_estimator
 
-ALL = ["replay", "score", "mix:0.3"]
+ALL = ["replay", "score_function", "mix:0.3"]
 UNIT = parse_noise("gaussian:1")  # for a scalar mean of 1: a standard deviation of 1
 
 
@@ -64,9 +64,10 @@ def test_noise_whose_size_has_parameters_is_taken_as_given(spec):
 
 def test_replay_suffers_from_a_saturated_head_and_score_does_not():
     spread = {
-        spec: [bandit(parse_estimator(spec), beta).std() for beta in (1.0, 1000.0)] for spec in ("replay", "score")
+        spec: [bandit(parse_estimator(spec), beta).std() for beta in (1.0, 1000.0)]
+        for spec in ("replay", "score_function")
     }
-    assert spread["replay"][0] < spread["score"][0] and spread["replay"][1] > 3 * spread["score"][1]
+    assert spread["replay"][0] < spread["score_function"][0] and spread["replay"][1] > 3 * spread["score_function"][1]
 
 
 @pytest.mark.parametrize("size", [1, 4])

@@ -6,6 +6,8 @@ from test_grpo import G, make_trainer, rollouts
 
 from neuralese.pipeline.train.rl import grpo as latent_grpo
 from neuralese.pipeline.train.rl.groups import equal_groups, fill_unscored, mixed_share, replace_rows
+from neuralese.pipeline.train.rl.grpo import answers_of
+from neuralese.pipeline.train.rl.work import Work
 
 REWARDS = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
 
@@ -51,20 +53,20 @@ def counted_reward(calls):
     return reward
 
 
-def test_resampling_draws_equal_groups_again(reasoner, problems, tmp_path):
+def test_resampling_draws_equal_groups_again(reasoner, problems, tmp_path, monkeypatch):
     calls = []
     trainer = make_trainer(reasoner, problems, tmp_path, reward=counted_reward(calls), how={"equal_groups": "resample"})
+    seen = []
+    monkeypatch.setattr(latent_grpo, "reward_metrics", lambda *given: seen.append(given) or {})
     inputs = rollouts(trainer)
     assert calls == [16, 16, 16]
-    assert not equal_groups(trainer._rewards).any()
+    ((rewards, _, _),) = seen
+    assert not equal_groups(rewards).any()
     assert (inputs["advantages"].abs() > 0).all() and len(inputs["noise_seeds"].unique()) == 16
     assert inputs["num_items_in_batch"] == inputs["completion_mask"].sum()
     # What was kept from the second draw is replayed from its own seeds.
-    trainer._batch = inputs
-    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
-    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-    width = inputs["completion_ids"].size(1)
-    logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)
+    with trainer.working(Work(inputs)):
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, *answers_of(inputs))
     answer = inputs["completion_mask"].bool()
     assert torch.allclose(logps[answer], inputs["sampling_per_token_logps"][answer], atol=1e-4)
 
@@ -96,7 +98,7 @@ def test_latents_are_credited_with_their_answers_against_other_thoughts(reasoner
     def reward(prompts, completions, **columns):
         return [[1.0, 0.0, 0.0, 0.0][i % 4] for i in range(len(completions))]
 
-    how = {"estimator": "score_mean", "answers_per_thought": 2}
+    how = {"estimator": "score_function_mean", "answers_per_thought": 2}
     inputs = rollouts(make_trainer(reasoner, problems, tmp_path, reward=reward, how=how, scale_rewards="none"))
     # The thoughts' means are 0.5 and 0: each against the other; an answer against the mean of the group, 0.25.
     pairs = {(round(a, 4), round(z, 4)) for a, (z, *_) in zip(
@@ -104,13 +106,16 @@ def test_latents_are_credited_with_their_answers_against_other_thoughts(reasoner
     assert pairs == {(0.75, 0.5), (-0.25, 0.5), (-0.25, -0.5)}
 
 
-def test_unscored_rollouts_have_no_advantage(reasoner, problems, tmp_path):
+def test_unscored_rollouts_have_no_advantage(reasoner, problems, tmp_path, monkeypatch):
     def reward(prompts, completions, **columns):
         return [[0.0, 1.0, None, 4.0][i % 4] for i in range(len(completions))]
 
+    seen = []
+    monkeypatch.setattr(latent_grpo, "reward_metrics", lambda *given: seen.append(given) or {})
     trainer = make_trainer(reasoner, problems, tmp_path, reward=reward, how={"max_at": 2})
     advantages = rollouts(trainer)["advantages"]
-    assert trainer._scored.tolist() == [[True, True, False, True]] * 4
+    ((_, is_scored, _),) = seen
+    assert is_scored.tolist() == [[True, True, False, True]] * 4
     assert (advantages == 0).sum() == 4 and advantages.any()
 
 

@@ -11,9 +11,11 @@ from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import NormMatched, Thought, suppress
-from neuralese.pipeline.train.rl.estimators import Rollout, parse_estimator
-from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.rl.estimators import parse_estimator
+from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer, answers_of
+from neuralese.pipeline.train.rl.rollouts import RolloutSettings
 from neuralese.pipeline.train.rl.settings import rl_rows
+from neuralese.pipeline.train.rl.work import Work
 
 G = 4
 
@@ -26,7 +28,7 @@ def first_token_reward(prompts, completions, **columns):
 def make_trainer(reasoner, problems, tmp_path, noise="gaussian:0.4", reward=first_token_reward, how=None, **options):
     """`how`: fields of Rollout besides the noise."""
     how = {"estimator": "replay", **(how or {})}
-    settings = Rollout(parse_noise(noise), **{**how, "estimator": parse_estimator(how["estimator"])})
+    settings = RolloutSettings(parse_noise(noise), **{**how, "estimator": parse_estimator(how["estimator"])})
     args = GRPOConfig(
         **{
             "output_dir": str(tmp_path),
@@ -77,21 +79,19 @@ def reference_logps(reasoner, inputs, noise, temperature):
 def test_replay_equals_rollout_and_the_naive_forward(reasoner, problems, tmp_path):
     trainer = make_trainer(reasoner, problems, tmp_path, temperature=1.4)
     inputs = rollouts(trainer)
-    trainer._batch = inputs
-    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
-    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-    width = inputs["completion_ids"].size(1)
-    replayed, entropy, _ = trainer._get_per_token_logps_and_entropies(
-        trainer.model, ids, mask, width, batch_size=5, compute_entropy=True
-    )
+    answers = answers_of(inputs)
+    with trainer.working(Work(inputs)):
+        replayed, entropy, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, *answers, batch_size=5, compute_entropy=True
+        )
     answer = inputs["completion_mask"].bool()
     assert torch.allclose(replayed[answer], inputs["sampling_per_token_logps"][answer], atol=1e-4)
     expected = torch.cat(reference_logps(reasoner, inputs, parse_noise("gaussian:0.4"), 1.4))
     assert torch.allclose(replayed[answer], expected, atol=1e-4)
     assert not replayed[~answer].any() and (entropy[answer] > 0).all()
     shuffled = inputs["noise_seeds"].flip(0)  # the wrong noise gives other log-probs
-    trainer._batch = {"noise_seeds": shuffled}
-    wrong, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)
+    with trainer.working(Work({"noise_seeds": shuffled})):
+        wrong, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, *answers)
     assert not torch.allclose(wrong[answer], replayed[answer], atol=1e-3)
 
 

@@ -18,9 +18,14 @@ from neuralese.pipeline.latent.thoughts import Thought
 from neuralese.pipeline.latent.value_head import ValueHead, add_value_head
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train.rl.estimators import Rollout, parse_estimator
-from neuralese.pipeline.train.rl.ppo import Critic, LatentPPOTrainer, gae, value_loss
+from neuralese.pipeline.train.rl.estimators import parse_estimator
+from neuralese.pipeline.train.rl.gae import gae
+from neuralese.pipeline.train.rl.grpo import answers_of
+from neuralese.pipeline.train.rl.ppo import Critic, LatentPPOTrainer
+from neuralese.pipeline.train.rl.rollouts import RolloutSettings
 from neuralese.pipeline.train.rl.settings import rl_rows
+from neuralese.pipeline.train.rl.value_loss import value_loss
+from neuralese.pipeline.train.rl.work import Work
 
 
 def naive_gae(rewards, values, gamma, lam):
@@ -62,7 +67,7 @@ def make_ppo(reasoner, problems, tmp_path, critic=None, estimator="replay", rewa
     )  # fmt: skip
     return LatentPPOTrainer(
         reasoner,
-        Rollout(parse_noise("gaussian:0.4"), parse_estimator(estimator)),
+        RolloutSettings(parse_noise("gaussian:0.4"), parse_estimator(estimator)),
         critic or Critic(),
         reward_funcs=[reward],
         args=args,
@@ -110,7 +115,7 @@ def test_values_are_those_of_the_states_before_each_step(reasoner, problems, tmp
     random_head(reasoner)
     trainer = make_ppo(reasoner, problems, tmp_path, Critic(gamma=0.9, lam=0.8, whiten_advantages=False))
     inputs = rollouts(trainer)
-    steps, found = trainer._steps(inputs), {key: inputs[key] for key in ("old_values", "returns")}
+    steps, found = trainer._actions(inputs), {key: inputs[key] for key in ("old_values", "returns")}
     advantages = torch.cat([inputs["latent_advantages"], inputs["advantages"]], 1)
     assert steps.size(1) == 3 + inputs["completion_ids"].size(1)
     for row in range(len(steps)):
@@ -134,7 +139,7 @@ def test_the_loss_is_that_of_policy_and_critic(reasoner, problems, tmp_path, det
     critic = Critic(vf_coef=0.3, whiten_advantages=True, detach_trunk=detach)
     trainer = make_ppo(reasoner, problems, tmp_path, critic, loss_type="dapo")
     inputs, noise = rollouts(trainer), parse_noise("gaussian:0.4")
-    steps = trainer._steps(inputs)
+    steps = trainer._actions(inputs)
     whole = torch.cat([inputs["latent_advantages"], inputs["advantages"]], 1)[steps.bool()]
     assert whole.mean().item() == pytest.approx(0, abs=1e-5) and whole.std(correction=0).item() == pytest.approx(
         1, abs=1e-3
@@ -144,10 +149,8 @@ def test_the_loss_is_that_of_policy_and_critic(reasoner, problems, tmp_path, det
     ours = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
     trainer.model.zero_grad()
     critic_loss = 0.0
-    trainer._batch = inputs
-    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
-    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-    logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, inputs["completion_ids"].size(1))
+    with trainer.working(Work(inputs)):
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, *answers_of(inputs))
     policy = -(logps * inputs["advantages"])[inputs["completion_mask"].bool()].mean()
     for row in range(len(steps)):
         states = naive_states(reasoner, inputs, row, noise)
@@ -163,7 +166,7 @@ def test_the_loss_is_that_of_policy_and_critic(reasoner, problems, tmp_path, det
 
 @pytest.mark.parametrize(
     ("estimator", "options"),
-    [("replay", {}), ("mix:0.5", {"num_iterations": 2}), ("score_mean", {}),
+    [("replay", {}), ("mix:0.5", {"num_iterations": 2}), ("score_function_mean", {}),
      ("replay", {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2})],
 )  # fmt: skip
 def test_ppo_trains(reasoner, problems, tmp_path, estimator, options):
@@ -184,7 +187,8 @@ def test_unscored_rollouts_teach_neither_policy_nor_critic(reasoner, problems, t
     inputs = rollouts(trainer)
     assert sorted(inputs["is_scored"].tolist()) == [False] * 8 + [True] * 8
     assert (
-        not inputs["advantages"][~inputs["is_scored"]].any() and not trainer._steps(inputs)[~inputs["is_scored"]].any()
+        not inputs["advantages"][~inputs["is_scored"]].any()
+        and not trainer._actions(inputs)[~inputs["is_scored"]].any()
     )
     assert inputs["advantages"][inputs["is_scored"]].any()
 

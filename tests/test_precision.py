@@ -26,7 +26,7 @@ BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
 SFT_ALONE = ["tracking.wandb=false", "rl=null", "curriculum=null"]
 PHASES = [
     (SFTTrainer, "compute_loss"), (LevelTrainer, "compute_loss"), (Promotion, "measure"),
-    (LatentGRPOTrainer, "_generate_single_turn"), (LatentGRPOTrainer, "_forward"), (HeldOutCallback, "measure"),
+    (LatentGRPOTrainer, "_generate_single_turn"), (LatentGRPOTrainer, "_replayed_logps"), (HeldOutCallback, "measure"),
     (results, "evaluate_checkpoint"),
 ]  # fmt: skip
 

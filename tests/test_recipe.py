@@ -51,12 +51,16 @@ def test_every_control_has_a_recipe_and_one_key():
         assert control.model_copy(update={"name": base.name, "controls": base.controls}) == base
 
 
-def test_old_names_of_keys_are_read_with_a_warning(caplog):
+def test_old_names_are_read_with_a_warning(caplog):
     old = {"steps_per_stage": 2, "last_stage_at": 0.5, "last_stage_trainer": {"max_steps": 3}, "promote_at": 0.9}
     new = {"steps_per_level": 2, "last_level_at": 0.5, "last_level_trainer": {"max_steps": 3}, "promote_at": 0.9}
     assert parse_recipe({**MINIMAL, "curriculum": old}, "x.yaml") == parse_recipe({**MINIMAL, "curriculum": new}, "")
     assert len(caplog.records) == 3
     assert "x.yaml: curriculum.last_stage_at is called curriculum.last_level_at now. Rename the key." in caplog.text
+    caplog.clear()
+    rl = parse_recipe({**MINIMAL, "rl": {"estimator": "score_rsqrt_d"}}, "x.yaml").rl
+    assert rl.estimator == "score_function_rsqrt_d"
+    assert "rl.estimator=score_rsqrt_d is called score_function_rsqrt_d now" in caplog.text
     with pytest.raises(RecipeError, match="last_stage_at is the old name of curriculum.last_level_at. Remove one"):
         parse_recipe({**MINIMAL, "curriculum": {"last_stage_at": 0.5, "last_level_at": 0.5}}, "x.yaml")
 

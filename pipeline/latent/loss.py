@@ -59,7 +59,7 @@ def loss_over_latents(
     return output
 
 
-def stop_losses(head: nn.Linear, states: States, is_latent: Tensor) -> Tensor:
+def stop_losses(head: nn.Module, states: States, is_latent: Tensor) -> Tensor:
     """Binary cross-entropy (N,) of the stop head at each latent: a thought is complete at its last one."""
     rows, columns = is_latent.nonzero(as_tuple=True)
     is_last = ~F.pad(is_latent, (0, 1))[rows, columns + 1]

@@ -29,6 +29,13 @@ RENAMED = {
     ("curriculum", "last_stage_trainer"): "last_level_trainer",
 }
 
+# Values of `rl.estimator` that had another name up to version 0.1.
+RENAMED_ESTIMATORS = {
+    "score": "score_function",
+    "score_rsqrt_d": "score_function_rsqrt_d",
+    "score_mean": "score_function_mean",
+}
+
 
 class RecipeError(UserError):
     """A recipe that cannot be run as written."""
@@ -110,7 +117,7 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     Raises:
         RecipeError: Unknown key or preset, or wrong type.
     """
-    values = _with_new_keys(values, where)
+    values = _with_new_names(values, where)
     curriculum = values.get("curriculum")
     preset = curriculum.get("preset") if isinstance(curriculum, dict) else None
     if preset is not None:
@@ -123,8 +130,8 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: " + "; ".join(_explain(item) for item in error.errors()) + ".") from None
 
 
-def _with_new_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A mapping in the keys of this version; of old ones a warning says the new name.
+def _with_new_names(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A mapping in the keys and values of this version. For each old one a warning says the new name.
 
     Raises:
         RecipeError: Both names of a key.
@@ -138,6 +145,11 @@ def _with_new_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise RecipeError(f"{where}: {section}.{old} is the old name of {section}.{new}. Remove one of the two.")
         logger.warning("%s: %s.%s is called %s.%s now. Rename the key.", where, section, old, section, new)
         found[section] = {new if key == old else key: value for key, value in inside.items()}
+    rl = found.get("rl")
+    if isinstance(rl, dict) and rl.get("estimator") in RENAMED_ESTIMATORS:
+        old, new = rl["estimator"], RENAMED_ESTIMATORS[rl["estimator"]]
+        logger.warning("%s: rl.estimator=%s is called %s now. Rename the value.", where, old, new)
+        found["rl"] = {**rl, "estimator": new}
     return found
 
 

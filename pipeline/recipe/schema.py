@@ -207,7 +207,9 @@ class RLSection(Section):
     algorithm: Literal["grpo", "ppo"] = "grpo"
     ppo: PPOSection | None = Field(None, description="only with algorithm=ppo; None: its defaults")
     noise: str | None = Field("gaussian:0.1", description="noise on the latents as kind:scale; None: none")
-    estimator: str = Field("replay", description="replay, score, score_rsqrt_d, score_mean, or mix:a")
+    estimator: str = Field(
+        "replay", description="replay, score_function, score_function_rsqrt_d, score_function_mean, or mix:a"
+    )
     answers_per_thought: int = Field(1, gt=0, description="answers after each thought; num_generations counts answers")
     antithetic: bool = Field(False, description="thoughts in pairs whose noise mirrors each other's")
     max_at: int | None = Field(None, gt=0, description="credit what a rollout adds to the best of so many")

@@ -1,4 +1,4 @@
-"""Stage 1: supervised fine-tuning on text chain of thought, by TRL's SFTTrainer."""
+"""The stage `sft`: supervised fine-tuning on text chain of thought, by TRL's SFTTrainer."""
 
 from __future__ import annotations
 

@@ -18,10 +18,11 @@ from ...latent.noise import parse_noise
 from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe, RLSection
 from ..common import trainer_config
-from .estimators import EstimatorError, Rollout, check_estimator, check_rollouts, parse_estimator
+from .estimators import EstimatorError, check_estimator, parse_estimator
+from .rollouts import RolloutSettings, check_rollouts
 
 # Fields of GRPOConfig and the values under which latents may stand among the tokens; the first is the default.
-FIT_SCORE: dict[str, tuple[Any, ...]] = {
+FIT_DENSITY: dict[str, tuple[Any, ...]] = {
     "importance_sampling_level": ("token",),
     "top_entropy_quantile": (1.0,),
     "off_policy_mask_threshold": (None,),
@@ -74,7 +75,7 @@ class RowCollator:
         return Dataset.from_dict({"row": range(len(self.rows))})
 
 
-def rollout_settings(recipe: Recipe) -> Rollout:
+def rollout_settings(recipe: Recipe) -> RolloutSettings:
     """How the rollouts of a recipe are drawn and credited.
 
     Raises:
@@ -98,8 +99,8 @@ def rollout_settings(recipe: Recipe) -> Rollout:
         )
     if section.max_at is not None and not 1 <= section.max_at < group:
         raise EstimatorError(f"rl.max_at={section.max_at} must lie between 1 and {group - 1}, below num_generations.")
-    if estimator.scores:
-        for key, fits in FIT_SCORE.items():
+    if estimator.uses_density:
+        for key, fits in FIT_DENSITY.items():
             if trainer.get(key, fits[0]) not in fits:
                 raise EstimatorError(
                     f"rl.trainer.{key}={trainer[key]} does not fit the estimator {estimator.name}, whose latents are "
@@ -110,7 +111,7 @@ def rollout_settings(recipe: Recipe) -> Rollout:
                 f"rl.max_at with answers_per_thought={section.answers_per_thought} is not known to be unbiased for the "
                 f"estimator {estimator.name}. Set one of the two to its default."
             )
-    return Rollout(
+    return RolloutSettings(
         noise, estimator, section.answers_per_thought, section.antithetic, section.max_at, section.equal_groups
     )
 

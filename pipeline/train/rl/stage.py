@@ -1,4 +1,4 @@
-"""Stage 3: reinforcement learning on the rewards of sampled answers, by GRPO or PPO."""
+"""The stage `rl`: reinforcement learning on the rewards of sampled answers, by GRPO or PPO."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from ..common import Context, ProgressCallback, train_and_hand_over
 from ..lora import lora_config
 from .alarms import AlarmCallback
 from .completions import CompletionsCallback
-from .estimators import Rollout, check_estimator
+from .estimators import check_estimator
 from .grpo import LatentGRPOTrainer
 from .held_out import HeldOutCallback
 from .ppo import Critic, LatentPPOTrainer
+from .rollouts import RolloutSettings
 from .settings import RowCollator, grpo_args, rl_rows, rollout_settings
 
 
@@ -95,7 +96,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "All reward functions returned None" not in record.getMessage()
 
 
-def _trainer_of(section: RLSection, reasoner: Reasoner, settings: Rollout) -> Callable[..., LatentGRPOTrainer]:
+def _trainer_of(section: RLSection, reasoner: Reasoner, settings: RolloutSettings) -> Callable[..., LatentGRPOTrainer]:
     """The trainer of an algorithm. PPO gets its value head here: a LoRA must know of it."""
     if section.algorithm == "grpo":
         return partial(LatentGRPOTrainer, reasoner, settings)

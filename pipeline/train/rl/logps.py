@@ -1,0 +1,65 @@
+"""Labels, log-probs and entropies of the answers of rollouts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ...latent.thoughts import suppress
+
+
+class Answers(NamedTuple):
+    """Rollouts as token ids, with the answers in the last columns.
+
+    Attributes:
+        ids: (B, T)
+        mask: (B, T) 1 at tokens and placeholders, 0 at padding.
+        width: A, the number of answer columns.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    width: int
+
+    @property
+    def labels(self) -> Tensor:
+        """(B, T) labels on the answer tokens, -100 elsewhere."""
+        labels = self.ids.masked_fill(self.mask == 0, -100)
+        labels[:, : -self.width] = -100
+        return labels
+
+    def select(self, rows: Tensor | slice) -> Answers:
+        return Answers(self.ids[rows], self.mask[rows], self.width)
+
+
+class ActionLogps(NamedTuple):
+    """What a forward says of the actions of rollouts.
+
+    Attributes:
+        logps: (B, A) in nats at the rollout temperature; with latents as actions (B, A + L).
+        entropies: The same shape, in nats.
+        state_values: (B, T) of the state after each column, where there is a value head.
+    """
+
+    logps: Tensor
+    entropies: Tensor
+    state_values: Tensor | None = None
+
+
+def answer_logps(
+    logits: Tensor, answers: Answers, temperature: float, special: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies (B, A) in nats from logits (N, V) of the answer tokens in row-major order.
+
+    Args:
+        special: Token ids of the latent tokens, which are never sampled.
+    """
+    labels = answers.labels[:, -answers.width :]
+    # Divided first: below 1 it would make the suppressed logits infinite, and their entropy no number.
+    distribution = suppress(logits.float() / temperature, special).log_softmax(-1)
+    is_answer = labels != -100
+    chosen = distribution.gather(1, labels[is_answer][:, None]).squeeze(1)
+    entropy = -(distribution.exp() * distribution).sum(-1)
+    empty = distribution.new_zeros(is_answer.shape)
+    return empty.masked_scatter(is_answer, chosen), empty.masked_scatter(is_answer, entropy)

@@ -1,0 +1,50 @@
+"""What TRL's hooks hand each other during one call of TRL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Work:
+    """The work that one call of TRL does through our hooks.
+
+    TRL calls hooks from inside its own methods and gives them no argument for this. `LatentGRPOTrainer.working` opens a
+    Work around each such call and closes it afterwards, so nothing here outlives the call. There are three kinds of
+    calls: drawing rollouts (`_draw`), computing one part of the loss (`policy_loss`), and asking for log-probs under
+    the weights that drew the rollouts (`LatentPPOTrainer._as_drawn`).
+
+    Attributes:
+        rollouts: Tensors over the B rollouts: `noise_seeds` (B,), and `latents` (B, L, d) where their density counts.
+            The caller gives them, or `_generate_single_turn` writes them when it draws.
+        latents_act: Latents are actions, so that log-probs are (B, A + L). The caller says so.
+        rewards: (P, G) of the groups of all processes. `_calculate_rewards` writes them.
+        is_scored: (P, G) False where no reward function gave a reward. Written with `rewards`.
+        logps: (B, A) of the latest replay, detached. `_get_per_token_logps_and_entropies` writes them.
+        state_values: (B, T) of the latest forward, where there is a value head. Written with `logps`.
+    """
+
+    rollouts: dict[str, Any] = field(default_factory=dict)
+    latents_act: bool = False
+    rewards: Tensor | None = None
+    is_scored: Tensor | None = None
+    logps: Tensor | None = None
+    state_values: Tensor | None = None
+
+
+@dataclass
+class Drawn:
+    """A batch of rollouts.
+
+    Attributes:
+        rollouts: This process's, as TRL shuffles, splits and buffers them.
+        rewards: (P, G) of the groups of all processes.
+        is_scored: (P, G) False where no reward function gave a reward.
+    """
+
+    rollouts: dict[str, Any]
+    rewards: Tensor
+    is_scored: Tensor
