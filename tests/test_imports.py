@@ -10,8 +10,8 @@ from conftest import ROOT
 # From the bottom up. Rooms on one floor do not know each other.
 FLOORS = [
     ["data"],
-    ["rewards", "pipeline.system", "pipeline.statistics", "pipeline.latent"],
-    ["pipeline.recipe"],
+    ["rewards", "pipeline.system", "pipeline.statistics"],
+    ["pipeline.latent", "pipeline.recipe"],
     ["pipeline.problems", "pipeline.tracking"],
     ["pipeline.model"],
     ["pipeline.scoring"],

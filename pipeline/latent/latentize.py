@@ -13,8 +13,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from ..system.compat import find_file, keeps_a_recurrent_state
 from .config import SECTION, LatentConfig, ModelError
 from .engine.masks import attention_kinds
 from .engine.zero import whole
@@ -83,12 +84,12 @@ def has_supervision(name: str) -> bool:
 
 def _saved(name: str, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
     """Tensors of a checkpoint folder or hub id whose names begin with one of the prefixes."""
-    single = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
-    index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+    single = find_file(name, SAFE_WEIGHTS_NAME)
+    index = find_file(name, SAFE_WEIGHTS_INDEX_NAME)
     files: set[str] = {single} if single else set()
     if index is not None:
         shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        files |= {str(cached_file(name, shard)) for key, shard in shards.items() if key.startswith(prefixes)}
+        files |= {str(find_file(name, shard)) for key, shard in shards.items() if key.startswith(prefixes)}
     for file in sorted(files):
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 (no mapping)
@@ -108,7 +109,7 @@ def _check_architecture(model: PreTrainedModel) -> None:
             f"{name} does not accept {missing} in its forward, so vectors cannot be fed back to it. "
             "Choose a decoder-only model with inputs_embeds and a KV cache, such as GPT-2, Llama or Qwen."
         )
-    if getattr(model, "_is_stateful", False):
+    if keeps_a_recurrent_state(model):
         raise ModelError(
             f"{name} keeps a recurrent state, which the padding between latents would disturb. "
             "Choose a model with attention only, such as GPT-2, Llama or Qwen."

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -26,6 +25,7 @@ from ..problems.encode import Encoded
 from ..problems.load import fingerprint
 from ..recipe.load import RecipeError, nearest
 from ..recipe.schema import Recipe
+from ..system.compat import reset_accelerator_state
 from ..system.files import check_room, follow_umask
 from ..system.processes import on_cpu
 from ..system.whole import flush
@@ -269,6 +269,6 @@ def release(trainer: Trainer) -> None:
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
     # The DeepSpeed config of one Trainer has its "auto" values filled in; the next Trainer needs its own.
-    AcceleratorState._reset_state()
+    reset_accelerator_state()
     unset_hf_deepspeed_config()
     gc.collect()

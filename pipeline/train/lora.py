@@ -21,6 +21,7 @@ from ..latent.value_head import add_value_head
 from ..model.load import load_reasoner
 from ..model.reasoner import Reasoner
 from ..recipe.schema import Recipe
+from ..system.compat import is_sharded
 from .lora_check import fits
 
 # Relative difference of logits before and after a merge; that of float32 sums in another order stays far below it.
@@ -76,7 +77,7 @@ def thin_frozen(model: Any) -> None:
     for module in model.modules():
         if type(module) in (nn.Linear, Conv1D):
             weight = module.weight
-            if not (weight.requires_grad or id(weight) in looked_up or hasattr(weight, "ds_id")):
+            if not (weight.requires_grad or id(weight) in looked_up or is_sharded(weight)):
                 weight.data = weight.data.to(torch.bfloat16)
 
 

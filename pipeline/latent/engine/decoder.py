@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ...system.compat import checkpointing_with_cache, checkpoints_reentrantly, is_compiled
 from ..config import ModelError
 from ..noise.values import ValueShift
 from .cache import PassCache
-from .deferred import DeferredWeightGrads, is_compiled
+from .deferred import DeferredWeightGrads
 from .masks import attention_mask
 
 
@@ -146,7 +147,7 @@ class LayerCheckpointing:
                 f"{type(trunk).__name__} does not checkpoint its activations layer by layer, which latents need. "
                 "Set gradient_checkpointing: false in the stage's trainer section."
             )
-        if torch.is_grad_enabled() and layers[0]._gradient_checkpointing_func.keywords.get("use_reentrant", True):
+        if torch.is_grad_enabled() and checkpoints_reentrantly(layers[0]):
             raise ModelError(
                 "Reentrant gradient checkpointing gives wrong gradients with a cache. Set "
                 "gradient_checkpointing_kwargs: {use_reentrant: false} in the stage's trainer section."
@@ -155,14 +156,11 @@ class LayerCheckpointing:
 
     @contextmanager
     def keeping_the_cache(self) -> Iterator[None]:
-        for layer in self.layers:
-            layer._can_checkpoint_with_cache = True
         for module in self.others:
             module.gradient_checkpointing = False
         try:
-            yield
+            with checkpointing_with_cache(self.layers):
+                yield
         finally:
-            for layer in self.layers:
-                del layer._can_checkpoint_with_cache
             for module in self.others:
                 module.gradient_checkpointing = True

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
+
+from ...system.compat import is_sharded
 
 
 class _Slots(torch.autograd.Function):
@@ -135,18 +136,11 @@ class DeferredWeightGrads:
         return _Linear.apply(x.to(layer.dtype), self.slots[layer][slot], layer, slot)
 
 
-def is_compiled(trunk: Any) -> bool:
-    """Whether a compiler runs the trunk or parts of it. It would trace the layers' `forward` of one pass for all."""
-    return torch.compiler.is_compiling() or any(
-        isinstance(module, OptimizedModule) or module._compiled_call_impl is not None for module in trunk.modules()
-    )
-
-
 def _can_defer(module: Any) -> bool:
     """Ordinary linear layers that train, whose weight is whole (ZeRO-3 shards it) and whose forward is their own."""
     return (
         type(module) in (nn.Linear, Conv1D)
         and module.weight.requires_grad
-        and not hasattr(module.weight, "ds_id")
+        and not is_sharded(module.weight)
         and "forward" not in vars(module)
     )

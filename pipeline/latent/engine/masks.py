@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...system.compat import attention_implementation
 from ..config import ModelError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -34,7 +35,7 @@ def attention_kinds(config: Any) -> list[str]:
             f"The model has layers of the kinds {unknown}. Latents are exact for {FULL} and {SLIDING} only; "
             "choose another model."
         )
-    implementation = config._attn_implementation
+    implementation = attention_implementation(config)
     if implementation not in ("eager", "sdpa"):
         raise ModelError(
             f"The model uses the attention implementation {implementation!r}, which takes no mask of its own per row. "
@@ -67,7 +68,7 @@ def attention_mask(config: Any, is_token: Tensor, rank: Tensor, num_queries: int
             distance = rank[:, size - num_queries :, None] - rank[:, None]
             allowed = causal & (distance < config.sliding_window)
         allowed = (allowed | (columns == queries[:, None]))[:, None]  # padding attends to itself, which is finite
-        if config._attn_implementation == "eager":
+        if attention_implementation(config) == "eager":
             lowest = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=allowed.device)
             masks[kind] = torch.where(allowed, lowest.new_zeros(()), lowest)
         else:

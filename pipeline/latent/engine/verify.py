@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ...system.compat import is_sharded
 from ..config import ModelError
 from .layout import plan_passes, positions_of
 from .packed import Draws, Packed
@@ -34,7 +35,7 @@ def check_exact(model: PreTrainedModel) -> None:
         ModelError: They differ, or the model cannot be run this way.
     """
     weight = model.get_input_embeddings().weight
-    if weight.is_meta or hasattr(weight, "ds_id"):
+    if weight.is_meta or is_sharded(weight):
         return
     was_training = model.training
     model.eval()

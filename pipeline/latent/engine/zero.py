@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...system.compat import is_gathered, is_sharded
+
 
 def whole(weights: Iterable[Tensor], change: bool = False) -> AbstractContextManager[Any]:
     """Within it the weights are whole, on all processes. Those that are whole already are left alone.
@@ -15,13 +17,12 @@ def whole(weights: Iterable[Tensor], change: bool = False) -> AbstractContextMan
     Args:
         change: What process 0 makes of them is kept.
     """
-    theirs: list[Any] = [weight for weight in weights if hasattr(weight, "ds_id")]
+    theirs: list[Any] = [weight for weight in weights if is_sharded(weight)]
     if not theirs:
         return nullcontext()
-    import deepspeed
-    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-
-    sharded = [weight for weight in theirs if weight.ds_status != ZeroParamStatus.AVAILABLE]
+    sharded = [weight for weight in theirs if not is_gathered(weight)]
     if not sharded:
         return nullcontext()
+    import deepspeed
+
     return deepspeed.zero.GatheredParameters(sharded, modifier_rank=0 if change else None)

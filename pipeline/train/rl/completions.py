@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ...system.compat import latest_completions
 from ...tracking.tracker import Tracker
 
 
@@ -21,7 +22,7 @@ class CompletionsCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero and args.log_completions and state.global_step > self.sent:
             self.sent = state.global_step
-            columns, rows = completions_table(self.trainer._logs)
+            columns, rows = completions_table(latest_completions(self.trainer))
             self.tracker.log_table("completions", columns, rows, state.global_step)
 
 

@@ -32,6 +32,7 @@ from ...latent.latentize import latentize
 from ...latent.noise.values import share_bases
 from ...latent.sampling.generate import Generated, SamplingParams, generate
 from ...model.reasoner import Reasoner
+from ...system.compat import logged_metric, rollout_tokenizer
 from ..common import inner_model
 from .actions import latent_mask, with_latents
 from .advantages import max_at_k_advantages, thought_advantages
@@ -83,7 +84,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             drawn = self._resample(inputs, drawn)
         metrics = reward_metrics(drawn.rewards, drawn.is_scored, self.settings.answers_per_thought)
         for name, value in metrics.items():
-            self._metrics["train"][name].append(value)  # of all processes already
+            logged_metric(self, name).append(value)  # of all processes already
         if self.settings.equal_groups == "drop":
             for name in ("advantages", "latent_advantages"):
                 if name in drawn.rollouts:
@@ -98,7 +99,7 @@ class LatentGRPOTrainer(GRPOTrainer):
                 break
             again = self._draw(inputs)
             rows = self._mine(equal[:, None].expand_as(drawn.rewards))
-            rollouts = replace_rows(drawn.rollouts, again.rollouts, rows, self._tokenizer.pad_token_id)
+            rollouts = replace_rows(drawn.rollouts, again.rollouts, rows, rollout_tokenizer(self).pad_token_id)
             rollouts["num_items_in_batch"] = self.accelerator.gather(rollouts["completion_mask"].sum()).sum()
             drawn = Drawn(
                 rollouts,
@@ -177,7 +178,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         if self.noise is not None and self.noise.value_shift(policy) is None and drawn.latents.size(1):
             # Over all processes, of which one may hold a single rollout of each question.
             cosine, pairs = self.accelerator.reduce(cosine_sums(drawn.latents, rows), "sum").tolist()
-            self._metrics["train"]["latent/cosine"].append(cosine / max(pairs, 1))
+            logged_metric(self, "latent/cosine").append(cosine / max(pairs, 1))
         return drawn
 
     def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -212,7 +213,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         """Makes the mean KL that TRL has just logged one over tokens: latents counted as tokens without KL in it."""
         counts = torch.stack([part["completion_mask"].sum() for part in (extended, inputs)]).float()
         actions, tokens = self.accelerator.reduce(counts, "sum").tolist()
-        self._metrics["train"]["kl"][-1] *= actions / max(tokens, 1.0)
+        logged_metric(self, "kl")[-1] *= actions / max(tokens, 1.0)
 
     def _latent_mask(self, rollouts: dict[str, Any]) -> Tensor:
         return latent_mask(rollouts, self.reasoner.config.token_ids[1], rollouts["latents"].size(1))
@@ -275,7 +276,7 @@ class LatentGRPOTrainer(GRPOTrainer):
     def _observe(self, metrics: dict[str, float]) -> None:
         """Keeps what this process measured for the next log, averaged over all processes."""
         for name, value in averaged(self.accelerator, metrics).items():
-            self._metrics["train"][name].append(value)
+            logged_metric(self, name).append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self._observe(self._gradients.take())

@@ -21,6 +21,7 @@ from ...latent.thoughts import THOUGHT_SOURCES
 from ...model.reasoner import Reasoner, Samples
 from ...problems.swap import derange
 from ...recipe.schema import EvaluateSection
+from ...system.compat import logged_metric
 from ..common import inner_model
 
 
@@ -51,7 +52,7 @@ class HeldOutCallback(TrainerCallback):
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
         for name, value in self.measure().items():
-            self.trainer._metrics["train"][name].append(value)
+            logged_metric(self.trainer, name).append(value)
         control.should_log = True
 
     def measure(self) -> dict[str, float]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...latent.value_head import add_value_head
 from ...model.reasoner import Reasoner
+from ...system.compat import logged_metric
 from .actions import latent_mask
 from .gae import gae
 from .grpo import LatentGRPOTrainer, answers_of
@@ -91,7 +92,7 @@ class LatentPPOTrainer(LatentGRPOTrainer):
             self._add_old_densities(rollouts)
         residual, spread = self._moments(returns - values, mask)[1], self._moments(returns, mask)[1]
         explained = 1.0 - residual / spread if spread > 0 else 0.0
-        self._metrics["train"]["value/explained_variance"].append(float(explained))
+        logged_metric(self, "value/explained_variance").append(float(explained))
         return drawn
 
     @torch.no_grad()
@@ -145,7 +146,7 @@ class LatentPPOTrainer(LatentGRPOTrainer):
             error = min(max(kl / target - 1, -KL_CLIP), KL_CLIP)
             beta = beta * (1 + KL_GAIN * error)
         self.beta = beta
-        self._metrics["train"]["kl_coef"].append(beta)
+        logged_metric(self, "kl_coef").append(beta)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss, state_values = self.policy_loss(model, inputs)

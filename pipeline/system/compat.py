@@ -1,0 +1,109 @@
+"""Private parts of other libraries, in one place: what is used, and the release that each use was checked with.
+
+Another release may change any of them without notice. `tests/test_compat.py` checks each, and pyproject.toml bounds
+the releases of these libraries from above. To move to a newer release: raise the bound and `CHECKED`, run the tests,
+and mend what fails here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor
+from torch._dynamo.eval_frame import OptimizedModule
+from transformers.utils import cached_file
+
+# Releases that the private parts were checked with.
+CHECKED = {"torch": "2.13", "transformers": "5.23", "trl": "1.16", "accelerate": "1.15", "deepspeed": "0.19"}
+
+# TRL: methods of GRPOTrainer that LatentGRPOTrainer overrides, with the arguments that it counts on.
+GRPO_HOOKS = {
+    "_tokenize_prompts": ("prompts",),
+    "_generate_single_turn": ("prompt_ids",),
+    "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
+    "_generate_and_score_completions": ("inputs",),
+    "_get_per_token_logps_and_entropies": (
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+    ),
+    "_compute_loss": ("model", "inputs"),
+}
+
+
+def logged_metric(trainer: Any, name: str) -> list[float]:
+    """TRL: the values of a training metric since the latest log, of which the next log takes the mean."""
+    return trainer._metrics["train"][name]
+
+
+def latest_completions(trainer: Any) -> Any:
+    """TRL: prompts, completions, rewards and advantages of the latest rollouts, as its own table of completions."""
+    return trainer._logs
+
+
+def rollout_tokenizer(trainer: Any) -> Any:
+    """TRL: the tokenizer that pads rollouts."""
+    return trainer._tokenizer
+
+
+def reset_accelerator_state() -> None:
+    """Accelerate: forgets the process-wide settings that one Trainer made."""
+    AcceleratorState._reset_state()
+
+
+def attention_implementation(config: Any) -> str:
+    """Transformers: which attention a model with this config runs."""
+    return config._attn_implementation
+
+
+def keeps_a_recurrent_state(model: Any) -> bool:
+    """Transformers: whether a model carries a state besides keys and values (Mamba and its like)."""
+    return getattr(model, "_is_stateful", False)
+
+
+def find_file(name: str, file: str) -> str | None:
+    """Transformers: the path of a file of a checkpoint folder or hub id; None where it has none."""
+    return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+
+
+def checkpoints_reentrantly(layer: Any) -> bool:
+    """Transformers: whether gradient checkpointing of a layer is of the reentrant kind."""
+    return layer._gradient_checkpointing_func.keywords.get("use_reentrant", True)
+
+
+@contextmanager
+def checkpointing_with_cache(layers: Sequence[Any]) -> Iterator[None]:
+    """Transformers: leaves checkpointed layers their cache, which they drop unless they say that they can keep it."""
+    for layer in layers:
+        layer._can_checkpoint_with_cache = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer._can_checkpoint_with_cache
+
+
+def is_compiled(model: Any) -> bool:
+    """torch: whether a compiler runs a model or parts of it."""
+    return torch.compiler.is_compiling() or any(
+        isinstance(module, OptimizedModule) or module._compiled_call_impl is not None for module in model.modules()
+    )
+
+
+def is_sharded(weight: Tensor) -> bool:
+    """DeepSpeed: whether ZeRO-3 holds a weight in shards, be they gathered at the moment or not."""
+    return hasattr(weight, "ds_id")
+
+
+def is_gathered(weight: Any) -> bool:
+    """DeepSpeed: whether a sharded weight is whole at the moment."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    return weight.ds_status == ZeroParamStatus.AVAILABLE
