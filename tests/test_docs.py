@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from test_imports import FLOORS
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", *ROOT.glob("docs/**/*.md")])
 FOLDERS = ("data", "docs", "pipeline", "recipes", "rewards", "scripts", "tests")
@@ -66,3 +67,12 @@ def test_what_a_page_points_at_is_there(page):
 def test_the_pages_name_many_files():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert len(re.findall(r"`pipeline/[\w/]+\.py", text)) > 50
+
+
+def test_the_plan_shows_the_floors_that_imports_keep():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = {int(floor): re.findall(r"pipeline/\w+|rewards|data", rooms) for floor, rooms in
+             re.findall(r"^(\d)  ((?:(?:pipeline/\w+|rewards|data) *)+)", text, flags=re.MULTILINE)}  # fmt: skip
+    assert [sorted(shown[floor]) for floor in range(len(FLOORS))] == [
+        sorted(room.replace(".", "/") for room in rooms) for rooms in FLOORS
+    ]
