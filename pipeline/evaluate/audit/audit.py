@@ -17,7 +17,7 @@ from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
 from ...statistics.intervals import Mean
 from .counterfactual import Change, Counterfactual, measure_counterfactual
-from .gates import Comparison, Gate, judge, verdict
+from .gates import ControlComparison, Gate, judge, verdict
 from .information import TextThought, measure_text, thought_length
 from .interventions import Answers, Effect, answer, interventions, measure_effect
 from .probes import Probe, probe_steps
@@ -80,7 +80,7 @@ class Audit:
     written: float
     effects: list[Effect]
     counterfactual: Counterfactual | None
-    comparison: Comparison | None
+    comparison: ControlComparison | None
     places: list[Place]
     probes: list[Probe]
     information: float | None
@@ -185,9 +185,9 @@ def audit(
     )
 
 
-def _compare(own: Answers, control: Subject, settings: EvaluateSection, seed: int) -> Comparison:
+def _compare(own: Answers, control: Subject, settings: EvaluateSection, seed: int) -> ControlComparison:
     theirs = answer(control.reasoner, own.problems, settings)
-    return Comparison(
+    return ControlComparison(
         control.name,
         control.reasoner.config.num_latents,
         accuracy=Mean.share(theirs.right, settings.bootstrap, seed),

@@ -42,7 +42,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ControlComparison:
     """A model beside a control, on the same problems.
 
     Attributes:
@@ -61,7 +61,7 @@ class Comparison:
 def judge(
     effects: Mapping[str, Effect],
     counterfactual: Counterfactual | None,
-    comparison: Comparison | None,
+    comparison: ControlComparison | None,
     floor: float,
 ) -> list[Gate]:
     """The four gates.
@@ -102,7 +102,7 @@ def _followed(found: Counterfactual | None) -> Gate:
     return Gate(name, passed, f"{_interval(follow)} of the answers follow, {found.known.stay.value:.3f} stay")
 
 
-def _better(comparison: Comparison | None) -> Gate:
+def _better(comparison: ControlComparison | None) -> Gate:
     name = "better than pause"
     if comparison is None:
         return Gate(name, None, "no pause control was given (--control)")

@@ -21,7 +21,7 @@ Point = tuple[int, float, float, float]
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SettingResult:
     """What a checkpoint reaches with samples of one setting.
 
     Attributes:
@@ -59,7 +59,7 @@ def read_curves(folder: Path, metric: str) -> dict[str, list[tuple[int, float]]]
     return {stage: sorted(points) for stage, points in curves.items()}
 
 
-def read_samplings(samples: Path, rows: Sequence[Measurement], resamples: int) -> list[Sampling]:
+def read_setting_results(samples: Path, rows: Sequence[Measurement], resamples: int) -> list[SettingResult]:
     """Every checkpoint under every sampling setting that was measured, from its samples where they were kept.
 
     Files that another evaluation left beside them are not read.
@@ -72,14 +72,14 @@ def read_samplings(samples: Path, rows: Sequence[Measurement], resamples: int) -
     for row in rows:
         if row.metric != "accuracy":
             found.setdefault((row.stage, row.setting or setting_name(row)), []).append(row)
-    samplings = []
+    results = []
     for (stage, name), ours in found.items():
         sampled = None
         if ours[0].search is None:
             sampled = _read_sampled(samples / stage / f"{name}.jsonl", ours[0].n)
         passed = {row.k: row for row in ours if row.metric == "pass@k"}
-        samplings.append(
-            Sampling(
+        results.append(
+            SettingResult(
                 stage,
                 stage_name(ours[0]),
                 setting_name(ours[0]),
@@ -92,7 +92,7 @@ def read_samplings(samples: Path, rows: Sequence[Measurement], resamples: int) -
                 _trust(sampled) if sampled is not None and any(row.metric == AGREEMENT for row in ours) else [],
             )
         )
-    return [sampling for sampling in samplings if sampling.points]
+    return [result for result in results if result.points]
 
 
 def _read_sampled(path: Path, problems: int) -> list[Sampled] | None:
@@ -126,16 +126,16 @@ def _trust(sampled: Sequence[Sampled]) -> list[tuple[float, float, int]]:
     ]
 
 
-def selector_k(samplings: Sequence[Sampling]) -> int | None:
+def selector_k(results: Sequence[SettingResult]) -> int | None:
     """The k at which samples are held against each other and against searches; None: nothing was chosen.
 
     Of those at which every setting with selectors has all of them the largest, or the one whose samples cost nearest to
     what the searches did, in latents and tokens.
     """
-    drawn = [one for one in samplings if not one.is_search]
+    drawn = [one for one in results if not one.is_search]
     ks = [{row.k for row in one.measured if row.metric in METRICS.values()} for one in drawn]
     common = set.intersection(*[one for one in ks if one] or [set()])
-    spent = [_cost(row) for one in samplings if one.is_search for row in one.measured]
+    spent = [_cost(row) for one in results if one.is_search for row in one.measured]
     by_k = {k: np.mean([_cost(row) for one in drawn for row in one.measured if row.k == k]) for k in sorted(common)}
     if not spent or min(by_k.values(), default=0.0) == 0.0:
         return max(common, default=None)
@@ -147,10 +147,10 @@ def _cost(row: Measurement) -> float:
     return (row.latents or 0.0) + (row.tokens or 0.0)
 
 
-def chosen_at(sampling: Sampling, k: int) -> dict[str, Measurement]:
+def chosen_at(result: SettingResult, k: int) -> dict[str, Measurement]:
     """What each selector reaches with k samples, and last the oracle: pass@k, that any of them is right.
 
     Of a search: with all that it found.
     """
-    rows = {row.metric: row for row in sampling.measured if row.k == k or sampling.is_search}
+    rows = {row.metric: row for row in result.measured if row.k == k or result.is_search}
     return {metric: rows[metric] for metric in (*METRICS.values(), "pass@k") if metric in rows}
