@@ -22,7 +22,7 @@ from neuralese.pipeline.system import lock
 from neuralese.pipeline.system.whole import read_seconds
 from neuralese.pipeline.tracking.metrics_file import mend, read_rows
 from neuralese.pipeline.tracking.wandb_run import token as wandb_token
-from neuralese.pipeline.train import common
+from neuralese.pipeline.train import callbacks
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_run_goes_on_in_another_place_under_another_name(finished, tmp_path, m
     def die(self, args, state, control, **kwargs):
         assert "level-2" not in args.output_dir or state.global_step < 3, "killed"
 
-    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die)
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", die)
     with pytest.raises(AssertionError, match="killed"):
         run(recipe)
     monkeypatch.undo()

@@ -16,8 +16,8 @@ from ..problems.load import Problems, load_all
 from ..recipe.schema import Recipe
 from ..run.plan import plan
 from ..run.validate import check_recipe
-from ..train.curriculum.arms import ARMS, LATENT, latent_levels, most_steps, step_limits
-from ..train.curriculum.limits import level_limits
+from ..train.curriculum.arm_plan import plan_arm
+from ..train.curriculum.arms import LATENT, most_steps
 from .preview import print_examples
 
 
@@ -51,19 +51,17 @@ def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
             continue
         section = recipe.curriculum
         assert section is not None
-        latent = latent_levels(recipe, most_steps(problems.train) if problems else assumed_steps(recipe))
-        arm = ARMS[LATENT if planned.name == "curriculum" else planned.name]
-        levels = arm.plan(latent)
-        if arm.as_rl and recipe.rl is not None:
-            trainer, latents = recipe.rl.trainer, str(levels[-1].num_latents)
-            rows.append([f"{planned.name} 1", str(trainer["max_steps"]), _batch(trainer), "all", latents])
-            continue
+        longest = most_steps(problems.train) if problems else assumed_steps(recipe)
         count = (recipe.data.train.size or _count(problems)) - recipe.held_out if problems else 0
-        limits = step_limits(level_limits(recipe, latent, count), levels)
-        for level, limit in zip(levels, limits, strict=True):
+        arm = plan_arm(recipe, LATENT if planned.name == "curriculum" else planned.name, longest, count)
+        if arm.arm.as_rl and recipe.rl is not None:
+            latents = str(arm.levels[-1].num_latents)
+            rows.append([f"{planned.name} 1", str(arm.limits[0]), _batch(recipe.rl.trainer), "all", latents])
+            continue
+        for level, limit in zip(arm.levels, arm.limits, strict=True):
             replaced = "all" if level.removed_steps is None else str(level.removed_steps)
             shown = f"at most {limit}" if limit else "by epochs of the data"
-            batch = _batch(section.trainer | (section.last_level_trainer if level is levels[-1] else {}))
+            batch = _batch(section.trainer | (section.last_level_trainer if arm.is_last(level) else {}))
             rows.append([f"{planned.name} {level.index}", shown, batch, replaced, str(level.num_latents)])
     return rows
 

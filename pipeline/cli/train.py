@@ -31,6 +31,6 @@ def train(
     leave_processes()
     stopped = stopped_curriculum(loaded)
     if stopped is not None:
-        from ..train.curriculum.levels import why_stopped
+        from ..train.curriculum.reports import why_stopped
 
         complain(why_stopped(stopped), STOPPED)

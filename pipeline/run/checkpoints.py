@@ -10,8 +10,8 @@ from ..model.plugins import load_plugins
 from ..recipe.load import load_recipe
 from ..recipe.schema import Recipe
 from ..system.activity import NOW
-from ..train.common import is_done
-from ..train.curriculum.levels import stopped_summary
+from ..train.curriculum.reports import stopped_summary
+from ..train.hand_over import is_done
 from .folder import RunError
 from .plan import plan
 

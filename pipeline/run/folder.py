@@ -20,7 +20,7 @@ from ..system.lock import hold
 from ..system.processes import on_main
 from ..system.whole import fault_in
 from ..train.curriculum.arms import ARMS
-from ..train.curriculum.levels import read_report
+from ..train.curriculum.reports import read_report
 
 logger = logging.getLogger(__name__)
 

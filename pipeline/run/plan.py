@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..recipe.load import RecipeError
 from ..recipe.schema import Recipe
-from ..train.common import Context
+from ..train.context import Context
 from ..train.curriculum.arms import ARMS
-from ..train.curriculum.levels import train_curriculum
+from ..train.curriculum.stage import train_curriculum
 from ..train.rl.stage import train_rl
 from ..train.sft import train_sft
 

@@ -25,8 +25,8 @@ from ..system.files import write_whole
 from ..system.whole import read_seconds
 from ..tracking.tracker import Tracker
 from ..tracking.wandb_run import print_wandb
-from ..train.common import is_done
-from ..train.curriculum.levels import stopped_summary
+from ..train.curriculum.reports import stopped_summary
+from ..train.hand_over import is_done
 from .plan import plan
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ from ..recipe.schema import Recipe
 from ..system.activity import NOW, doing
 from ..system.processes import join_processes
 from ..tracking.tracker import Tracker
-from ..train.common import Context, is_done
+from ..train.context import Context
 from ..train.examples import encode_checked
+from ..train.hand_over import is_done
 from ..train.lora_check import check_lora_modules
 from .checkpoints import checkpoint_of, stopped_curriculum, trained_stages
 from .folder import keep_training_data, open_folder

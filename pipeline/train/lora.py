@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from ...data.errors import UserError
 from ..latent.config import LatentConfig
 from ..latent.engine.precision import computing_exactly
 from ..latent.latentize import MODULES
+from ..latent.mixin import LatentMixin
 from ..latent.value_head import add_value_head
 from ..model.load import load_reasoner
 from ..model.reasoner import Reasoner
@@ -64,6 +65,11 @@ def _adapts(options: dict[str, Any], module: str) -> bool:
         return True
     names = [*(targets if isinstance(targets, list) else []), *(options.get("modules_to_save") or [])]
     return any(fits(name, module) for name in names)
+
+
+def inner_model(model: Any) -> PreTrainedModel:
+    """The latent reasoner under a PEFT wrapper. Adapters stay in place."""
+    return model if isinstance(model, LatentMixin) else model.get_base_model()
 
 
 def thin_frozen(model: Any) -> None:

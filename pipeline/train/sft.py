@@ -15,8 +15,11 @@ from ..problems.encode import Format
 from ..problems.schedule import TEXT
 from ..recipe.schema import Recipe
 from ..tracking.tracker import TrackingCallback
-from .common import Context, ProgressCallback, inner_model, train_and_hand_over, trainer_config
-from .lora import lora_config
+from .callbacks import ProgressCallback
+from .context import Context
+from .hand_over import train_and_hand_over
+from .lora import inner_model, lora_config
+from .trainer_config import trainer_config
 
 
 def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:

@@ -67,13 +67,3 @@ def latent_levels(recipe: Recipe, most_steps: int) -> list[Level]:
 def most_steps(problems: Sequence[Problem]) -> int:
     """Steps of the longest problem."""
     return max(len(problem.steps) for problem in problems)
-
-
-def step_limits(per_level: Sequence[int], planned: Sequence[Level]) -> list[int]:
-    """Step limits of an arm's levels; an arm with one level gets those of all latent levels together.
-
-    Args:
-        per_level: Limits of the levels that latents go through.
-        planned: The levels of the arm.
-    """
-    return list(per_level) if len(planned) == len(per_level) else [sum(per_level)]

@@ -13,7 +13,7 @@ from trl import GRPOConfig
 from ...problems.schedule import Level
 from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe
-from ..common import check_trainer_keys, trainer_config
+from ..trainer_config import check_trainer_keys, trainer_config
 
 
 def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> TrainingArguments:
