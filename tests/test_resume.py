@@ -10,8 +10,8 @@ from runs import assert_same_weights, tiny
 from transformers import Trainer
 
 from neuralese.pipeline.run import results as results_module
-from neuralese.pipeline.run.folder import DATA, keep_training_data
 from neuralese.pipeline.run.train import run
+from neuralese.pipeline.run.training_data import DATA, keep_training_data
 from neuralese.pipeline.train import callbacks, hand_over, resume
 from neuralese.pipeline.train.curriculum import stage
 

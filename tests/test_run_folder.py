@@ -15,7 +15,8 @@ from runs import assert_same_weights, tiny
 from neuralese.data.errors import UserError
 from neuralese.pipeline.evaluate.measure import read_results
 from neuralese.pipeline.evaluate.report.page import write_report
-from neuralese.pipeline.run.folder import LOCK, RunError, check_folder, differences, open_folder
+from neuralese.pipeline.run.folder import LOCK, RunError, check_folder, open_folder
+from neuralese.pipeline.run.recipe_changes import differences
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.scoring.sample_files import read_samples
 from neuralese.pipeline.system import lock

@@ -20,8 +20,8 @@ from ..problems.encode import Encoded, Format
 from ..problems.load import Problems
 from ..problems.schedule import TEXT, Level
 from ..recipe.schema import Recipe
+from ..train.checked_problems import encode_checked
 from ..train.curriculum.arms import latent_levels, most_steps
-from ..train.examples import encode_checked
 
 EXAMPLES = 3
 PLACEHOLDER = "▪"

@@ -22,7 +22,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from ..run.checkpoints import stopped_curriculum
+    from ..run.finished import stopped_curriculum
     from ..run.train import run
     from ..system.processes import leave_processes
 

@@ -15,7 +15,7 @@ from ..evaluate.audit.table import print_audit, write_audit
 from ..evaluate.report.page import report_images, write_report
 from ..latent.config import LatentConfig
 from ..latent.latentize import has_supervision
-from ..model.answer_room import check_checkpoints_fit
+from ..model.answer_limits import check_checkpoints_fit
 from ..model.load import load_reasoner
 from ..problems.load import load_evaluation
 from ..recipe.load import load_recipe
@@ -24,7 +24,7 @@ from ..system.activity import doing
 from ..system.files import writable
 from ..system.processes import join_processes
 from ..tracking.tracker import Tracker
-from .checkpoints import find_checkpoints, run_folder, trained_stages
+from .finished import find_checkpoints, run_folder, trained_stages
 from .folder import RunError
 
 # Latents cost less than answers, and probes need more problems than shares do.

@@ -14,15 +14,16 @@ from rich.table import Table
 from ...data.problem import Problem
 from ..evaluate.measure import Measurement
 from ..latent.noise import parse_noise
-from ..model.answer_room import check_checkpoints_fit
+from ..model.answer_limits import check_checkpoints_fit
 from ..problems.load import fingerprint, load_all
 from ..recipe.load import load_recipe
 from ..recipe.schema import Recipe, SamplingSection
 from ..system.files import writable, write_whole
 from ..system.processes import join_processes
-from .checkpoints import find_checkpoints, run_folder
-from .folder import RunError, warn_of_other_data
+from .finished import find_checkpoints, run_folder
+from .folder import RunError
 from .results import evaluate_checkpoint
+from .training_data import warn_of_other_data
 
 SCALES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from ..evaluate.measure import Measurement, write_results
 from ..evaluate.report.page import write_report
 from ..evaluate.table import print_results
-from ..model.answer_room import check_checkpoints_fit
+from ..model.answer_limits import check_checkpoints_fit
 from ..problems.load import load_evaluation
 from ..system.files import writable
 from ..system.lock import hold_for_all
 from ..system.processes import join_processes
 from ..system.whole import read_seconds
-from .checkpoints import find_checkpoints
+from .finished import find_checkpoints
 from .results import evaluate_checkpoint
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from ..latent.noise import parse_noise
-from ..model.answer_room import check_checkpoints_fit
+from ..model.answer_limits import check_checkpoints_fit
 from ..model.load import load_reasoner
 from ..problems.load import draw_training, load_all, load_evaluation
 from ..recipe.schema import Recipe
@@ -22,7 +22,7 @@ from ..scoring.setting import Setting
 from ..system.activity import doing
 from ..system.files import check_writable, write_whole
 from ..system.processes import join_processes
-from .checkpoints import find_checkpoints
+from .finished import find_checkpoints
 from .folder import RunError
 
 logger = logging.getLogger(__name__)

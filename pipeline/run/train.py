@@ -18,15 +18,16 @@ from ..recipe.schema import Recipe
 from ..system.activity import NOW, doing
 from ..system.processes import join_processes
 from ..tracking.tracker import Tracker
+from ..train.checked_problems import encode_checked
 from ..train.context import Context
-from ..train.examples import encode_checked
 from ..train.hand_over import is_done
 from ..train.lora_check import check_lora_modules
-from .checkpoints import checkpoint_of, stopped_curriculum, trained_stages
-from .folder import keep_training_data, open_folder
+from .finished import checkpoint_of, stopped_curriculum, trained_stages
+from .folder import open_folder
 from .launch import announce, check_launched
 from .plan import PlannedStage, plan
 from .results import measure_stages, record_seconds
+from .training_data import keep_training_data
 from .validate import check_recipe
 
 logger = logging.getLogger(__name__)

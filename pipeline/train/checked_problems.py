@@ -13,7 +13,7 @@ from ..latent.config import LatentConfig, context_window
 from ..latent.latentize import latent_section
 from ..latent.noise import parse_noise
 from ..latent.supervision import check_supervision
-from ..model.answer_room import check_answers_fit, check_evaluation_fits
+from ..model.answer_limits import check_answers_fit, check_evaluation_fits
 from ..problems.encode import (
     Encoded,
     Format,
