@@ -72,7 +72,7 @@ def measure_stages(
 
 
 def _measured(file: Path) -> list[Measurement]:
-    """Rows of results.json from an earlier launch. An unreadable file counts as empty: all is measured again from the samples."""
+    """Rows of results.json from an earlier launch. None from an unreadable file: all is measured again."""
     try:
         return read_results(file) if file.is_file() else []
     except ResultsError as error:

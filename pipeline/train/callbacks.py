@@ -12,7 +12,7 @@ from ..system.files import follow_umask
 
 
 class NoLastCheckpointCallback(TrainerCallback):
-    """Saves no checkpoint at a stage's last step: `final/` follows at once, and one would resume past the end."""
+    """Saves no checkpoint at the last optimizer step: a resume from it would train past the end. `final/` follows."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if control.should_training_stop or state.global_step >= state.max_steps:
@@ -20,7 +20,7 @@ class NoLastCheckpointCallback(TrainerCallback):
 
 
 class UmaskCallback(TrainerCallback):
-    """Gives the weights of every checkpoint the mode of other new files."""
+    """Gives the weights of every checkpoint the file mode that the umask asks for."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -28,7 +28,7 @@ class UmaskCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """One progress bar for a Trainer, on the main process. Whoever trains stops it, also after an error."""
+    """One progress bar for a Trainer, on the main process. The caller of `train` stops it, also after an error."""
 
     def __init__(self, title: str) -> None:
         self.title = title

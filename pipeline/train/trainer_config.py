@@ -12,7 +12,7 @@ from ..recipe.load import RecipeError, nearest
 from ..system.processes import on_cpu
 from .trainer_values import check_together, check_values, settled
 
-# Set by the pipeline, so that two places cannot disagree.
+# Trainer keys that the pipeline sets itself -> where their value comes from. A recipe may not set them.
 RESERVED = {
     "output_dir": "the run folder",
     "seed": "the recipe's seed",
@@ -57,7 +57,7 @@ def check_trainer_keys(cls: type[TrainingArguments], key: str, values: dict[str,
         key: The recipe key of the mapping, such as sft.trainer.
 
     Raises:
-        RecipeError: An unknown key, with the nearest field, or one that the pipeline sets itself.
+        RecipeError: A key of `RESERVED`, or an unknown key; the message names the nearest field.
     """
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     for name in values:
@@ -76,6 +76,8 @@ def trainer_config(
 
     Args:
         key: The recipe key of the mapping, such as sft.trainer.
+        values: The mapping: fields of `cls`.
+        defaults: Fields that the mapping may replace.
 
     Raises:
         RecipeError: Unknown or reserved keys, or values that cannot be trained with.
@@ -83,7 +85,7 @@ def trainer_config(
     check_trainer_keys(cls, key, values)
     check_values(key, cls, values)
     ours: dict[str, Any] = {
-        # Launchers do not hand it to their workers, and without it processes on CPU do not find each other.
+        # Launchers do not pass it on to their workers. Without it processes on CPU do not find each other.
         "use_cpu": on_cpu(),
         "gradient_checkpointing": False,
         "logging_steps": 10,
@@ -98,11 +100,11 @@ def trainer_config(
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "bf16": False,  # the reasoner casts by itself, the same under every launcher and when it is measured
+        "bf16": False,  # the reasoner casts by itself, alike in training and measuring and under every launcher
     }
     try:
         args = cls(**{**ours, **settled(key, cls, values), **fixed})
-    except Exception as error:  # the libraries that a value asks for raise errors of their own
+    except Exception as error:  # libraries that a value needs raise their own classes of errors
         text = " ".join(str(error).split())
         raise RecipeError(f"{key}: {cls.__name__} refuses these values: {text}") from error
     check_together(key, args)
