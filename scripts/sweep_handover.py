@@ -23,7 +23,7 @@ def take_over(cell: Cell) -> list[str]:
     # Imported here: these load torch, which --list does not need.
     from neuralese.pipeline.evaluate.measure import read_results, write_results
     from neuralese.pipeline.system.whole import read_seconds
-    from neuralese.pipeline.train.common import is_done
+    from neuralese.pipeline.train.hand_over import is_done
 
     source = cell.after
     row = read_row(source) if source is not None else None

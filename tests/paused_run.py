@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from neuralese.pipeline.cli.app import main
-from neuralese.pipeline.train import common
+from neuralese.pipeline.train import callbacks
 
 file = sys.argv[1]
 
@@ -21,5 +21,5 @@ def stop_after_three(self, args, state, control, **kwargs):
         time.sleep(0.05)
 
 
-common.ProgressCallback.on_step_end = stop_after_three
+callbacks.ProgressCallback.on_step_end = stop_after_three
 main(sys.argv[2:])

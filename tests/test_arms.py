@@ -14,9 +14,8 @@ from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.cli.border import STOPPED
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train import common
-from neuralese.pipeline.train.curriculum import levels as curriculum
-from neuralese.pipeline.train.curriculum import trainer as level_trainer
+from neuralese.pipeline.train import callbacks
+from neuralese.pipeline.train.curriculum import promotion, visit
 from neuralese.pipeline.train.curriculum.arms import ARMS, latent_levels
 from neuralese.pipeline.train.curriculum.limits import level_limits
 
@@ -39,13 +38,13 @@ def report(folder):
 def shown(monkeypatch):
     """The datasets that stages were trained on, in order, with the folder of each."""
     seen = []
-    original = curriculum.LevelDataset
+    original = visit.LevelDataset
 
     def spy(*arguments):
         seen.append(original(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(curriculum, "LevelDataset", spy)
+    monkeypatch.setattr(visit, "LevelDataset", spy)
     return seen
 
 
@@ -106,7 +105,7 @@ def test_as_many_supervised_steps_as_rl_has(tmp_path, shown):
 def test_a_missed_threshold_keeps_the_best_level_and_says_so(tmp_path, monkeypatch, capsys):
     """Level 1 is promoted, level 2 is not: its weights are left, level 1 is measured, RL is not trained."""
     measured = iter([1.0, 0.25])
-    monkeypatch.setattr(level_trainer.Promotion, "measure", lambda self, latents: next(measured))
+    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: next(measured))
     command = ["train", str(TINY), f"output_dir={tmp_path}", "tracking.wandb=false", "curriculum.at_limit=stop"]
     with pytest.raises(SystemExit) as exit:
         main(command)
@@ -129,7 +128,7 @@ def test_a_missed_threshold_keeps_the_best_level_and_says_so(tmp_path, monkeypat
 
 
 def test_no_level_promoted_keeps_the_weights_it_started_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(level_trainer.Promotion, "measure", lambda self, latents: 0.0)
+    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: 0.0)
     rows = run(recipe(tmp_path, "curriculum.at_limit=stop"))
     assert {row.stage for row in rows} == {"sft"}  # text CoT is no result of the curriculum
     folder = tmp_path / "tiny"
@@ -144,7 +143,7 @@ def test_no_level_promoted_keeps_the_weights_it_started_from(tmp_path, monkeypat
 def test_it_steps_back_to_a_level_whose_score_fell(tmp_path, monkeypatch):
     """Measured in order: level 1; level 2, and level 1 after it, which has fallen; level 1 again; level 2, level 1."""
     measured = iter([1.0, 1.0, 0.1, 1.0, 1.0, 0.9])
-    monkeypatch.setattr(level_trainer.Promotion, "measure", lambda self, latents: next(measured))
+    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: next(measured))
     run(recipe(tmp_path, "curriculum.step_back_at=0.5"))
     folder = tmp_path / "tiny" / "curriculum"
     assert [visit["level"] for visit in report(folder)["visits"]] == [1, 2, 1, 2]
@@ -153,9 +152,7 @@ def test_it_steps_back_to_a_level_whose_score_fell(tmp_path, monkeypatch):
 
 def test_patience_ends_a_level_also_when_it_was_killed_and_resumed(tmp_path, monkeypatch):
     values = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.3, 5: 0.3, 6: 0.3}
-    monkeypatch.setattr(
-        level_trainer.Promotion, "measure", lambda self, latents: values[self.trainer.state.global_step]
-    )
+    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: values[self.trainer.state.global_step])
     options = ["curriculum.eval_every=1", "curriculum.patience=2", "curriculum.steps_per_level=2"]
     # Resumed from the checkpoint at step 2, which the best measurement was made at.
     killed_and_resumed(tmp_path, monkeypatch, "level-1", *options, "curriculum.trainer.max_steps=9")
@@ -197,7 +194,7 @@ def killed_and_resumed(tmp_path, monkeypatch, at, *options):
         assert not (at in args.output_dir and state.global_step == 3), "killed"
 
     with monkeypatch.context() as patch, pytest.raises(AssertionError, match="killed"):
-        patch.setattr(common.ProgressCallback, "on_step_end", die)
+        patch.setattr(callbacks.ProgressCallback, "on_step_end", die)
         run(broken)
     torch.manual_seed(99)
     run(broken, resume=True)
@@ -254,7 +251,7 @@ def test_a_run_of_version_0_1_is_gone_on_with(tmp_path, monkeypatch, caplog):
         assert not ("level-2" in args.output_dir and state.global_step == 3), "killed"
 
     with monkeypatch.context() as patch, pytest.raises(AssertionError, match="killed"):
-        patch.setattr(common.ProgressCallback, "on_step_end", die)
+        patch.setattr(callbacks.ProgressCallback, "on_step_end", die)
         run(asked)
     kept = (folder / "curriculum" / "level-1" / "final" / "model.safetensors").stat().st_ino
     as_of_version_0_1(folder)
@@ -270,7 +267,7 @@ def test_a_killed_step_back_resumes_to_the_same_weights(tmp_path, monkeypatch):
     def measure(self, latents):
         return 0.1 if latents == 1 and self.trainer.args.output_dir.endswith("level-2") else 1.0
 
-    monkeypatch.setattr(level_trainer.Promotion, "measure", measure)
+    monkeypatch.setattr(promotion.Promotion, "measure", measure)
     options = ["curriculum.step_back_at=0.5", "curriculum.reset_optimizer=false"]
     whole, resumed = killed_and_resumed(tmp_path, monkeypatch, "level-1-again-1", *options)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -9,7 +9,7 @@ import torch
 from checkpoint_files import cut, make_checkpoint
 
 from neuralese.pipeline.system.whole import fault_in
-from neuralese.pipeline.train.checkpoints import (
+from neuralese.pipeline.train.resume import (
     CheckpointError,
     Launch,
     checkpoint_to_resume,

@@ -9,8 +9,8 @@ import torch
 from runs import tiny
 
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train.common import UmaskCallback
-from neuralese.pipeline.train.curriculum.trainer import save_optimizer
+from neuralese.pipeline.train.callbacks import UmaskCallback
+from neuralese.pipeline.train.curriculum.optimizer_state import save_optimizer
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o002])

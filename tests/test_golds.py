@@ -8,7 +8,7 @@ from runs import tiny
 
 from neuralese.data.problem import Problem
 from neuralese.pipeline.evaluate.measure import measure
-from neuralese.pipeline.model.answer_room import check_answers_fit
+from neuralese.pipeline.model.answer_limits import check_answers_fit
 from neuralese.pipeline.problems.encode import Encoded
 from neuralese.pipeline.problems.golds import LOOKED_AT, check_golds
 from neuralese.pipeline.problems.load import load_all, load_evaluation

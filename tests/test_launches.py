@@ -17,7 +17,7 @@ from test_distributed import CONFIGS, LAUNCH
 from neuralese.pipeline.run.folder import LOCK
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.system.lock import LockedError
-from neuralese.pipeline.train.checkpoints import CheckpointError
+from neuralese.pipeline.train.resume import CheckpointError
 
 pytestmark = pytest.mark.launch
 SHORT = ["tracking.wandb=false", "rl=null", "curriculum=null"]

@@ -17,7 +17,7 @@ from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent.engine.precision import computing_exactly
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train import common
+from neuralese.pipeline.train import hand_over
 from neuralese.pipeline.train.lora import MergeError, lora_config, merge_adapter, thin_frozen
 from neuralese.pipeline.train.lora_check import check_lora_modules, check_lora_values
 
@@ -92,14 +92,14 @@ def test_what_trains_is_float32_over_a_base_in_bfloat16(make, tmp_path):
 
 def test_a_run_in_bfloat16_ends_with_what_its_adapter_computed(tmp_path, monkeypatch):
     """The logits of the model as it was trained, against those of the folder that it left."""
-    ends, release = [], common.release
+    ends, release = [], hand_over.release
 
     def keep(trainer):
         with torch.no_grad():
             ends.append(trainer.model.eval()(IDS).logits.float())
         release(trainer)
 
-    monkeypatch.setattr(common, "release", keep)
+    monkeypatch.setattr(hand_over, "release", keep)
     rate = "trainer.learning_rate=0.02"
     of = recipe(tmp_path, "{r: 4, target_modules: [c_attn, c_fc]}", "tracking.wandb=false", f"sft.{rate}", f"rl.{rate}")
     run(of)

@@ -18,7 +18,8 @@ from neuralese.pipeline.model.build import build_model
 from neuralese.pipeline.recipe.load import RecipeError
 from neuralese.pipeline.run import evaluate, results
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train.curriculum.trainer import LevelTrainer, Promotion
+from neuralese.pipeline.train.curriculum.level_trainer import LevelTrainer
+from neuralese.pipeline.train.curriculum.promotion import Promotion
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
 from neuralese.pipeline.train.rl.held_out import HeldOutCallback
 

@@ -7,6 +7,7 @@ import yaml
 from conftest import ROOT
 
 from neuralese.data.errors import UserError
+from neuralese.pipeline.recipe import schema
 from neuralese.pipeline.recipe.load import RecipeError, load_recipe, parse_recipe
 from neuralese.pipeline.recipe.schema import ControlsSection
 from neuralese.pipeline.run.validate import check_recipe
@@ -39,6 +40,14 @@ def test_every_recipe_is_valid_and_survives_a_round_trip(path):
     check_recipe(recipe)
     assert parse_recipe(yaml.safe_load(recipe.to_yaml()), "again") == recipe
     assert path.read_text().startswith("# ")  # what `neuralese recipes list` shows
+
+
+def test_every_section_and_every_key_says_what_it_is_for():
+    sections = [one for one in vars(schema).values() if isinstance(one, type) and issubclass(one, schema.Section)]
+    assert len(sections) > 10 and all(one.__doc__ for one in sections)
+    keys = [(one.__name__, name, key.description) for one in sections for name, key in one.model_fields.items()]
+    assert len(keys) > 100
+    assert [(section, name) for section, name, description in keys if not description] == []
 
 
 def test_every_control_has_a_recipe_and_one_key():
@@ -86,20 +95,20 @@ def test_a_recipe_that_extends_another_holds_only_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("preset", "latents", "epochs", "longest", "stages"),
+    ("preset", "latents", "epochs", "longest", "removed"),
     [
         ("coconut-gsm8k", [2, 4, 6, 6], [3, 3, 3, 13], 8, [1, 2, 3, None]),
         ("coconut-prosqa", [1, 2, 3, 4, 5, 6], [5, 5, 5, 5, 5, 20], 6, [1, 2, 3, 4, 5, 6]),
         ("coconut-prontoqa", [1, 2, 3, 4, 5, 6, 6], [5, 5, 5, 5, 5, 5, 15], 10, [1, 2, 3, 4, 5, 6, None]),
     ],
 )
-def test_presets_are_the_published_schedules(recipe_file, preset, latents, epochs, longest, stages):
-    """The stage of each epoch, as `epoch // epochs_per_stage` in the published code gives it, and its latents."""
+def test_presets_are_the_published_schedules(recipe_file, preset, latents, epochs, longest, removed):
+    """The level of each epoch, as `epoch // epochs_per_stage` in the published code gives it, and its latents."""
     recipe = load_recipe(recipe_file, [f"curriculum={{preset: {preset}}}", "controls.latent=true"])
     planned = latent_levels(recipe, longest)
-    assert [stage.num_latents for stage in planned] == latents
-    assert [stage.removed_steps for stage in planned] == stages
-    args = [curriculum_args(recipe, recipe.folder, stage is planned[-1]) for stage in planned]
+    assert [level.num_latents for level in planned] == latents
+    assert [level.removed_steps for level in planned] == removed
+    args = [curriculum_args(recipe, recipe.folder, level is planned[-1]) for level in planned]
     assert [of.num_train_epochs for of in args] == epochs
     assert all((of.learning_rate, of.weight_decay, of.lr_scheduler_type) == (1e-4, 0.01, "constant") for of in args)
     assert recipe.latent.thought_source == "raw" and recipe.latent.delimiters and recipe.curriculum.promote_at is None

@@ -10,10 +10,10 @@ from runs import assert_same_weights, tiny
 from transformers import Trainer
 
 from neuralese.pipeline.run import results as results_module
-from neuralese.pipeline.run.folder import DATA, keep_training_data
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train import checkpoints, common
-from neuralese.pipeline.train.curriculum import levels as curriculum
+from neuralese.pipeline.run.training_data import DATA, keep_training_data
+from neuralese.pipeline.train import callbacks, hand_over, resume
+from neuralese.pipeline.train.curriculum import stage
 
 
 def trained(folder):
@@ -36,7 +36,7 @@ def test_a_killed_run_resumes_to_the_same_weights(finished, tmp_path, monkeypatc
         if stage in args.output_dir and state.global_step == 3:
             raise KilledError
 
-    monkeypatch.setattr(common.ProgressCallback, "on_log", killer)  # step 3 is in metrics.jsonl already
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_log", killer)  # step 3 is in metrics.jsonl already
     with pytest.raises(KilledError):
         run(recipe)
     monkeypatch.undo()
@@ -60,7 +60,7 @@ def test_rl_that_uses_its_rollouts_twice_resumes_to_the_same_weights(tmp_path, m
     def die_at_three(self, args, state, control, **kwargs):
         assert state.global_step < 3, "killed"
 
-    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die_at_three)
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", die_at_three)
     with pytest.raises(AssertionError, match="killed"):
         run(tiny(tmp_path / "killed", *options))
     monkeypatch.undo()
@@ -88,13 +88,13 @@ def test_a_kill_right_after_a_stage_was_finished_resumes(finished, tmp_path, mon
     """Killed between the renaming of a curriculum stage's `final` and the start of the next one."""
     folder, _ = finished
     recipe = tiny(tmp_path, "tracking.wandb=false")
-    original = curriculum.ArmTrainer._train
+    original = stage.train_visit
 
     def die_after(*arguments):
         original(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(curriculum.ArmTrainer, "_train", die_after)
+    monkeypatch.setattr(stage, "train_visit", die_after)
     with pytest.raises(KeyboardInterrupt):
         run(recipe)
     monkeypatch.undo()
@@ -110,7 +110,7 @@ def test_torn_files_of_a_killed_run_do_not_stop_a_resume(finished, tmp_path, mon
     def die_at_three(self, args, state, control, **kwargs):
         assert state.global_step < 3, "killed"
 
-    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die_at_three)
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", die_at_three)
     with pytest.raises(AssertionError, match="killed"):
         run(recipe)
     monkeypatch.undo()
@@ -118,7 +118,7 @@ def test_torn_files_of_a_killed_run_do_not_stop_a_resume(finished, tmp_path, mon
     (sft / "checkpoint-2" / "trainer_state.json").write_text('{"global_')
     with open(tmp_path / "tiny" / "metrics.jsonl", "a") as metrics:
         metrics.write('{"stage": "sft", "st')
-    assert checkpoints.last_whole_checkpoint(sft) == sft / "checkpoint-1"
+    assert resume.last_whole_checkpoint(sft) == sft / "checkpoint-1"
     run(recipe, resume=True)
     assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
     assert all(json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
@@ -130,7 +130,7 @@ def test_no_checkpoint_is_left_at_the_last_step(tmp_path, monkeypatch):
     def die(trainer):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "release", die)
+    monkeypatch.setattr(hand_over, "release", die)
     with pytest.raises(KeyboardInterrupt):
         run(tiny(tmp_path, "tracking.wandb=false"))
     assert [path.name for path in (tmp_path / "tiny" / "sft").glob("checkpoint-*")] == ["checkpoint-2"]
@@ -147,7 +147,7 @@ def test_a_torn_newest_checkpoint_costs_one_interval(finished, tmp_path, monkeyp
     def die_at_four(self, args, state, control, **kwargs):
         assert stage not in args.output_dir or state.global_step < 4, "killed"
 
-    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die_at_four)
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", die_at_four)
     with pytest.raises(AssertionError, match="killed"):
         run(recipe)
     monkeypatch.undo()
@@ -175,7 +175,7 @@ def test_an_interrupt_while_a_checkpoint_is_written_costs_one_interval(finished,
         run(recipe)
     monkeypatch.undo()
     assert (tmp_path / "tiny" / "sft" / "checkpoint-3").is_dir()
-    assert checkpoints.last_whole_checkpoint(tmp_path / "tiny" / "sft").name == "checkpoint-2"
+    assert resume.last_whole_checkpoint(tmp_path / "tiny" / "sft").name == "checkpoint-2"
     run(recipe, resume=True)
     assert_same_weights(folder / "rl" / "final", tmp_path / "tiny" / "rl" / "final")
 

@@ -15,7 +15,9 @@ from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train import common
+from neuralese.pipeline.train import sft
+from neuralese.pipeline.train.curriculum import visit
+from neuralese.pipeline.train.rl import stage as rl
 
 
 def test_a_run_leaves_what_the_design_names(finished):
@@ -115,7 +117,8 @@ def test_results_are_measured_anew_when_asked_for_otherwise(finished, tmp_path):
 
 def test_a_finished_run_is_not_trained_again(finished, monkeypatch, capsys):
     folder, rows = finished
-    monkeypatch.setattr(common, "train_and_hand_over", None)
+    for module in (sft, visit, rl):
+        monkeypatch.setattr(module, "train_and_hand_over", None)
     recipe = tiny(folder.parent, "controls.pause=true", "controls.no_cot=true")
     assert run(recipe, resume=True) == rows
     shown = capsys.readouterr().out

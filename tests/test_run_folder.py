@@ -15,14 +15,15 @@ from runs import assert_same_weights, tiny
 from neuralese.data.errors import UserError
 from neuralese.pipeline.evaluate.measure import read_results
 from neuralese.pipeline.evaluate.report.page import write_report
-from neuralese.pipeline.run.folder import LOCK, RunError, check_folder, differences, open_folder
+from neuralese.pipeline.run.folder import LOCK, RunError, check_folder, open_folder
+from neuralese.pipeline.run.recipe_changes import differences
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.scoring.sample_files import read_samples
 from neuralese.pipeline.system import lock
 from neuralese.pipeline.system.whole import read_seconds
 from neuralese.pipeline.tracking.metrics_file import mend, read_rows
 from neuralese.pipeline.tracking.wandb_run import token as wandb_token
-from neuralese.pipeline.train import common
+from neuralese.pipeline.train import callbacks
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_a_run_goes_on_in_another_place_under_another_name(finished, tmp_path, m
     def die(self, args, state, control, **kwargs):
         assert "level-2" not in args.output_dir or state.global_step < 3, "killed"
 
-    monkeypatch.setattr(common.ProgressCallback, "on_step_end", die)
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", die)
     with pytest.raises(AssertionError, match="killed"):
         run(recipe)
     monkeypatch.undo()

@@ -4,7 +4,7 @@ import pytest
 
 from neuralese.data.errors import DataError
 from neuralese.pipeline.problems.schedule import Level, plan_levels
-from neuralese.pipeline.train.curriculum.promotion import Rules, best_visit, next_level
+from neuralese.pipeline.train.curriculum.order import Rules, best_visit, next_level
 
 
 def test_plan_removes_steps_until_none_is_left():

@@ -1,1 +1,1 @@
-"""The command line: a file for each command, and what becomes of errors."""
+"""The command line: a file for each command, and `border.py`, where every error becomes a message."""

@@ -1,4 +1,4 @@
-"""The `neuralese` command: every command of it, and what happens to their errors."""
+"""The `neuralese` command: its commands by name, each run under `guard`, which turns errors into messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ app.add_typer(recipes_app, name="recipes")
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Runs the command line; no error reaches the user as a stack trace, unless `--debug` asks for it."""
+    """Runs the command line. Errors are shown as one paragraph; `--debug` adds the stack trace."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
     rest = given[len(options) :]

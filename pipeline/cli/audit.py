@@ -1,4 +1,4 @@
-"""`neuralese audit`: asks whether answers are made of the latents."""
+"""`neuralese audit`: whether a model's answers depend on its latents."""
 
 from __future__ import annotations
 

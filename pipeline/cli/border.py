@@ -1,7 +1,7 @@
-"""Where every error ends: a user reads one paragraph, and the stack trace lies in a file that it names.
+"""Every error ends here: as one paragraph for the user, which names a file with the stack trace.
 
-Exit codes: 2 for what the user can mend (input, disk, memory), 1 for an error that nobody foresaw, 3 for a curriculum
-that missed a threshold, 130 for an interrupt, 143 for a SIGTERM.
+Exit codes: 2 for what the user can mend (input, disk, memory), 1 for an unforeseen error, 3 for a curriculum that
+stopped below a threshold, 130 for an interrupt, 143 for a SIGTERM.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BAD_INPUT, UNEXPECTED, STOPPED, INTERRUPTED = 2, 1, 3, 130
 
 
 def guard(work: Callable[[], Any], debug: bool) -> Any:
-    """Runs a command; any error it ends with is told in one paragraph.
+    """Runs a command. Any error it ends with is shown as one paragraph.
 
     Args:
         debug: Also print the stack trace.
@@ -40,14 +40,14 @@ def guard(work: Callable[[], Any], debug: bool) -> Any:
     begin()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal of few characters shows ? for the others
+            stream.reconfigure(errors="replace")  # a terminal with a small character set shows ? for other characters
     try:
         with sigterm_raises():
             return work()
     except TerminatedError:
         complain(f"Terminated{_during()}. What was finished is kept. {NOW.goes_on}", TERMINATED)
     except SystemExit as stop:
-        # Typer turns an interrupt into this code, and says nothing.
+        # Typer turns an interrupt into this exit code without a message.
         if stop.code != INTERRUPTED:
             raise
         complain(f"Interrupted{_during()}. {NOW.goes_on}", INTERRUPTED)
@@ -58,32 +58,32 @@ def guard(work: Callable[[], Any], debug: bool) -> Any:
 
 
 def complain(message: str, code: int) -> NoReturn:
-    """Ends the process with a message, which one process of a launch prints."""
+    """Ends the process with a message. Of the processes of a launch on one machine only one prints it."""
     _flush(sys.stdout)
     if _speaks():
         with contextlib.suppress(OSError):
             typer.secho(" ".join(message.split()), fg="red", err=True)
     if _in_company():
-        # The others may wait for this process, and the threads that talk to them keep the interpreter from its end.
+        # Threads that talk to the other processes, which may wait for this one, would keep the interpreter alive.
         _flush(sys.stderr)
         os._exit(code)
     sys.exit(code)
 
 
 def _flush(stream: TextIO) -> None:
-    """Writes out what a stream holds. Where it leads to a full disk or a closed pipe, that is lost."""
+    """Flushes a stream. If its disk is full or its pipe is closed, what it holds is lost."""
     try:
         stream.flush()
     except OSError:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), stream.fileno()
-        )  # else the interpreter would try once more at its end
+        )  # else the interpreter would flush it again at its end
 
 
 def _told(error: Exception) -> tuple[str, int]:
-    """The paragraph of an error, and its exit code."""
+    """The paragraph for an error, and the exit code."""
     if isinstance(error, UserError):
-        # What other code raised below it, such as a reward of the user's, is worth its trace once a run has begun.
+        # An error of other code below it, such as the user's reward, gets its stack trace kept once a run has begun.
         trace = _trace(error) if error.__cause__ is not None and NOW.folder is not None else ""
         return f"Error{_during()}: {error}{trace}", BAD_INPUT
     known = explain(error)
@@ -104,16 +104,16 @@ def _during() -> str:
 
 
 def _trace(error: Exception) -> str:
-    """A sentence that says where the stack trace is."""
+    """A sentence that names the file of the stack trace."""
     file = _keep(error) if _speaks() else None
     place = f" The full trace is in {file}, and" if file is not None else ""
     return f"{place} --debug shows {'it' if place else 'the full trace'}."
 
 
 def _keep(error: Exception) -> Path | None:
-    """Writes the stack trace into the run folder, or a temporary file; None where neither can be written."""
+    """Writes the stack trace into the run folder, else into a temporary file. None if neither can be written."""
     lines = [time.strftime("%Y-%m-%d %H:%M:%S"), _during().strip(), *traceback.format_exception(error)]
-    text = "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # half a character cannot be written
+    text = "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be written
     for folder in (NOW.folder, None):
         try:
             if folder is not None:
@@ -122,7 +122,7 @@ def _keep(error: Exception) -> Path | None:
             with tempfile.NamedTemporaryFile("w", prefix="neuralese-", suffix=".log", delete=False) as file:
                 file.write(text)
             return Path(file.name)
-        except OSError:  # a full or a read-only disk is often what went wrong
+        except OSError:  # the error may be a full or a read-only disk
             continue
     return None
 
@@ -136,10 +136,10 @@ _speaker: bool | None = None
 
 
 def _speaks() -> bool:
-    """Whether this process is the one of its machine that reports: the first of a launch that fails.
+    """Whether this process shows its error: only the first of its machine to fail in a launch does.
 
-    The errors of the others, whose partner went away, would only hide the cause. torchrun gives the processes of a
-    launch on one machine a folder, made for it alone, in which the first leaves its mark.
+    The others fail because that one is gone, and their errors would hide the cause. torchrun makes a folder for the
+    processes of a launch on one machine. The first to fail makes a file in it.
     """
     global _speaker
     given = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -151,6 +151,6 @@ def _speaks() -> bool:
             _speaker = True
         except FileExistsError:
             _speaker = False
-        except OSError:  # torchrun's folder is gone, or its disk is full: better twice than not at all
+        except OSError:  # torchrun's folder is gone or its disk is full: rather show it twice than never
             _speaker = True
     return _speaker

@@ -1,4 +1,4 @@
-"""`neuralese calibrate`: how much noise a checkpoint bears."""
+"""`neuralese calibrate`: proposes a scale of noise for a checkpoint."""
 
 from __future__ import annotations
 

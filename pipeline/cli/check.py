@@ -1,4 +1,4 @@
-"""`neuralese check`: looks at recipes and trains nothing."""
+"""`neuralese check`: validates recipes and shows what they would do."""
 
 from __future__ import annotations
 

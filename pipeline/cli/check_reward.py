@@ -1,4 +1,4 @@
-"""`neuralese check-reward`: a reward on completions that the user gives."""
+"""`neuralese check-reward`: runs a reward on a few completions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check_reward(
 
 
 def _columns(given: list[str]) -> dict[str, Any]:
-    """Columns from name=value; a value that is no JSON is a string."""
+    """Columns from name=value. A value is read as JSON; if it is no JSON, it is a string."""
     from ...rewards.errors import RewardError
 
     columns: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""`neuralese compare`: two evaluated models on the same problems."""
+"""`neuralese compare`: compares two evaluated models on the same problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`neuralese eval`: measures what a run left."""
+"""`neuralese eval`: measures the checkpoints of a run, or one checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the machine in words: full and read-only disks, paths that are wrong, too little memory."""
+"""Errors of the machine in words: full and read-only disks, wrong paths, too little memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...data.errors import reason
 from ..system.activity import NOW
 from ..system.files import room
 
-# What libraries that write in C++ or Rust say in place of an OSError.
+# Parts of the messages that C++ and Rust libraries give in place of an OSError.
 FULL = (
     "No space left on device",
     "Disk quota exceeded",
@@ -29,7 +29,7 @@ LOWER = (
 
 
 def explain(error: Exception) -> str | None:
-    """What happened on the machine and what to change; None for an error of another kind."""
+    """What happened on the machine and what to change. None for an error of another kind."""
     if isinstance(error, MemoryError) or _says(error, MEMORY):
         return f"There is too little memory ({reason(error)[:200].rstrip('.')}). {LOWER}"
     number = error.errno if isinstance(error, OSError) else None
@@ -56,9 +56,10 @@ def _full(error: Exception) -> str:
 
 
 def written_file(error: BaseException) -> Path | None:
-    """The file that was being written when an error came.
+    """The file that was being written when an error was raised. None if it cannot be found.
 
-    Neither the error of a write nor those of safetensors and torch name it, but the call that failed had it at hand.
+    An OSError of a write and errors of safetensors and torch do not name the file. It is looked up in the variables of
+    the failed call.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return Path(error.filename)
@@ -70,7 +71,7 @@ def written_file(error: BaseException) -> Path | None:
 
 
 def _files(values: Mapping[str, Any]) -> list[Path]:
-    """The files among the variables of a function: the open ones, those it has the name of, and other paths."""
+    """The files among the variables of a function: open files, then names, then other paths."""
     opened = [value.name for value in values.values() if isinstance(value, io.TextIOWrapper | io.BufferedWriter)]
     named = [values[name] for name in ("filename", "f") if isinstance(values.get(name), str)]
     paths = [value for value in values.values() if isinstance(value, Path) and not value.is_dir()]

@@ -1,4 +1,4 @@
-"""What `neuralese check` prints: the recipe as it is read, the stages it plans, and examples of them."""
+"""What `neuralese check` prints: the recipe with all defaults, its stages and levels, and examples."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from ..problems.load import Problems, load_all
 from ..recipe.schema import Recipe
 from ..run.plan import plan
 from ..run.validate import check_recipe
-from ..train.curriculum.arms import ARMS, LATENT, latent_levels, most_steps, step_limits
-from ..train.curriculum.limits import level_limits
+from ..train.curriculum.arm_plan import plan_arm
+from ..train.curriculum.arms import LATENT, most_steps
 from .preview import print_examples
 
 
 def print_plan(path: str, recipe: Recipe) -> None:
-    """Prints the resolved recipe, the planned stages, and examples of what each stage shows the model."""
+    """Prints the recipe with all defaults, the planned stages, and problems as each level shows them to the model.
+
+    Raises:
+        UserError: The recipe or its data cannot be used.
+    """
     check_recipe(recipe)
     console = Console(width=None)
     console.rule(escape(path))
@@ -40,7 +44,11 @@ def print_plan(path: str, recipe: Recipe) -> None:
 
 
 def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
-    """One row for each stage, and for each level of a curriculum: name, steps, batch, text steps replaced, latents."""
+    """A row for each stage or level: name, optimizer steps, batch of a device, text steps replaced, latents.
+
+    Args:
+        problems: None if they are not at hand; the levels are then those that the schedule names.
+    """
     rows = []
     for planned in plan(recipe):
         if planned.name in ("sft", "rl"):
@@ -51,19 +59,17 @@ def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
             continue
         section = recipe.curriculum
         assert section is not None
-        latent = latent_levels(recipe, most_steps(problems.train) if problems else assumed_steps(recipe))
-        arm = ARMS[LATENT if planned.name == "curriculum" else planned.name]
-        levels = arm.plan(latent)
-        if arm.as_rl and recipe.rl is not None:
-            trainer, latents = recipe.rl.trainer, str(levels[-1].num_latents)
-            rows.append([f"{planned.name} 1", str(trainer["max_steps"]), _batch(trainer), "all", latents])
-            continue
+        longest = most_steps(problems.train) if problems else assumed_steps(recipe)
         count = (recipe.data.train.size or _count(problems)) - recipe.held_out if problems else 0
-        limits = step_limits(level_limits(recipe, latent, count), levels)
-        for level, limit in zip(levels, limits, strict=True):
+        arm = plan_arm(recipe, LATENT if planned.name == "curriculum" else planned.name, longest, count)
+        if arm.arm.as_rl and recipe.rl is not None:
+            latents = str(arm.levels[-1].num_latents)
+            rows.append([f"{planned.name} 1", str(arm.limits[0]), _batch(recipe.rl.trainer), "all", latents])
+            continue
+        for level, limit in zip(arm.levels, arm.limits, strict=True):
             replaced = "all" if level.removed_steps is None else str(level.removed_steps)
             shown = f"at most {limit}" if limit else "by epochs of the data"
-            batch = _batch(section.trainer | (section.last_level_trainer if level is levels[-1] else {}))
+            batch = _batch(section.trainer | (section.last_level_trainer if arm.is_last(level) else {}))
             rows.append([f"{planned.name} {level.index}", shown, batch, replaced, str(level.num_latents)])
     return rows
 
@@ -77,10 +83,10 @@ def _count(problems: Problems) -> int:
 
 
 def assumed_steps(recipe: Recipe) -> int:
-    """Steps of the longest problem, for a plan without the data: enough for every level that the schedule names."""
+    """Steps of the longest problem, for a plan without the data: just enough for all levels that the schedule names."""
     assert recipe.curriculum is not None
     steps, latent = recipe.curriculum.steps_per_level, recipe.latent
-    # A problem longer than max_latents allow: a further level removes the rest.
+    # One step more than max_latents have room for: one more level replaces the rest.
     capped = latent.max_latents // latent.latents_per_step + 1 if latent.max_latents else None
     if isinstance(steps, int):
         return capped or steps
@@ -91,7 +97,7 @@ def assumed_steps(recipe: Recipe) -> int:
 
 
 def _problems_or_none(recipe: Recipe, console: Console) -> Problems | None:
-    """The problems of a recipe, of a generated task a part; None with a hub dataset, which is not downloaded here."""
+    """The problems of a recipe, or some of them for a generated task. None for a dataset on the hub: not downloaded."""
     for source in (recipe.data.train, recipe.data.eval):
         if source.dataset is not None and not Path(source.dataset).is_dir():
             console.print(

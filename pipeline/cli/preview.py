@@ -1,4 +1,4 @@
-"""What each level of the curriculum shows the model, token by token, for `neuralese check`."""
+"""Problems as each level of the curriculum shows them to the model, token by token, for `neuralese check`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ..problems.encode import Encoded, Format
 from ..problems.load import Problems
 from ..problems.schedule import TEXT, Level
 from ..recipe.schema import Recipe
+from ..train.checked_problems import encode_checked
 from ..train.curriculum.arms import latent_levels, most_steps
-from ..train.examples import encode_checked
 
 EXAMPLES = 3
 PLACEHOLDER = "▪"
 
 
 def print_examples(recipe: Recipe, problems: Problems, console: Console) -> None:
-    """Prints the first problems at every level that latents go through, once the data passed the checks of a run.
+    """Checks the problems as a run does, and prints the first ones at every level of the arm `latent`.
 
     Raises:
-        UserError: As `encode_checked`.
+        UserError: See `encode_checked`.
     """
     try:
         config, tokenizer = recipe_tokenizer(recipe, problems)
@@ -62,7 +62,7 @@ def print_examples(recipe: Recipe, problems: Problems, console: Console) -> None
 
 
 def render_line(style: Format, encoded: Encoded, level: Level, tokenizer: PreTrainedTokenizerBase) -> Text:
-    """An example of a level: what carries loss stands in brackets. What a supervision reads has lines of its own."""
+    """A problem at a level, with tokens that carry loss in brackets. What a supervision reads is on further lines."""
     example = style.example(encoded, level)
     ids = example["input_ids"]
     line = _tokens(ids, example["labels"], tokenizer)
@@ -98,15 +98,15 @@ def _shown(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def recipe_tokenizer(recipe: Recipe, problems: Problems) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Config and tokenizer a run would train with.
+    """Config and tokenizer that a run would train with.
 
     Raises:
-        ModelError: There are none; `Unreachable` where they would have to be downloaded and cannot be.
+        ModelError: There are none. `Unreachable` if they cannot be downloaded.
     """
     model = recipe.model
     if model.config is not None:
         shown = [*problems.held_out, *problems.train]
-        if recipe.data.train.task is not None:  # of which check generates a part, which may lack a word
+        if recipe.data.train.task is not None:  # check generates a part of it, which may lack a word
             shown += problems.evaluation
         tokenizer = build_tokenizer(shown)
         return build_config(model.config, tokenizer), tokenizer

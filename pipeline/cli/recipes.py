@@ -1,4 +1,4 @@
-"""`neuralese recipes`: the recipes that come with the package."""
+"""`neuralese recipes`: lists and copies the recipes that come with the package."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def copy_recipe(
         raise RecipeError(f"{path} exists and was kept. Name another file to write.")
     check_writable(path.parent, "a second argument")
     text = known[name].read_text(encoding="utf-8")
-    if "\nextends:" in text:  # a path that holds only where the original lies
+    if "\nextends:" in text:  # a path relative to the original, so the copy gets the merged keys
         first = text.splitlines()[0]
         text = f"{first}\n{yaml.safe_dump(read_values(known[name]), sort_keys=False, allow_unicode=True)}"
     path.write_text(text, encoding="utf-8")
@@ -51,7 +51,7 @@ def copy_recipe(
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """Recipes of the package by name."""
+    """Files of the recipes in the package, by name."""
     folder = Path(str(files("neuralese.recipes")))
     paths = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("controls/*.yaml"))]
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}

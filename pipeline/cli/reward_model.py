@@ -44,7 +44,7 @@ def reward_model(
 
 
 def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Makes sure that none of these options was given.
+    """Checks that none of these options was given.
 
     Raises:
         BadParameter: One was.

@@ -1,4 +1,4 @@
-"""`neuralese sample`: answers of a checkpoint to one question."""
+"""`neuralese sample`: draws answers of a checkpoint to one question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all commands share: how they take recipe keys, and how quiet they are."""
+"""What all commands share: types of arguments, and defaults of the process (threads, privacy, silence)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Place = TypeVar("Place", Path, str, None)
 
 
 def home(path: Place) -> Place:
-    """A path with `~` as the home folder, which a shell leaves as it is in `--output=~/x`."""
+    """Expands `~` in a path. A shell leaves it as it is in `--output=~/x`."""
     try:
         return None if path is None else type(path)(expanded(str(path)))
     except ValueError as error:
@@ -33,15 +33,15 @@ RecipeFile = Annotated[
 
 
 def quiet() -> None:
-    """Privacy and speed defaults, and silence for what tells a user nothing. Call before torch is imported."""
+    """Sets defaults for privacy and speed, and silences messages of no use to a user. Call before importing torch."""
     # Spinning threads of small CPU models lose several times their work as soon as anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # DeepSpeed looks for ninja on the path, where it is only if the virtual environment is active.
+    # DeepSpeed looks for ninja on PATH, where it is only in an active virtual environment.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it tells of every try to reach the hub, twice
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it reports every attempt to reach the hub, twice
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import warnings
 
@@ -51,7 +51,7 @@ def quiet() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what DeepSpeed would find out, and warn about
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed finds this out with a warning
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -22,7 +22,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from ..run.checkpoints import stopped_curriculum
+    from ..run.finished import stopped_curriculum
     from ..run.train import run
     from ..system.processes import leave_processes
 
@@ -31,6 +31,6 @@ def train(
     leave_processes()
     stopped = stopped_curriculum(loaded)
     if stopped is not None:
-        from ..train.curriculum.levels import why_stopped
+        from ..train.curriculum.reports import why_stopped
 
         complain(why_stopped(stopped), STOPPED)

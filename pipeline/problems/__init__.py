@@ -1,1 +1,1 @@
-"""Problems as a model sees them: loaded, parted, encoded, and put into batches."""
+"""Problems on their way to the model: loaded and split up, encoded as tokens, put into batches."""

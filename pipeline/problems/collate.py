@@ -1,4 +1,4 @@
-"""Datasets and batches of the curriculum."""
+"""The dataset of a curriculum level, and how its items become batches."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .schedule import Level
 
 @dataclass
 class Collator:
-    """Pads examples on the right to the longest of the batch."""
+    """Pads examples on the right to the longest one of the batch."""
 
     pad_token_id: int
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Batch: input_ids, attention_mask, labels (B, T); noise_seeds (B,) and supervision_inputs if there are any."""
+        """A batch: input_ids, attention_mask, labels (B, T); noise_seeds (B,) and supervision_inputs if given."""
         labels = self._pad(examples, "labels", IGNORE)
         batch: dict[str, Any] = {**self._ids(examples, "input_ids", "attention_mask"), "labels": labels}
         if "noise_seed" in examples[0]:
@@ -51,7 +51,7 @@ class Collator:
 
 
 def _pad_steps(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
-    """Step tokens (B, K, Y) of ragged rows of ragged steps; at least one column of each."""
+    """Token ids (B, K, Y) of B rows of up to K steps of up to Y tokens; K and Y are at least 1."""
     most = max([1, *map(len, rows)])
     longest = max([1, *(len(step) for row in rows for step in row)])
     padded = torch.full((len(rows), most, longest), IGNORE)
@@ -62,11 +62,10 @@ def _pad_steps(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
 
 
 class LevelDataset(Dataset):
-    """Problems as one curriculum level sees them, some of them as an earlier level would.
+    """The items that one level trains on, in order: problems in the form of this level, or mixed with earlier ones.
 
-    The dataset is as long as the training run, and is to be read in its order: P items are a pass over the P problems,
-    each once, shuffled anew. The order and whether an item is shown at an earlier level depend on (seed, level, item)
-    alone, so every process and every resumed run sees the same items.
+    Each P items are a new shuffle of the P problems. What an item shows depends only on (seed, level, index), so all
+    processes and resumed runs see the same items.
     """
 
     def __init__(
@@ -82,12 +81,12 @@ class LevelDataset(Dataset):
     ) -> None:
         """
         Args:
-            levels: Level 0 and all later ones, by index.
+            levels: All levels from 0 (text) on, by index.
             level: Index of the level to train.
-            length: Items in the dataset.
-            style: How problems are shown.
+            length: Number of items, as many as the training takes.
+            style: How problems become token ids and labels.
             mix_earlier: Share of items shown at a level drawn uniformly from 0..level.
-            noisy: Give every item a seed for noise on its latents.
+            noisy: Each item has a seed for the noise on its latents.
         """
         self.problems, self.levels, self.level, self.length = problems, levels, level, length
         self.style, self.mix_earlier, self.seed, self.noisy = style, mix_earlier, seed, noisy
@@ -108,7 +107,7 @@ class LevelDataset(Dataset):
         return example
 
     def place(self, index: int) -> int:
-        """Which problem an item shows."""
+        """Index of the problem that an item shows."""
         turn, place = divmod(index, len(self.problems))
         if turn != self._pass:
             generator = torch.Generator().manual_seed(self._hash("order", turn))

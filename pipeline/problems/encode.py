@@ -1,4 +1,4 @@
-"""What a problem looks like at every level of the curriculum, as tokens and labels. No tensors."""
+"""Problems as lists of token ids and labels, at every level of the curriculum. No tensors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ ANSWER_PREFIX = "### "
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of the parts of one problem; concatenating them gives the text form.
+    """Token ids of the parts of one problem. Joined they are the problem in text form.
 
     Attributes:
-        answer: With the prefix that announces it and the end of the sequence.
-        prefix: Tokens of that prefix.
+        question: With the beginning-of-sequence token, if the tokenizer has one.
+        answer: `###` in front of it and the end-of-sequence token behind it included.
+        prefix: Number of tokens of `###` in `answer`; 0 if they merged with the answer's own.
         named: What messages call the problem.
     """
 
@@ -37,7 +38,7 @@ class Encoded:
 
 
 def encode(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """Tokenizes the parts one by one, so that training and inference cut the text at the same places.
+    """Tokenizes question, steps and answer separately, so that training and inference cut the text at the same places.
 
     Raises:
         DataError: A part that tokenizes to nothing, or to a control token.
@@ -66,11 +67,10 @@ def encode(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> l
 
 
 def check_answers(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes sure that the tokenizer can write the answers a model is measured by.
+    """Checks that the tokenizer can write the answers that a model is measured by.
 
     Raises:
-        DataError: An answer with a word that the tokenizer does not know or takes for a control token, which no stage
-            can teach.
+        DataError: An answer has a word that the tokenizer does not know, or takes for a control token.
     """
     answers = [problem.answer for problem in problems]
     for row, ids in enumerate(text_ids(answers, tokenizer, lambda row: f"The answer of {problems[row].named}")):
@@ -82,18 +82,19 @@ def check_answers(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBas
 
 
 def _sentence_case(text: str) -> str:
-    """A text to begin a sentence with. The name of a file stays as it is."""
+    """Turns `the problem ...` into `The problem ...`. The name of a file stays as it is."""
     return f"The{text[3:]}" if text.startswith("the ") else text
 
 
 def _parts(problem: Problem) -> list[str]:
+    """The text of each part: question, steps, answer."""
     return [problem.question + SEPARATOR, *(s + SEPARATOR for s in problem.steps), ANSWER_PREFIX + problem.answer]
 
 
 def encode_prompts(
     questions: Sequence[str], num_latents: int, tokenizer: PreTrainedTokenizerBase, config: LatentConfig
 ) -> list[list[int]]:
-    """Token ids of questions with their latent placeholders, as inference begins.
+    """Token ids of questions followed by their latent placeholders: the prompts of inference.
 
     Raises:
         UserError: An empty question, or one with a control token.
@@ -106,10 +107,13 @@ def encode_prompts(
 
 
 def check_room(questions: Sequence[str], prompts: Sequence[Sequence[int]], room: int, limit: int | None) -> None:
-    """Makes sure that every prompt leaves `room` new tokens in the context window.
+    """Checks that every prompt leaves room for `room` new tokens in the context window.
+
+    Args:
+        limit: Tokens of the context window. None: unknown, nothing is checked.
 
     Raises:
-        ModelError: The first that does not.
+        ModelError: Names the first prompt that is too long.
     """
     for question, ids in zip(questions, prompts, strict=True):
         if limit is not None and len(ids) + room > limit:
@@ -120,7 +124,7 @@ def check_room(questions: Sequence[str], prompts: Sequence[Sequence[int]], room:
 
 
 def latent_block(num_latents: int, config: LatentConfig) -> list[int]:
-    """Placeholders of a thought, with delimiters where the checkpoint has them; nothing when there are none."""
+    """Token ids of the placeholders of a thought, between delimiters if the model has them. Empty without latents."""
     start, latent, end = config.token_ids
     block = [latent] * num_latents
     return [start, *block, end] if config.delimiters and block else block
@@ -128,12 +132,12 @@ def latent_block(num_latents: int, config: LatentConfig) -> list[int]:
 
 @dataclass(frozen=True)
 class Format:
-    """How problems are shown to the model.
+    """How problems become token ids and labels.
 
     Attributes:
         config: The latent section of the model.
-        pad_latents: All problems have the latents of the level; if not, those that their own steps call for.
-        eos_token_id: Ends a step that the auxiliary decoder learns to write.
+        pad_latents: All problems have the latents of the level. False: a problem has those of its own steps.
+        eos_token_id: Ends a step that the decoder supervision learns to write.
     """
 
     config: LatentConfig
@@ -141,15 +145,15 @@ class Format:
     eos_token_id: int = -1
 
     def count(self, encoded: Encoded, level: Level) -> int:
-        """Latents of a problem at a level. One without steps has those of one: a thought has at least one latent."""
+        """Number of latents of a problem at a level. A problem without steps counts as having one step."""
         own = max(1, len(encoded.steps)) * self.config.latents_per_step
         return level.num_latents if self.pad_latents else min(level.num_latents, own)
 
     def render(self, encoded: Encoded, level: Level) -> tuple[list[int], list[int]]:
-        """Token ids and labels of a problem at a level. The loss falls on everything after the latents.
+        """Token ids (T) and labels (T) of a problem at a level. The loss falls on everything after the latents.
 
-        With next-step supervision, the first latent of each replaced step is labelled with the step's first token: the
-        hidden state the latent is made from learns to predict the step it stands for.
+        With next_step supervision the first latent of each replaced step is labelled with the first token of the step:
+        the hidden state that the latent is made from learns to predict it.
         """
         removed = len(encoded.steps) if level.removed_steps is None else level.removed_steps
         count, c = self.count(encoded, level), self.config.latents_per_step
@@ -182,10 +186,10 @@ class Format:
 
 
 def check_context(encoded: Sequence[Encoded], levels: Sequence[Level], style: Format, limit: int | None) -> None:
-    """Makes sure that every problem fits into the context window at every level.
+    """Checks that every problem fits into the context window at every level.
 
     Raises:
-        DataError: One that does not, with its place.
+        DataError: Names the first that does not.
     """
     if limit is None:
         return
@@ -200,10 +204,10 @@ def check_context(encoded: Sequence[Encoded], levels: Sequence[Level], style: Fo
 
 
 def check_one_token_steps(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes sure that a step is one token, not counting what the separator adds.
+    """Checks that every step is one token, not counting those of the line end.
 
     Raises:
-        DataError: A step of several tokens, which one label cannot stand for.
+        DataError: A step has several tokens, and next_step supervision has one label for it.
     """
     separator = len(tokenizer(SEPARATOR, add_special_tokens=False)["input_ids"])
     for item in encoded:
@@ -216,6 +220,6 @@ def check_one_token_steps(encoded: Sequence[Encoded], tokenizer: PreTrainedToken
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The beginning-of-sequence token, for tokenizers that put one before every text (Llama)."""
+    """The beginning-of-sequence token in a list, if the tokenizer puts one before every text (Llama). Else empty."""
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []

@@ -1,4 +1,4 @@
-"""Whether scorers and rewards can read the answers of the problems, asked before anything is trained."""
+"""Whether scorers and rewards can read the answers in the data, checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ..recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
 
-LOOKED_AT = 1000  # problems of a set, at most, evenly spread: math_verify takes a millisecond for each
+LOOKED_AT = 1000  # most problems of a set to look at, evenly spread: math_verify takes a millisecond for each
 SCORER = "evaluate.scorer"
-# Built-in rewards of what a completion says; the others charge for latents and tokens.
+# Built-in rewards that compare a completion with the data. The others charge for latents and tokens.
 COMPARING = ("exact_match", "numeric_match", "math_verify", "valid_path")
 
 
 def compares(function: str | None) -> bool:
-    """Whether a reward is a built-in one that compares what a completion says with the data."""
+    """Whether a reward is a built-in one that compares a completion with the data."""
     return function is not None and function.strip() in COMPARING
 
 
 def check_scorer(recipe: Recipe, problems: Sequence[Problem], what: str) -> None:
-    """Checks that the scorer of an evaluation can read the answers of these problems, as `check_golds`."""
+    """Checks that the scorer of the evaluation can read the answers of problems, see `check_golds`."""
     name = recipe.evaluate.scorer.strip()
     if name in BUILTIN:
         check_golds(SCORER, name, problems, what)
 
 
 def check_rewards(recipe: Recipe, train: Sequence[Problem], evaluation: Sequence[Problem]) -> None:
-    """Checks that the rewards of RL and of selection can read the answers they compare with, as `check_golds`."""
+    """Checks that the rewards of rl and of selection can read the answers they compare with, see `check_golds`."""
     chooses = recipe.evaluate.selection_reward
     asked = [("rl.rewards", reward, train, "training") for reward in (recipe.rl.rewards if recipe.rl else [])]
     asked += [("evaluate.selection_reward", chooses, evaluation, "evaluation")] if chooses is not None else []
@@ -46,14 +46,15 @@ def check_rewards(recipe: Recipe, train: Sequence[Problem], evaluation: Sequence
 
 
 def check_golds(key: str, name: str, problems: Sequence[Problem], what: str) -> None:
-    """Has a built-in reward judge each problem's own answer; says how many it cannot read or takes for wrong.
+    """Lets a built-in reward judge each problem's own answer. Warns how many it cannot read or takes for wrong.
 
     Args:
-        key: Of the recipe, which names the reward.
-        what: The problems are for: training, evaluation.
+        key: The recipe key that names the reward.
+        name: Of the reward.
+        what: Word for the problems in the message, such as training.
 
     Raises:
-        RewardError: It can read none of them, or lacks a column that it needs.
+        RewardError: The reward can read none of the answers, or lacks a column that it needs.
     """
     looked_at = problems[:: -(-len(problems) // LOOKED_AT) or 1]
     texts = [[f"{MARKER} {problem.answer}"] for problem in looked_at]

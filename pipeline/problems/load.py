@@ -1,4 +1,4 @@
-"""The problems of a recipe: loaded or generated, parted into training, held-out and evaluation problems."""
+"""The problems of a recipe, loaded or generated: training, held-out and evaluation problems."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Problems:
-    """Problems by what they are for.
+    """Problems by their use.
 
     Attributes:
-        train: Trained on.
-        held_out: Training problems kept apart, for stages to be measured on while they train.
-        evaluation: Measured on in the end.
+        train: Training problems, without those held out.
+        held_out: Training problems kept apart to measure on while training.
+        evaluation: Problems that the run is measured on at its end.
     """
 
     train: list[Problem]
@@ -36,15 +36,15 @@ class Problems:
 
 
 def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
-    """All problems of a recipe. Warns of evaluation questions that are training questions too.
+    """All problems of a recipe. Warns of evaluation questions that are also training questions.
 
     Args:
-        generate: Generate no more training problems than these and those held out, to look at; which are held out
-            differs from the run's. None: as many as the recipe says.
+        generate: Generate at most this number of training problems, plus those held out, for a look at them. The
+            held-out ones then differ from those of the run. None: as many as the recipe says.
 
     Raises:
-        UserError: Data that cannot be read, too few training problems to hold some out, or answers of which the scorer
-            or a reward can read none.
+        UserError: Data cannot be read, there are too few training problems to hold some out, or the scorer or a reward
+            can read no answer.
     """
     count = recipe.held_out
     source = recipe.data.train
@@ -53,7 +53,7 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
     problems = load_source(source, "train", recipe.seed)
     evaluation = load_evaluation(recipe)
     held_out, others = hold_out(problems, count, recipe.seed)
-    # Data of one's own may ask a question twice.
+    # A file may ask a question twice.
     asked = {problem.question for problem in held_out}
     train = [problem for problem in others if problem.question not in asked]
     if not train:
@@ -68,9 +68,9 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
 
 
 def hold_out(problems: Sequence[Problem], count: int, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Parts problems: `count` of them, drawn by seed, and the others in their order.
+    """Splits problems: `count` of them, drawn at random because files are often sorted, and the others in order.
 
-    Not the first ones, as files are often sorted. More held out under the same seed are those and further ones.
+    A larger count with the same seed holds out the same problems and more.
     """
     order = seeded_order(len(problems), seed, "held out")[:count]
     kept = set(order)
@@ -78,7 +78,7 @@ def hold_out(problems: Sequence[Problem], count: int, seed: int) -> tuple[list[P
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:
-    """How many problems there are, and what tells them from others."""
+    """Number and hash of problems, in words."""
     seen = sha256()
     for problem in problems:
         seen.update(repr(problem).encode())
@@ -86,22 +86,22 @@ def fingerprint(problems: Sequence[Problem]) -> str:
 
 
 def draw_training(train: Sequence[Problem], count: int, seed: int) -> list[Problem]:
-    """Training problems to learn more from, such as which thoughts lead to right answers: `count`, drawn by seed."""
+    """Draws `count` training problems, such as those that a latent reward model learns from."""
     return [train[place] for place in seeded_order(len(train), seed, "drawn")[:count]]
 
 
 def seeded_order(count: int, seed: int, purpose: str) -> list[int]:
-    """The places 0 to count − 1 in an order that depends on the arguments alone, and on no process."""
+    """Shuffles 0 to count − 1. The order depends on the arguments only, so all processes agree."""
     order = list(range(count))
     random.Random(f"{purpose} {seed}").shuffle(order)  # noqa: S311 (reproducible, no secret)
     return order
 
 
 def load_evaluation(recipe: Recipe) -> list[Problem]:
-    """The problems a recipe is measured on.
+    """The evaluation problems of a recipe.
 
     Raises:
-        UserError: Data that cannot be read, or answers of which the scorer can read none.
+        UserError: Data cannot be read, or the scorer can read no answer.
     """
     problems = load_source(recipe.data.eval, "eval", recipe.seed)[: recipe.evaluate.problems]
     check_scorer(recipe, problems, "evaluation")
@@ -109,7 +109,7 @@ def load_evaluation(recipe: Recipe) -> list[Problem]:
 
 
 def warn_of_overlap(train: Sequence[Problem], evaluation: Sequence[Problem]) -> None:
-    """Says which evaluation questions are training questions too: there, a model may remember in place of reasoning."""
+    """Warns of evaluation questions that are also training questions: a model may remember their answers."""
     seen = {problem.question for problem in train}
     shared = [problem.question for problem in evaluation if problem.question in seen]
     if shared and PartialState().is_main_process:
@@ -121,7 +121,7 @@ def warn_of_overlap(train: Sequence[Problem], evaluation: Sequence[Problem]) -> 
 
 
 def load_source(source: DataSource, split: str, seed: int) -> list[Problem]:
-    """Problems of a recipe's data source. A generated task has disjoint `train` and `eval` splits."""
+    """Problems of a data source. `split`, train or eval, is that of a generated task; the two are disjoint."""
     if source.task is not None:
         assert source.size is not None
         return generate_task(source.task, source.options, source.size, split, seed)

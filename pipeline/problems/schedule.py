@@ -1,7 +1,7 @@
-"""The curriculum's schedule, without tensors: which levels there are, and which one comes next.
+"""The levels of a curriculum (Coconut, arXiv 2412.06769, section 3).
 
-Level 0 is text chain of thought: question, steps, answer. At level k (Coconut, arXiv 2412.06769, section 3) the first
-steps are replaced by latents. The last level drops all steps.
+Level 0 is text chain of thought: question, steps, answer. From level to level latents replace more steps, from the
+first one on. The last level has no text steps.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Level:
     """One level of the curriculum.
 
     Attributes:
-        index: 0 is text chain of thought.
-        removed_steps: Text steps dropped from the front; None: all of them.
+        index: From 0, text chain of thought.
+        removed_steps: Text steps that are replaced, from the first on. None: all.
         num_latents: Latents in their place.
     """
 
@@ -37,17 +37,18 @@ StepsPerLevel = int | Sequence[int | Literal["all"]]
 def plan_levels(
     most_steps: int, latents_per_step: int, steps_per_level: StepsPerLevel = 1, max_latents: int | None = None
 ) -> list[Level]:
-    """Levels after text: more steps become latent at each, until none is left.
+    """The levels after text, until no step is left.
 
     Args:
         most_steps: Steps of the longest problem.
         latents_per_step: Latents that replace one step (c).
-        steps_per_level: Steps that each level removes; a list says it level by level, "all" being all that are left.
-        max_latents: Add no more latents than these; the steps still left then go in one more level, as in Coconut's
+        steps_per_level: Steps that each level replaces. A list has a number for each level; "all" means all that are
+            left.
+        max_latents: The most latents. Steps still left then go in one more level without more latents, as in Coconut's
             GSM8K schedule.
 
     Raises:
-        DataError: A list that leaves steps in the last level.
+        DataError: A list leaves steps in the last level.
     """
     levels: list[Level] = []
     removed = 0

@@ -1,4 +1,4 @@
-"""Which problem gives its latents to which, where latents are swapped: no tensors."""
+"""Donors: which problem gives its latents to which other, where latents are swapped."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import numpy as np
 
 
 def derange(answers: Sequence[str], counts: Sequence[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A donor for each problem: another one, with another answer and as many latents; each gives once.
+    """A donor for each problem: a problem with another answer and as many latents. Each problem is a donor once.
 
-    Problems of one answer stand together in a random order of the answers; each takes the latents of the one as many
-    places further as the most common answer has problems, round a circle. Where one answer has more than half of the
-    problems, those too many are left out.
+    Problems are put in a circle, grouped by answer. The donor of each is m places further, where m is the size of the
+    largest group. An answer with more than half of the problems loses the surplus, which has no donor.
+
+    Args:
+        answers: (P) answer of each problem.
+        counts: (P) number of latents of each problem.
 
     Returns:
         rows: (R,) problems that have a donor.

@@ -1,4 +1,4 @@
-"""Text of users as tokens. It is always text: no word of it becomes a control token, whatever it spells."""
+"""Text of users as token ids. No word of it becomes a control token, whatever it spells."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ...data.problem import check_unicode
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that stand for no text: the special tokens, but not the one for words that the tokenizer does not know."""
+    """Ids that stand for no text: the special tokens, except the one for unknown words."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    # GPT-2 declares its end of text as the token for unknown words too, and knows every word.
+    # GPT-2, which knows every word, declares its end-of-text token as the token for unknown words too.
     unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id}
     return frozenset({*added, *tokenizer.all_special_ids} - unknown)
 
 
 def text_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, name: Callable[[int], str]) -> list[list[int]]:
-    """Token ids of texts, without what a tokenizer puts around a text.
+    """Token ids of texts, without special tokens around them.
 
-    A special token that is spelled in a text is split into tokens of text, or is an unknown word to a tokenizer of
-    words.
+    A special token that is spelled in a text is split into ordinary tokens. A tokenizer of whole words takes it for an
+    unknown word.
 
     Args:
-        name: Names a text in messages, by its place.
+        name: Names the text of an index in messages.
 
     Raises:
-        DataError: A text in which the tokenizer sees a control token all the same, or that is no Unicode text.
+        DataError: The tokenizer sees a control token in a text all the same, or a text is not valid Unicode.
     """
     if not texts:
         return []

@@ -1,8 +1,4 @@
-"""Recipes: a YAML file and `key=value` overrides, checked strictly, frozen once read.
-
-Our own keys are few. Each training stage hands its `trainer:` mapping to TRL's or Transformers' config class under
-that class's own field names.
-"""
+"""Reads recipes: a YAML file, the file it extends, and `dotted.key=value` overrides, checked against `schema.py`."""
 
 from __future__ import annotations
 
@@ -22,14 +18,14 @@ from .schema import Recipe
 
 logger = logging.getLogger(__name__)
 
-# Keys that had another name up to version 0.1.
+# Keys by their name up to version 0.1 -> their name now.
 RENAMED = {
     ("curriculum", "steps_per_stage"): "steps_per_level",
     ("curriculum", "last_stage_at"): "last_level_at",
     ("curriculum", "last_stage_trainer"): "last_level_trainer",
 }
 
-# Values of `rl.estimator` that had another name up to version 0.1.
+# Values of `rl.estimator` by their name up to version 0.1 -> their name now.
 RENAMED_ESTIMATORS = {
     "score": "score_function",
     "score_rsqrt_d": "score_function_rsqrt_d",
@@ -42,7 +38,7 @@ class RecipeError(UserError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-5 as the number it is (YAML 1.1 wants 1.0e-5), and refuses a key that stands twice."""
+    """Safe YAML that reads 1e-5 as a number (YAML 1.1 wants 1.0e-5) and refuses a key that stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -63,7 +59,7 @@ _Loader.add_implicit_resolver(
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe and applies `dotted.key=value` overrides; values are YAML.
 
-    A recipe may begin with `extends: other.yaml`, a path relative to its own, and then holds only what differs.
+    A recipe with `extends: other.yaml`, a path relative to its own, holds only what differs from the other.
 
     Raises:
         RecipeError: Missing file, YAML that does not parse, unknown key, wrong type, or a bad override.
@@ -76,10 +72,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_values(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping of a recipe file over that of the file it extends.
+    """The mapping of a recipe file, merged over the mapping of the file that it extends.
 
     Args:
-        readers: The files that led here.
+        readers: The files whose `extends` led to this one.
 
     Raises:
         RecipeError: Missing file, YAML that does not parse, or files that extend each other.
@@ -103,7 +99,7 @@ def read_values(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two mappings as one, section by section; where both have a value, the upper one's holds."""
+    """Merges two mappings, section by section. Where both have a value, that of `above` holds."""
     both = {
         key: _merged(below[key], value) if isinstance(below.get(key), dict) and isinstance(value, dict) else value
         for key, value in above.items()
@@ -112,7 +108,10 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
-    """Checks a mapping against the recipe's fields. `where` names it in errors.
+    """Makes a recipe of a mapping. A preset fills in the keys that the mapping leaves out.
+
+    Args:
+        where: Names the mapping in messages.
 
     Raises:
         RecipeError: Unknown key or preset, or wrong type.
@@ -131,10 +130,10 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _with_new_names(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A mapping in the keys and values of this version. For each old one a warning says the new name.
+    """Replaces names of version 0.1 by those of this version, each with a warning.
 
     Raises:
-        RecipeError: Both names of a key.
+        RecipeError: A key is there under both names.
     """
     found = dict(values)
     for (section, old), new in RENAMED.items():
@@ -154,6 +153,7 @@ def _with_new_names(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
+    """Sets the key of an override in a mapping; sections on the way are made."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"Override {override!r} is not of the form key=value, for example rl.trainer.max_steps=100.")
@@ -174,7 +174,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(item: Any) -> str:
-    """One pydantic error in words, with the nearest known key for a mistyped one."""
+    """One pydantic error in words. For an unknown key it names the nearest known one."""
     location = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     name = ".".join(map(str, location)) or "recipe"
     if item["type"] == "extra_forbidden":
@@ -188,6 +188,7 @@ def _explain(item: Any) -> str:
 
 
 def _fields_at(location: Sequence[str | int]) -> list[str]:
+    """The keys of the section at a location, a path of keys and list indices."""
     model: Any = Recipe
     for part in location:
         if isinstance(part, int):
@@ -199,7 +200,7 @@ def _fields_at(location: Sequence[str | int]) -> list[str]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint with the nearest known name, or with all of them."""
+    """A hint for a message: the nearest known name, or all of them if none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else f"; known here: {', '.join(sorted(known))}"
 

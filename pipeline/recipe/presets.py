@@ -1,9 +1,9 @@
-"""Published curricula as recipe keys. What a recipe says itself comes before them.
+"""Published curricula as recipe keys. A key that the recipe sets itself overrides the preset.
 
-The schedules are those of the configuration files of facebookresearch/coconut (commit 27273cb): epochs of a stage,
-`c_thought`, `max_latent_stage`, effective batch 128 (here: 32 on each device; multiply by processes and accumulation
-to come to 128). The published code makes a fresh optimizer for each epoch, here there is one for each level. They train
-for a fixed number of epochs; what is left when the last level begins, it trains for.
+The schedules are those of the configuration files of facebookresearch/coconut (commit 27273cb), where a level is called
+a stage: `epochs_per_stage`, `c_thought`, `max_latent_stage`. The published batch is 128; here it is 32 on each device,
+so processes times accumulation should be 4. The published code makes a fresh optimizer for each epoch, here each level
+has one. It trains a fixed number of epochs in all: the last level gets those that the levels before it leave.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _COCONUT: dict[str, Any] = {
 
 
 def _coconut(latents_per_step: int, max_latents: int, epochs: int, last_epochs: int) -> dict[str, Any]:
+    """A schedule of Coconut. `epochs` are those of each level but the last, which has `last_epochs`."""
     trainer = {**_COCONUT["trainer"], "num_train_epochs": epochs}
     return {
         "latent": {
@@ -40,8 +41,8 @@ def _coconut(latents_per_step: int, max_latents: int, epochs: int, last_epochs: 
 PRESETS: dict[str, dict[str, Any]] = {
     # 25 epochs from epoch 3 on, after a text checkpoint: 3 levels of 3, then 13 with all steps removed.
     "coconut-gsm8k": _coconut(2, 6, 3, 13),
-    # 50 epochs: 5 of text (the sft section), 6 levels of 5. The longest problem has 6 steps, so all are gone in level
-    # 6, and the 15 epochs that follow it are the same level.
+    # 50 epochs: 5 of text (the section sft), 6 levels of 5, and 15 more of level 6: the longest problem has 6 steps,
+    # so level 6 replaces all.
     "coconut-prosqa": _coconut(1, 6, 5, 20),
     # 50 epochs: 5 of text, 6 levels of 5, then 15 with all steps removed.
     "coconut-prontoqa": _coconut(1, 6, 5, 15),

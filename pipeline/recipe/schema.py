@@ -1,4 +1,7 @@
-"""Every key of a recipe, its type and its default: one class for each section. Strict, and frozen once read."""
+"""Every key of a recipe: type, default and meaning. One class for each section, in the order of a recipe.
+
+An unknown key is an error. A recipe is frozen once read. `Recipe`, at the end, names the sections.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 
 class Section(BaseModel):
+    """Base of all sections."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
 def expanded(path: str) -> str:
-    """A path in which a leading `~` or `~user` is that home folder. Any other string is left as it is.
+    """Replaces a leading `~` or `~user` by the home folder. Any other string is left as it is.
 
     Raises:
-        ValueError: There is no such user, or nobody knows the home folder.
+        ValueError: There is no such user, or the home folder is not known.
     """
     found = os.path.expanduser(path)
     if found.startswith("~"):
@@ -26,20 +31,22 @@ def expanded(path: str) -> str:
     return found
 
 
-# A path, or a name that may be one, such as a hub id or a reward function in a file.
+# A path, or a name that may be a path, such as a hub id or a reward function in a file.
 HomePath = Annotated[str, AfterValidator(expanded)]
 
 
 class ModelSection(Section):
-    """The base model: a hub id or folder, or an untrained model built from a Transformers config."""
+    """The base model: a trained one by name_or_path, or an untrained one by config. Give one of the two."""
 
-    name_or_path: HomePath | None = None
-    config: dict[str, Any] | None = Field(None, description="model_type and the fields of that Transformers config")
+    name_or_path: HomePath | None = Field(None, description="hub id or folder of a trained model")
+    config: dict[str, Any] | None = Field(
+        None, description="of an untrained model: model_type and fields of that Transformers config"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="what all stages and measurements compute in; weights are float32"
     )
-    trust_remote_code: bool = False
-    lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; None trains all weights")
+    trust_remote_code: bool = Field(False, description="run the code that comes with a model on the hub")
+    lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; None: all weights are trained")
 
     @field_validator("dtype", mode="before")
     @classmethod
@@ -61,18 +68,22 @@ class ModelSection(Section):
 
 
 class DataSource(Section):
-    """Problems from a generated task, a local file, or a Hugging Face dataset."""
+    """Where problems come from: a generated task, a local file, or a Hugging Face dataset. Give one of the three."""
 
     task: str | None = Field(None, description="a generated task: chain, prosqa or graph_path")
-    options: dict[str, Any] = Field(default_factory=dict, description="fields of the task")
-    size: int | None = Field(None, gt=0, description="problems to generate")
-    path: HomePath | None = None
-    dataset: HomePath | None = None
+    options: dict[str, Any] = Field(default_factory=dict, description="of the task: fields of its class in data/")
+    size: int | None = Field(None, gt=0, description="of the task: problems to generate")
+    path: HomePath | None = Field(None, description="a JSONL, JSON, CSV or Parquet file")
+    dataset: HomePath | None = Field(None, description="a Hugging Face dataset: hub id or folder")
     name: str | None = Field(None, description="configuration of the Hugging Face dataset")
-    split: str = "train"
-    columns: dict[str, str | None] | None = Field(None, description="our field -> their column")
-    step_splitter: Literal["line", "sentence", "gsm8k", "prosqa_symbolic"] | None = None
-    limit: int | None = Field(None, gt=0)
+    split: str = Field("train", description="split of the Hugging Face dataset, such as test or train[:100]")
+    columns: dict[str, str | None] | None = Field(
+        None, description="question, steps, answer -> the column that holds it; steps: null reads data without steps"
+    )
+    step_splitter: Literal["line", "sentence", "gsm8k", "prosqa_symbolic"] | None = Field(
+        None, description="how one string becomes steps; None: by lines"
+    )
+    limit: int | None = Field(None, gt=0, description="rows to read of a file or dataset; None: all")
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataSource:
@@ -84,22 +95,26 @@ class DataSource(Section):
 
 
 class DataSection(Section):
-    train: DataSource
-    eval: DataSource
+    """The problems of the run."""
+
+    train: DataSource = Field(description="training problems; some are held out to measure on while training")
+    eval: DataSource = Field(description="evaluation problems, which the run is measured on at its end")
 
 
 class LatentSection(Section):
-    thought_source: str = "norm_matched"
+    """How latents are made, from the curriculum on."""
+
+    thought_source: str = Field("norm_matched", description="what a latent is made of, see docs/algorithm.md")
     thought_options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the thought source")
-    latents_per_step: int = Field(1, gt=0)
-    max_latents: int | None = Field(None, gt=0, description="no more latents than these; None: for every step")
+    latents_per_step: int = Field(1, gt=0, description="latents that replace one text step")
+    max_latents: int | None = Field(None, gt=0, description="most latents of a thought; None: no limit")
     delimiters: bool = Field(False, description="special tokens around the latents")
-    stop_head: bool = Field(False, description="a head ends the thought; num_latents becomes a maximum")
+    stop_head: bool = Field(False, description="a head ends the thought; the number of latents becomes a maximum")
     jacobi_sweeps: int | None = Field(
-        None, gt=0, description="make all latents at once in so many fixed-point sweeps; None: one pass a latent"
+        None, gt=0, description="make all latents at once in this number of Jacobi sweeps; None: one pass a latent"
     )
     backprop_steps: int | None = Field(
-        None, ge=0, description="only the last so many latents (sweeps) carry gradient; None: all"
+        None, ge=0, description="only the last latents (sweeps), this number of them, carry gradient; None: all"
     )
 
     @model_validator(mode="after")
@@ -114,42 +129,56 @@ class LatentSection(Section):
 
 
 class SFTSection(Section):
+    """The stage sft: supervised fine-tuning on text chain of thought."""
+
     trainer: dict[str, Any] = Field(default_factory=dict, description="fields of trl.SFTConfig")
 
 
 class CurriculumSection(Section):
-    """One Trainer per level. `trainer.max_steps` or `trainer.num_train_epochs` is the limit of each level."""
+    """The stage curriculum, and its controls: level by level, latents replace more text steps.
+
+    A level ends at its threshold (promote_at), out of patience, or at its limit: trainer.max_steps or
+    trainer.num_train_epochs.
+    """
 
     preset: str | None = Field(None, description="a published schedule that fills in what the recipe leaves out")
     steps_per_level: int | list[int | Literal["all"]] = Field(
-        1, description="text steps each level removes; a list says it level by level"
+        1, description="text steps that each level replaces; a list: one number for each level, all at its end"
     )
-    pad_latents: bool = Field(True, description="all problems of a level have its latents; false: those of their steps")
+    pad_latents: bool = Field(
+        True, description="all problems of a level have its latents; false: latents for their own steps"
+    )
     promote_at: float | None = Field(
-        0.95, gt=0, le=1, description="held-out greedy accuracy that ends a level; None: never"
+        0.95, gt=0, le=1, description="greedy held-out accuracy that promotes a level and ends it; None: never"
     )
-    last_level_at: float | None = Field(None, gt=0, le=1, description="the same for the last level, where it differs")
-    patience: int | None = Field(None, gt=0, description="measurements without a new best that end a level; None: any")
+    last_level_at: float | None = Field(None, gt=0, le=1, description="promote_at of the last level; None: the same")
+    patience: int | None = Field(
+        None, gt=0, description="measurements in a row without a new best that end a level; None: never"
+    )
     at_limit: Literal["stop", "continue"] = Field(
-        "stop", description="what follows a level that ends below its threshold"
+        "stop", description="what follows a level that ends below its threshold: no further level, or the next one"
     )
     step_back_at: float | None = Field(
-        None, gt=0, le=1, description="below this accuracy on the level before, that one is trained again; None: never"
+        None, gt=0, le=1, description="below this accuracy on the level below, that level is trained again; None: never"
     )
-    max_step_backs: int = Field(1, gt=0, description="times that a level may be trained again")
+    max_step_backs: int = Field(1, gt=0, description="how often a level may be trained again")
     eval_every: int = Field(100, gt=0, description="optimizer steps between two measurements")
-    eval_problems: int = Field(256, gt=0, description="training problems held out for the measurement")
-    mix_earlier: float = Field(0.0, ge=0, le=1, description="share of items shown at an earlier level")
-    supervision: Literal["none", "next_step", "decoder", "distillation"] = "none"
+    eval_problems: int = Field(256, gt=0, description="held-out problems of a measurement")
+    mix_earlier: float = Field(0.0, ge=0, le=1, description="share of items shown at a random level up to this one")
+    supervision: Literal["none", "next_step", "decoder", "distillation"] = Field(
+        "none", description="what latents are taught besides the answer, see docs/algorithm.md"
+    )
     supervision_weight: float = Field(1.0, gt=0, description="weight of the supervision's loss")
     supervision_options: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of the supervision"
     )
     noise: str | None = Field(None, description="noise on the latents in the last level, as kind:scale")
-    noise_ramp: float = Field(0.5, ge=0, le=1, description="share of the last level in which the noise grows from 0")
+    noise_ramp: float = Field(
+        0.5, ge=0, le=1, description="share of the last level's limit over which the noise grows from 0"
+    )
     reset_optimizer: bool = Field(True, description="each level begins with a fresh optimizer")
     trainer: dict[str, Any] = Field(default_factory=dict, description="fields of transformers.TrainingArguments")
-    last_level_trainer: dict[str, Any] = Field(default_factory=dict, description="those of the last level that differ")
+    last_level_trainer: dict[str, Any] = Field(default_factory=dict, description="fields that differ in the last level")
 
     @field_validator("steps_per_level", mode="before")
     @classmethod
@@ -170,14 +199,17 @@ class CurriculumSection(Section):
 
 
 class Reward(Section):
-    """A reward function or a reward model, its weight, and what is done when it is slow or fails."""
+    """A reward function or a reward model (give one of the two), its weight, and what happens when it is slow or fails.
+
+    rl.rewards is a list of these; evaluate.selection_reward is one.
+    """
 
     function: HomePath | None = Field(None, description="module:function, path/to/file.py:function or a built-in name")
     model: HomePath | None = Field(None, description="a sequence classifier: hub id or folder")
     label: int | None = Field(None, ge=0, description="the model's label whose probability counts; None: its only one")
-    weight: float = Field(1.0, ge=-1e6, le=1e6, allow_inf_nan=False)
-    timeout: float | None = Field(None, gt=0, allow_inf_nan=False, description="seconds that one try may take")
-    retries: int = Field(0, ge=0, description="further tries after one that raised or took too long")
+    weight: float = Field(1.0, ge=-1e6, le=1e6, allow_inf_nan=False, description="factor in the sum of rewards")
+    timeout: float | None = Field(None, gt=0, allow_inf_nan=False, description="seconds for one try; None: any")
+    retries: int = Field(0, ge=0, description="tries after the first that raised or took too long")
     on_error: Literal["raise", "none"] = Field(
         "raise", description="after the last try: end the training, or give no reward to the completions of the call"
     )
@@ -192,34 +224,46 @@ class Reward(Section):
 
 
 class PPOSection(Section):
-    """What PPO has and GRPO has not."""
+    """What PPO adds to the section rl."""
 
-    gamma: float = Field(1.0, ge=0, le=1, description="discount a step, latents and answer tokens alike")
-    lam: float = Field(0.95, ge=0, le=1, description="lambda of the advantage estimates")
+    gamma: float = Field(1.0, ge=0, le=1, description="discount for each latent and each answer token")
+    lam: float = Field(0.95, ge=0, le=1, description="lambda of the generalized advantage estimates")
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
-    cliprange_value: float = Field(0.2, gt=0, description="largest change of a value that counts in one update")
-    whiten_advantages: bool = Field(True, description="mean 0 and variance 1 over all processes")
-    detach_trunk: bool = Field(True, description="the value loss trains its head alone")
-    kl_target: float | None = Field(None, gt=0, description="nats a token that trainer.beta is steered to")
+    cliprange_value: float = Field(0.2, gt=0, description="clip range of a value's change in the value loss")
+    whiten_advantages: bool = Field(True, description="advantages get mean 0 and variance 1 over all processes")
+    detach_trunk: bool = Field(True, description="the value loss trains the value head only")
+    kl_target: float | None = Field(
+        None, gt=0, description="KL in nats a token that trainer.beta is steered to; None: beta is fixed"
+    )
 
 
 class RLSection(Section):
-    algorithm: Literal["grpo", "ppo"] = "grpo"
+    """The stage rl: reinforcement learning on the rewards of sampled answers, with noise on the latents."""
+
+    algorithm: Literal["grpo", "ppo"] = Field("grpo", description="advantages from groups, or from a value head")
     ppo: PPOSection | None = Field(None, description="only with algorithm=ppo; None: its defaults")
     noise: str | None = Field("gaussian:0.1", description="noise on the latents as kind:scale; None: none")
     estimator: str = Field(
-        "replay", description="replay, score_function, score_function_rsqrt_d, score_function_mean, or mix:a"
+        "replay",
+        description="how latents get a gradient: replay, score_function, score_function_rsqrt_d, score_function_mean, "
+        "or mix:a",
     )
     answers_per_thought: int = Field(1, gt=0, description="answers after each thought; num_generations counts answers")
-    antithetic: bool = Field(False, description="thoughts in pairs whose noise mirrors each other's")
-    max_at: int | None = Field(None, gt=0, description="credit what a rollout adds to the best of so many")
+    antithetic: bool = Field(False, description="thoughts come in pairs with opposite noise")
+    max_at: int | None = Field(
+        None, gt=0, description="reward what a rollout adds to the best of this many rollouts; None: its own reward"
+    )
     equal_groups: Literal["keep", "drop", "resample"] = Field(
         "keep", description="groups of equal rewards: keep, leave out of the mean, or draw again"
     )
-    eval_every: int | None = Field(None, gt=0, description="steps between two measurements of held-out problems")
-    eval_problems: int = Field(256, gt=0, description="held-out problems of such a measurement")
+    eval_every: int | None = Field(
+        None, gt=0, description="optimizer steps between two measurements on held-out problems; None: none"
+    )
+    eval_problems: int = Field(256, gt=0, description="held-out problems of a measurement")
     alarms: Literal["warn", "stop"] = Field("warn", description="what an alarm does, see docs/metrics.md")
-    rewards: list[Reward] = Field(default_factory=lambda: [Reward(function="exact_match")], min_length=1)
+    rewards: list[Reward] = Field(
+        default_factory=lambda: [Reward(function="exact_match")], min_length=1, description="summed with their weights"
+    )
     trainer: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")
 
     @model_validator(mode="after")
@@ -239,10 +283,10 @@ Selector = Literal["majority", "likelihood", "reward", "weighted", "latent_rewar
 
 
 class SamplingSection(Section):
-    """Samples of a problem that are drawn apart from each other."""
+    """A setting of the evaluation: samples of a problem that are drawn independently."""
 
-    noise: str | None = None
-    temperature: float = Field(0.0, ge=0)
+    noise: str | None = Field(None, description="noise on the latents as kind:scale; None: none")
+    temperature: float = Field(0.0, ge=0, description="temperature of the answers; 0: the most likely token")
     answers_per_thought: int = Field(1, gt=0, description="answers drawn after each thought")
 
     @model_validator(mode="after")
@@ -257,15 +301,17 @@ class SamplingSection(Section):
 
 
 class SearchSection(Section):
-    """Thoughts of a problem that are searched: a beam, or a tree."""
+    """A setting of the evaluation: a search over the thoughts of a problem, by a beam or a tree."""
 
-    kind: Literal["beam", "tree"]
-    noise: str = Field(description="on the latents where thoughts branch")
-    temperature: float = Field(0.0, ge=0, description="of the answer after each thought")
-    children: int = Field(gt=1, description="ways a thought goes on where it branches")
+    kind: Literal["beam", "tree"] = Field(description="a beam keeps the best thoughts after each latent; a tree all")
+    noise: str = Field(description="noise on the latents where thoughts branch, as kind:scale")
+    temperature: float = Field(0.0, ge=0, description="temperature of the answer after each thought")
+    children: int = Field(gt=1, description="continuations of a thought where it branches")
     width: int | None = Field(None, gt=0, description="of a beam: thoughts kept after each latent")
     at: int | str | None = Field(
-        None, description="of a tree: the latent where it branches, from 1, each one, or the one answers hang on most"
+        None,
+        description="of a tree: the latent where it branches, counted from 1; each; or sensitive, the latent that the "
+        "answers depend on most",
     )
 
     @field_validator("at")
@@ -288,23 +334,27 @@ class SearchSection(Section):
 
 
 class EvaluateSection(Section):
+    """How finished stages are measured: greedily, and with every setting of sampling and search."""
+
     problems: int | None = Field(1000, gt=0, description="evaluation problems; None: all")
-    num_samples: int = Field(16, gt=0)
-    k: list[int] = Field(default_factory=lambda: [1, 4, 16])
-    sampling: list[SamplingSection] = Field(default_factory=lambda: [SamplingSection(temperature=1.0)])
-    search: list[SearchSection] = Field(default_factory=list)
+    num_samples: int = Field(16, gt=0, description="samples of a problem in each setting")
+    k: list[int] = Field(default_factory=lambda: [1, 4, 16], description="each k of pass@k and of the selectors")
+    sampling: list[SamplingSection] = Field(
+        default_factory=lambda: [SamplingSection(temperature=1.0)], description="settings of independent samples"
+    )
+    search: list[SearchSection] = Field(default_factory=list, description="settings that search over thoughts")
     num_latents: int | None = Field(
-        None, ge=0, description="of checkpoints with latents: think so many; 0: in text; None: as many as trained"
+        None, ge=0, description="latents of a thought, where a model has any; 0: it thinks in text; None: as trained"
     )
     selectors: tuple[Selector, ...] = Field(
         ("majority",), description="ways to choose one of k samples, see docs/algorithm.md"
     )
-    selection_reward: Reward | None = Field(None, description="by which reward and weighted choose")
-    latent_reward: HomePath | None = Field(None, description="folder of the latent reward model, which judges thoughts")
+    selection_reward: Reward | None = Field(None, description="the reward that the selectors reward and weighted read")
+    latent_reward: HomePath | None = Field(None, description="folder of the latent reward model")
     scorer: HomePath = Field("exact_match", description="reward function; a score above 0.5 counts as right")
-    max_new_tokens: int = Field(64, gt=0)
+    max_new_tokens: int = Field(64, gt=0, description="most tokens of an answer, or of text steps and answer")
     batch_size: int = Field(256, gt=0, description="answers drawn at once")
-    bootstrap: int = Field(1000, gt=0, description="resamples behind the 95% intervals that are bootstrapped")
+    bootstrap: int = Field(1000, gt=0, description="resamples of a bootstrapped 95% interval")
 
     @model_validator(mode="after")
     def _counts_fit(self) -> EvaluateSection:
@@ -346,16 +396,18 @@ class EvaluateSection(Section):
 
 
 class ControlsSection(Section):
-    """Arms of the curriculum, each trained on the same data with the same limits. All but `latent` are off by default:
-    they take as long as the run."""
+    """The arms to train on the same data with the same limits. Controls are off by default: each takes as long as the
+    curriculum."""
 
-    latent: bool = Field(True, description="the arm itself; false leaves it and RL out")
-    text_cot: bool = False
-    no_cot: bool = False
-    pause: bool = False
-    pause_multi: bool = False
-    no_curriculum: bool = False
-    more_supervised: bool = Field(False, description="in place of RL as many supervised steps on as many samples")
+    latent: bool = Field(True, description="the arm latent, which is the stage curriculum; false: no curriculum, no rl")
+    text_cot: bool = Field(False, description="text chain of thought for as many optimizer steps")
+    no_cot: bool = Field(False, description="question -> answer, from the base model")
+    pause: bool = Field(False, description="pause tokens in place of latents, in one pass")
+    pause_multi: bool = Field(False, description="pause tokens in place of latents, one pass for each")
+    no_curriculum: bool = Field(False, description="the last level only, for as many optimizer steps as all levels")
+    more_supervised: bool = Field(
+        False, description="the last level instead of rl, for as many optimizer steps and samples"
+    )
 
     @property
     def chosen(self) -> list[str]:
@@ -364,27 +416,31 @@ class ControlsSection(Section):
 
 
 class TrackingSection(Section):
-    wandb: bool = True
-    project: str | None = Field(None, description="None: WANDB_PROJECT, else neuralese")
-    entity: str | None = Field(None, description="None: WANDB_ENTITY, else that of the key")
+    """Weights & Biases. metrics.jsonl in the run folder is always written."""
+
+    wandb: bool = Field(True, description="record the run in Weights & Biases; offline where there is no key")
+    project: str | None = Field(None, description="W&B project; None: WANDB_PROJECT, else neuralese")
+    entity: str | None = Field(None, description="W&B entity; None: WANDB_ENTITY, else that of the key")
 
 
 class Recipe(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0, lt=2**32, description="NumPy takes no other")
-    output_dir: HomePath = "outputs"
+    """A whole recipe. A stage without its section (sft, curriculum, rl) is not trained."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run and of its folder")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of all random numbers; its range is NumPy's")
+    output_dir: HomePath = Field("outputs", description="folder of run folders")
     plugins: list[HomePath] = Field(
-        default_factory=list, description="modules or files that register noises and thought sources of one's own"
+        default_factory=list, description="modules or files that register your own noises and thought sources"
     )
-    model: ModelSection
-    data: DataSection
-    latent: LatentSection = LatentSection()
-    sft: SFTSection | None = None
-    curriculum: CurriculumSection | None = None
-    rl: RLSection | None = None
-    evaluate: EvaluateSection = EvaluateSection()
-    controls: ControlsSection = ControlsSection()
-    tracking: TrackingSection = TrackingSection()
+    model: ModelSection = Field(description="the base model")
+    data: DataSection = Field(description="training and evaluation problems")
+    latent: LatentSection = Field(LatentSection(), description="how latents are made")
+    sft: SFTSection | None = Field(None, description="stage: text chain of thought")
+    curriculum: CurriculumSection | None = Field(None, description="stage: text steps become latents")
+    rl: RLSection | None = Field(None, description="stage: reinforcement learning on sampled answers")
+    evaluate: EvaluateSection = Field(EvaluateSection(), description="how finished stages are measured")
+    controls: ControlsSection = Field(ControlsSection(), description="control arms to train besides")
+    tracking: TrackingSection = Field(TrackingSection(), description="Weights & Biases")
 
     @model_validator(mode="after")
     def _controls_fit(self) -> Recipe:
@@ -413,13 +469,15 @@ class Recipe(Section):
 
     @property
     def folder(self) -> Path:
+        """The run folder."""
         return Path(self.output_dir) / self.name
 
     @property
     def held_out(self) -> int:
-        """Training problems kept apart, for the curriculum and for RL to be measured on."""
+        """Number of held-out problems: the most that a stage measures on while it trains."""
         count = self.curriculum.eval_problems if self.curriculum is not None else 0
         return max(count, self.rl.eval_problems) if self.rl is not None and self.rl.eval_every is not None else count
 
     def to_yaml(self) -> str:
+        """The recipe with all defaults, as it is kept in the run folder."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

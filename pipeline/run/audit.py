@@ -1,4 +1,4 @@
-"""`neuralese audit`: what a run or a checkpoint is audited with, and on what."""
+"""`neuralese audit`: finds subject, control and problems of an audit, runs it, and writes what it found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..evaluate.audit.table import print_audit, write_audit
 from ..evaluate.report.page import report_images, write_report
 from ..latent.config import LatentConfig
 from ..latent.latentize import has_supervision
-from ..model.answer_room import check_checkpoints_fit
+from ..model.answer_limits import check_checkpoints_fit
 from ..model.load import load_reasoner
 from ..problems.load import load_evaluation
 from ..recipe.load import load_recipe
@@ -24,10 +24,10 @@ from ..system.activity import doing
 from ..system.files import writable
 from ..system.processes import join_processes
 from ..tracking.tracker import Tracker
-from .checkpoints import find_checkpoints, run_folder, trained_stages
+from .finished import find_checkpoints, run_folder, trained_stages
 from .folder import RunError
 
-# Latents cost less than answers, and probes need more problems than shares do.
+# Problems whose latents are read by probes, for each problem that is answered. Latents cost less than answers.
 PROBED = 4
 
 
@@ -42,12 +42,12 @@ def audit_folder(
 ) -> None:
     """Audits the last stage with latents of a run, or one checkpoint, and prints and writes what it finds.
 
-    A run's own audit.json goes into its report, which is written anew, and to W&B.
+    RUN/audit.json also goes into the report of the run, which is written anew, and to W&B.
 
     Args:
-        control: A pause control, or a run with one; None: that of the run, where it has one.
-        count: Problems that are answered, of those the recipe is measured on.
-        guess: Accuracy of a guess; None: `guess_share`.
+        control: A pause control, or a run with one. None: the one of the audited run, if it has one.
+        count: Evaluation problems to answer.
+        guess: Accuracy of a guess. None: `guess_share`.
 
     Raises:
         UserError: No run or checkpoint there, no latents, or a control that is none or was trained on other data.
@@ -98,7 +98,7 @@ def _load(recipe: Recipe, checkpoint: Path) -> Subject:
 
 
 def _track(recipe: Recipe, run: Path, found: Audit) -> None:
-    """Records the gates, the interventions and the map of thoughts in W&B, as a run of their own in the group."""
+    """Records gates, interventions and the map of thoughts in W&B, as a separate run of the group."""
     tracker = Tracker(recipe, run, is_main=True)
     tracker.start("audit")
     gates = [[gate.name, gate.passed, gate.because] for gate in found.gates]
@@ -143,7 +143,10 @@ def _control_checkpoint(control: Path, recipe: Recipe) -> Path:
 
 
 def _change(recipe: Recipe, section: LatentConfig) -> Callable[[Problem], Problem | None] | None:
-    """Changes that alter a step which the latents stand for: those of later steps alone are the text's to follow."""
+    """A function that changes one operand or edge of a problem such that a step replaced by latents changes.
+
+    None where the problems come from no generated task.
+    """
     source = recipe.data.eval
     if source.task is None:
         return None

@@ -1,4 +1,4 @@
-"""`neuralese calibrate`: what each scale of a noise gives, and which one to take."""
+"""`neuralese calibrate`: measures accuracy at several scales of a noise and proposes one scale."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ from rich.table import Table
 from ...data.problem import Problem
 from ..evaluate.measure import Measurement
 from ..latent.noise import parse_noise
-from ..model.answer_room import check_checkpoints_fit
+from ..model.answer_limits import check_checkpoints_fit
 from ..problems.load import fingerprint, load_all
 from ..recipe.load import load_recipe
 from ..recipe.schema import Recipe, SamplingSection
 from ..system.files import writable, write_whole
 from ..system.processes import join_processes
-from .checkpoints import find_checkpoints, run_folder
-from .folder import RunError, warn_of_other_data
+from .finished import find_checkpoints, run_folder
+from .folder import RunError
 from .results import evaluate_checkpoint
+from .training_data import warn_of_other_data
 
 SCALES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
-
-
-KEPT = 0.9  # share of the greedy accuracy that a sample under noise must keep
+KEPT = 0.9  # share of the greedy accuracy that pass@1 under noise must keep
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a scale of noise gives.
+    """What one scale of the noise gives.
 
     Attributes:
-        scale: Of the noise.
-        one: pass@1 of noisy samples.
-        many: pass@k, k the number of samples.
+        one: pass@1.
+        many: pass@k, where k is the number of samples of a problem.
     """
 
     scale: float
@@ -46,8 +44,10 @@ class Point:
 
 
 def propose(greedy: float, points: Sequence[Point]) -> Point | None:
-    """The scale with the highest pass@k among those whose pass@1 keeps 90% of the greedy accuracy, the smaller of two
-    equal ones; None where there is none."""
+    """The point with the highest pass@k among those whose pass@1 is at least 90% of the greedy accuracy.
+
+    Of equal ones the smallest scale. None if no point qualifies.
+    """
     good = [point for point in sorted(points, key=lambda point: point.scale) if point.one >= KEPT * greedy]
     return max(good, key=lambda point: point.many, default=None)
 
@@ -61,13 +61,14 @@ def calibrate(
     output: Path | None,
     recipe_path: Path | None,
 ) -> None:
-    """Measures pass@1 and pass@k of a checkpoint over scales of a noise, and proposes one.
+    """Measures pass@1 and pass@k of a checkpoint at several scales of a noise, and proposes one scale.
 
-    On training problems that were held out, so that nothing is chosen on what the model is measured by in the end.
+    It measures on held-out problems, so that the evaluation problems take no part in the choice.
 
     Args:
-        folder: A checkpoint with latents, or a run, of which the curriculum's is taken.
-        temperature: Of the answers; 0 leaves the noise alone to make samples differ.
+        folder: A checkpoint with latents, or a run folder, whose curriculum checkpoint is taken.
+        kind: Of the noise, such as gaussian.
+        temperature: Of the answers. At 0 samples differ by the noise only.
 
     Raises:
         UserError: Unknown noise, no checkpoint with latents, or a recipe that holds no problems out.
@@ -101,7 +102,7 @@ def calibrate(
 
 
 def _held_out_problems(recipe: Recipe, run: Path | None) -> list[Problem]:
-    """Training problems that a run has held out, whatever is asked for now; no more than a model is measured on.
+    """The held-out problems of a run, as its own recipe held them out, at most `evaluate.problems` of them.
 
     Raises:
         RunError: It held out none.
@@ -119,6 +120,7 @@ def _held_out_problems(recipe: Recipe, run: Path | None) -> list[Problem]:
 
 
 def _points(rows: Sequence[Measurement], specs: Sequence[str], count: int) -> list[Point]:
+    """A point for each noise `kind:scale` that the rows have results of."""
     found = {(row.noise, row.k): row.value for row in rows if row.metric == "pass@k"}
     return [
         Point(float(spec.partition(":")[2]), found[spec, 1], found[spec, count]) for spec in specs if (spec, 1) in found

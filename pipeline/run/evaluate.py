@@ -1,4 +1,4 @@
-"""`neuralese eval` and `neuralese calibrate`: measure what a run left behind."""
+"""`neuralese eval`: measures the finished stages of a run, or one checkpoint."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from ..evaluate.measure import Measurement, write_results
 from ..evaluate.report.page import write_report
 from ..evaluate.table import print_results
-from ..model.answer_room import check_checkpoints_fit
+from ..model.answer_limits import check_checkpoints_fit
 from ..problems.load import load_evaluation
 from ..system.files import writable
 from ..system.lock import hold_for_all
 from ..system.processes import join_processes
 from ..system.whole import read_seconds
-from .checkpoints import find_checkpoints
+from .finished import find_checkpoints
 from .results import evaluate_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
     if state.is_main_process:
         write_results(target, rows)
         seconds = read_seconds(folder) if (folder / "recipe.yaml").is_file() else {}
-        seconds.pop("evaluate", None)  # that of the run's own evaluation, not of this one
+        seconds.pop("evaluate", None)  # how long the run's own evaluation took
         print_results(rows, seconds)
         print(f"Results      {target}")
         print(f"Samples      {target.with_name(f'{target.stem}-samples')}")

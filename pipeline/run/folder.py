@@ -1,16 +1,11 @@
-"""The run folder: held by one launch at a time, and gone on with only by the recipe that it was begun by."""
+"""The run folder: one launch at a time holds it, and only the recipe that it was begun with goes on in it."""
 
 from __future__ import annotations
 
-import json
-import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-
-from accelerate import PartialState
 
 from ...data.errors import UserError
 from ..recipe.load import RecipeError, load_recipe
@@ -19,20 +14,14 @@ from ..system.files import write_whole
 from ..system.lock import hold
 from ..system.processes import on_main
 from ..system.whole import fault_in
-from ..train.curriculum.arms import ARMS
-from ..train.curriculum.levels import read_report
-
-logger = logging.getLogger(__name__)
+from ..train.curriculum.reports import read_report
+from .plan import STAGES
+from .recipe_changes import differences
 
 LOCK = "running.lock"
-DATA = "training_data"
-STAGES = ("sft", "curriculum", "rl", *ARMS)
-# What a start leaves that ended before it wrote recipe.yaml.
+# Files that a launch leaves if it ended before it wrote recipe.yaml.
 LEFT = {LOCK, "error.log", "recipe.yaml.partial"}
-# What is measured may change between runs, and where; what was trained may not.
-FREE = {"name", "output_dir", "evaluate", "controls", "tracking"}
-SHOWN = 5  # keys that a message names
-UNSET = object()
+SHOWN = 5  # changed keys that a message names
 
 
 class RunError(UserError):
@@ -41,11 +30,11 @@ class RunError(UserError):
 
 @contextmanager
 def open_folder(recipe: Recipe, resume: bool) -> Iterator[None]:
-    """Makes the run folder, or checks that it holds this recipe's run, and holds it for this launch.
+    """Makes the run folder, or checks that it holds a run of this recipe, and locks it for this launch.
 
     Raises:
         LockedError: Another launch holds it.
-        RunError: It holds another recipe's run, this one's without `resume`, or files that are not whole.
+        RunError: It holds a run of another recipe, a run of this recipe without `resume`, or damaged files.
     """
     folder, held = recipe.folder, ExitStack()
 
@@ -62,12 +51,12 @@ def open_folder(recipe: Recipe, resume: bool) -> Iterator[None]:
 
 
 def check_folder(recipe: Recipe, resume: bool) -> None:
-    """Makes sure that a folder holds nothing, or a run that may be gone on with. Changes nothing.
+    """Checks that the run folder is empty, or holds a run that this launch may go on with. Changes nothing.
 
-    A run that ended before its first stage, as bad data end it, left nothing to protect: it is begun anew.
+    A run that ended before its first stage, for example on bad data, holds no weights: it is begun anew.
 
     Raises:
-        UserError: It holds another recipe's run, this one's without `resume`, or files that are not whole.
+        UserError: The folder holds a run of another recipe, a run of this recipe without `resume`, or damaged files.
     """
     check_same_recipe(recipe)
     if not _is_begun(recipe.folder):
@@ -81,7 +70,7 @@ def check_folder(recipe: Recipe, resume: bool) -> None:
 
 
 def check_same_recipe(recipe: Recipe) -> None:
-    """Makes sure that a folder holds nothing, or a run of this recipe.
+    """Checks that the run folder is empty, or holds a run of this recipe.
 
     Raises:
         RunError: It holds something else.
@@ -98,10 +87,12 @@ def check_same_recipe(recipe: Recipe) -> None:
 
 
 def _is_begun(folder: Path) -> bool:
+    """Whether a stage has begun to train."""
     return any((folder / name).is_dir() for name in STAGES)
 
 
 def _check_ours(folder: Path) -> None:
+    """Checks that a folder that exists is a run folder."""
     if (folder / "recipe.yaml").is_file() or not folder.is_dir():
         return
     if any(path.name not in LEFT for path in folder.iterdir()):
@@ -111,7 +102,7 @@ def _check_ours(folder: Path) -> None:
 
 
 def _held_recipe(folder: Path) -> Recipe:
-    """The recipe that a run was begun by."""
+    """The recipe that a run was begun with."""
     try:
         return load_recipe(folder / "recipe.yaml")
     except RecipeError as error:
@@ -121,41 +112,11 @@ def _held_recipe(folder: Path) -> Recipe:
         ) from error
 
 
-def differences(held: Recipe, asked: Recipe) -> list[str]:
-    """`dotted.key: 8 then, 4 now` of every key that is trained by and has changed."""
-    then, now = _as_trained(held), _as_trained(asked)
-    return [line for key in now for line in _differences(then[key], now[key], key)]
-
-
-def _differences(then: Any, now: Any, key: str) -> list[str]:
-    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-        then, now = dict(enumerate(then)), dict(enumerate(now))
-    if isinstance(then, dict) and isinstance(now, dict):
-        pairs = {name: (then.get(name, UNSET), now.get(name, UNSET)) for name in {**then, **now}}
-        return [line for name, pair in pairs.items() for line in _differences(*pair, f"{key}.{name}")]
-    return [] if then == now else [f"{key}: {_shown(then)} then, {_shown(now)} now"]
-
-
-def _shown(value: Any) -> str:
-    text = "unset" if value is UNSET else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _as_trained(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without what does not change what is trained, and without how long rewards are waited for: a run that a
-    slow one ended may go on with more patience."""
-    values = recipe.model_dump(mode="json", exclude=FREE)
-    for reward in (values["rl"] or {}).get("rewards", []):
-        for key in ("timeout", "retries", "on_error"):
-            del reward[key]
-    return values
-
-
 def _check_finished(folder: Path) -> None:
-    """Makes sure that what finished stages left is whole.
+    """Checks the files of finished stages.
 
     Raises:
-        UserError: A disk fault has changed it.
+        UserError: One is damaged, as by a disk fault.
     """
     for final in sorted((*folder.glob("*/final"), *folder.glob("*/*/final"))):
         fault = fault_in(final) if final.is_dir() and not final.is_symlink() else None
@@ -168,32 +129,8 @@ def _check_finished(folder: Path) -> None:
         read_report(report)
 
 
-def keep_training_data(folder: Path, found: str) -> None:
-    """Records which problems a run is trained on, until a stage is finished; from then on `warn_of_other_data`.
-
-    Args:
-        found: `fingerprint` of the training problems.
-    """
-    if PartialState().is_main_process:
-        if any(final.is_dir() for name in STAGES for final in (folder / name).glob("**/final")):
-            warn_of_other_data(folder, found)
-        else:
-            write_whole(folder / DATA, found)
-
-
-def warn_of_other_data(folder: Path, found: str) -> None:
-    """Says where finished stages were trained on other problems: those that are held out now were trained on then."""
-    file = folder / DATA
-    then = file.read_text(encoding="utf-8") if file.is_file() else "problems that nobody recorded (an earlier version)"
-    if then != found:
-        logger.warning(
-            "The run in %s was trained on %s, and its data give %s now. Problems that are held out now may have been "
-            "trained on then, and figures over them promise too much. Restore the data, or begin under another name.",
-            folder, then, found,
-        )  # fmt: skip
-
-
 def _prepare(recipe: Recipe) -> None:
+    """Writes recipe.yaml, and removes what the recipe of this launch makes out of date."""
     folder, file = recipe.folder, recipe.folder / "recipe.yaml"
     if not _is_begun(folder):
         shutil.rmtree(folder / "base", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How a run was launched: what launchers may ask for, how many processes there are, and what is said of it."""
+"""How a run was launched: refuses launcher settings that stages cannot run under, and prints processes and device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..recipe.schema import Recipe
 logger = logging.getLogger(__name__)
 
 
-# Switches of launchers that stages cannot run under, what sets them, and what to do instead.
+# Environment variable of a launcher setting that is refused -> its name in messages, and why with what to do instead.
 UNFIT = {
     "ACCELERATE_USE_FSDP": (
         "FSDP (distributed_type: FSDP)",
@@ -33,14 +33,14 @@ UNFIT = {
 
 
 class LaunchError(UserError):
-    """A launcher that asks for what stages cannot run under, or a recipe that needs another one."""
+    """A launcher setting that stages cannot run under, or a recipe that needs another launcher."""
 
 
 def check_launcher() -> None:
-    """Refuses what would crash in the middle of a run, or train in another precision than is measured in.
+    """Refuses launcher settings that would crash in the middle of a run, or train and measure in different precisions.
 
     Raises:
-        LaunchError: FSDP, Megatron-LM, other parallelism, a compiler, or a precision of the launcher's own.
+        LaunchError: FSDP, Megatron-LM, a parallelism config, torch.compile or mixed precision.
     """
     for name, (what, why) in UNFIT.items():
         if parse_flag_from_env(name):
@@ -60,7 +60,7 @@ def check_launcher() -> None:
 
 
 def check_launched(recipe: Recipe) -> None:
-    """Makes sure that a trainer that splits a model over processes was launched.
+    """Checks that a recipe with a `deepspeed` or `fsdp` trainer key was started by a launcher.
 
     Raises:
         LaunchError: It was not.
@@ -76,7 +76,7 @@ def check_launched(recipe: Recipe) -> None:
 
 
 def announce(state: PartialState) -> None:
-    """Prints the processes and the device of a run, and warns where the launcher was asked for more."""
+    """Prints processes, threads and device. Warns if the launcher was asked for several processes but started one."""
     if not state.is_main_process:
         return
     count, threads = state.num_processes, torch.get_num_threads()
@@ -92,7 +92,7 @@ def announce(state: PartialState) -> None:
 def asked_for_more(count: int) -> bool:
     """Whether `accelerate launch` was asked for several processes and started one.
 
-    It then tells the one process where the others would meet, but not how many they are.
+    In that case it sets MASTER_PORT, where processes would meet, but not WORLD_SIZE, their number.
     """
     is_launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     return count == 1 and is_launched and "WORLD_SIZE" not in os.environ

@@ -9,16 +9,25 @@ from pathlib import Path
 
 from ..recipe.load import RecipeError
 from ..recipe.schema import Recipe
-from ..train.common import Context
+from ..train.context import Context
 from ..train.curriculum.arms import ARMS
-from ..train.curriculum.levels import train_curriculum
+from ..train.curriculum.stage import train_curriculum
 from ..train.rl.stage import train_rl
 from ..train.sft import train_sft
+
+# Every stage that a run may have, by the name of its folder. Controls have the names of their arms.
+STAGES = ("sft", "curriculum", "rl", *ARMS)
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a run: its name, which is also its folder, the stage it starts from, and what trains it."""
+    """A stage of a run.
+
+    Attributes:
+        name: Also the name of its folder.
+        after: The stage whose weights it starts from, or `base`.
+        train: Trains it: context, starting weights, folder.
+    """
 
     name: str
     after: str
@@ -26,7 +35,11 @@ class PlannedStage:
 
 
 def plan(recipe: Recipe) -> list[PlannedStage]:
-    """The stages of a recipe in order; controls last."""
+    """The stages of a recipe, in the order they are trained in. Controls come last.
+
+    Raises:
+        RecipeError: The recipe has none.
+    """
     planned: list[PlannedStage] = []
     last = "base"
     for name, is_on, train in (

@@ -1,4 +1,4 @@
-"""The end of a run: its checkpoints measured, results.json, the report and the table."""
+"""The end of a run: measures the finished stages, writes results.json and the report, prints the table."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from ..system.files import write_whole
 from ..system.whole import read_seconds
 from ..tracking.tracker import Tracker
 from ..tracking.wandb_run import print_wandb
-from ..train.common import is_done
-from ..train.curriculum.levels import stopped_summary
+from ..train.curriculum.reports import stopped_summary
+from ..train.hand_over import is_done
 from .plan import plan
 
 logger = logging.getLogger(__name__)
 
 
 def record_seconds(recipe: Recipe, stage: str, seconds: float) -> None:
+    """Adds wall-clock seconds to those of a stage in seconds.json. `evaluate` counts as a stage there."""
     if PartialState().is_main_process:
         times = read_seconds(recipe.folder)
         times[stage] = times.get(stage, 0.0) + round(seconds, 1)
@@ -42,7 +43,11 @@ def record_seconds(recipe: Recipe, stage: str, seconds: float) -> None:
 def measure_stages(
     recipe: Recipe, checkpoints: Mapping[str, Path], problems: list[Problem], tracker: Tracker
 ) -> list[Measurement]:
-    """Measures the final checkpoint of every stage, writes results.json and the report, prints the table."""
+    """Measures every stage that results.json does not hold yet, then writes the report and prints the table.
+
+    Args:
+        checkpoints: Final weights by stage.
+    """
     state, file = PartialState(), recipe.folder / "results.json"
     rows = _measured(file)
     measured = {row.stage for row in rows}
@@ -67,7 +72,7 @@ def measure_stages(
 
 
 def _measured(file: Path) -> list[Measurement]:
-    """What an earlier start of the run has measured. Rows that cannot be read are measured again, from the samples."""
+    """Rows of results.json from an earlier launch. None from an unreadable file: all is measured again."""
     try:
         return read_results(file) if file.is_file() else []
     except ResultsError as error:
@@ -82,7 +87,7 @@ def evaluate_checkpoint(
     """Measures one checkpoint under the recipe's evaluate section.
 
     Args:
-        samples: Folder to keep the samples in, one for each stage in it; what it holds already is not drawn again.
+        samples: Folder to keep the samples in, in a folder for each stage. Samples that it holds are not drawn again.
     """
     reasoner = load_reasoner(checkpoint, trust_remote_code=recipe.model.trust_remote_code, dtype=recipe.model.dtype)
     reasoner.model.to(PartialState().device)
@@ -93,12 +98,13 @@ def evaluate_checkpoint(
     with torch.no_grad(), doing(f"measuring {stage}"):
         rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed, folder, source)
     if stopped_summary(checkpoint.parent) is not None:
-        # Latents, then the steps that stayed text; an evaluation that asks for a number of latents says so itself.
+        # The kept level writes text steps after its latents. Rows of evaluate.num_latents keep their mode.
         rows = [row if row.num_latents is not None else replace(row, mode="hybrid") for row in rows]
     return rows
 
 
 def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:
+    """Records the results as metrics, and as a table in W&B."""
     named: dict[str, Any] = {}
     for row in rows:
         named[f"{row.stage}/{metric_name(row.metric, row.k)}/{row.setting}"] = row.value
@@ -109,7 +115,7 @@ def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:
 
 
 def print_places(recipe: Recipe) -> None:
-    """Says where to find what the run left."""
+    """Prints where the files of the run are."""
     folder = recipe.folder
     print(f"Report       {folder / 'report.html'}")
     print(f"Results      {folder / 'results.json'}")

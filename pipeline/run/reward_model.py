@@ -11,7 +11,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from ..latent.noise import parse_noise
-from ..model.answer_room import check_checkpoints_fit
+from ..model.answer_limits import check_checkpoints_fit
 from ..model.load import load_reasoner
 from ..problems.load import draw_training, load_all, load_evaluation
 from ..recipe.schema import Recipe
@@ -22,7 +22,7 @@ from ..scoring.setting import Setting
 from ..system.activity import doing
 from ..system.files import check_writable, write_whole
 from ..system.processes import join_processes
-from .checkpoints import find_checkpoints
+from .finished import find_checkpoints
 from .folder import RunError
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ def train_reward_model(
 
     Args:
         setting: How its thoughts are drawn.
-        count: Problems.
-        samples: A file of samples of this checkpoint to learn from, already scored, in place of drawing new ones.
+        count: Training problems to draw thoughts for.
+        samples: A file of scored samples of this checkpoint to learn from instead of new ones.
 
     Raises:
         UserError: No checkpoint with latents, samples of another one, or nothing to learn from.
@@ -84,7 +84,7 @@ def train_reward_model(
 
 
 def _read_own_samples(file: Path, checkpoint: Path) -> tuple[Setting, list[Sampled]]:
-    """How the samples of a file were drawn, and the samples.
+    """Reads a file of samples: the setting they were drawn with, and the samples.
 
     Raises:
         RunError: They are not there, or not of this checkpoint.
@@ -101,6 +101,7 @@ def _read_own_samples(file: Path, checkpoint: Path) -> tuple[Setting, list[Sampl
 
 
 def _warn_of_evaluation(rows: Sequence[Sampled], recipe: Recipe) -> None:
+    """Warns if samples to learn from are of evaluation problems."""
     asked = {problem.question for problem in load_evaluation(recipe)}
     known = sum(row.question in asked for row in rows)
     if known:

@@ -1,4 +1,4 @@
-"""Chains the stages of a recipe: hands checkpoints over, resumes, evaluates, reports."""
+"""`neuralese train`: trains the stages of a recipe one after the other, then measures them and writes the report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from ..recipe.schema import Recipe
 from ..system.activity import NOW, doing
 from ..system.processes import join_processes
 from ..tracking.tracker import Tracker
-from ..train.common import Context, is_done
-from ..train.examples import encode_checked
+from ..train.checked_problems import encode_checked
+from ..train.context import Context
+from ..train.hand_over import is_done
 from ..train.lora_check import check_lora_modules
-from .checkpoints import checkpoint_of, stopped_curriculum, trained_stages
-from .folder import keep_training_data, open_folder
+from .finished import checkpoint_of, stopped_curriculum, trained_stages
+from .folder import open_folder
 from .launch import announce, check_launched
 from .plan import PlannedStage, plan
 from .results import measure_stages, record_seconds
+from .training_data import keep_training_data
 from .validate import check_recipe
 
 logger = logging.getLogger(__name__)
@@ -35,10 +37,10 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     """Runs a recipe from the first unfinished stage to the report.
 
     Args:
-        resume: Go on with the run that the folder holds; finished stages are kept.
+        resume: Go on with the run in the recipe's folder. Finished stages are kept.
 
     Raises:
-        UserError: Bad input; nothing is overwritten.
+        UserError: Bad input. Nothing is overwritten.
     """
     state = join_processes()
     stages = plan(recipe)
@@ -66,7 +68,7 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
         for stage in stages:
             folder = recipe.folder / stage.name
             if stage.after == "curriculum" and stopped_curriculum(recipe) is not None:
-                continue  # it would train what the curriculum could not
+                continue  # it would start from a curriculum that did not succeed
             if not is_done(folder):
                 tracker.start(stage.name)
                 started = time.perf_counter()
@@ -82,6 +84,7 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
 
 
 def _build_base(recipe: Recipe, problems: list[Problem]) -> None:
+    """Leaves a new model in `base/final` where the recipe has model.config. Its vocabulary covers the problems."""
     folder = recipe.folder / "base"
     if recipe.model.config is not None:
         if PartialState().is_main_process and not is_done(folder):

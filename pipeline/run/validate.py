@@ -1,4 +1,4 @@
-"""What can be checked of a recipe before any training."""
+"""Checks of a recipe that need neither data nor weights."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ from ..train.rl.settings import check_batch, grpo_args, rollout_settings
 from ..train.sft import sft_args
 from .launch import check_launcher
 
-# Noise in an evaluation is left out where a model has no latents, such as a control.
 SAMPLING = "evaluate.sampling"
 TRAINER_ARGS = {"sft": sft_args, "curriculum": curriculum_args, "rl": grpo_args}
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Checks everything that can be checked without data or weights, so that no error waits behind hours of training.
+    """Checks everything that can be checked without data or weights, so that no error comes after hours of training.
 
     Raises:
         UserError: Trainer keys or values that a config class refuses, an unknown thought source, noise, reward or
-            scorer.
+            scorer, and so on.
     """
     check_writable(recipe.folder, "output_dir")
     check_wandb(recipe)
@@ -45,7 +44,7 @@ def check_recipe(recipe: Recipe) -> None:
         for stage, build in TRAINER_ARGS.items()
         if getattr(recipe, stage) is not None
     }
-    unset_hf_deepspeed_config()  # building a config under ZeRO-3 makes every model that is loaded later sharded
+    unset_hf_deepspeed_config()  # under ZeRO-3 a config that was built makes every model loaded later sharded
     if recipe.curriculum is not None:
         curriculum_args(recipe, recipe.folder, is_last=True)
         check_supervision(recipe.curriculum.supervision, recipe.curriculum.supervision_options)
@@ -76,13 +75,13 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_noise(key: str, spec: str | None, recipe: Recipe) -> Noise | None:
-    """The noise of a recipe key, checked against the thought source it falls on.
+    """Parses the noise of a recipe key and checks it against the thought source.
 
     Raises:
-        UserError: No noise, or one that needs another thought source.
+        UserError: It is no noise, or needs another thought source.
     """
     noise, source = parse_noise(spec), recipe.latent.thought_source
-    # In an evaluation models without latents are measured without noise.
+    # An evaluation leaves noise out for models without latents, so there it is no error.
     if key != SAMPLING or THOUGHT_SOURCES[source].is_recurrent:
         check_fits(key, noise, source)
     return noise

@@ -1,1 +1,1 @@
-"""What the machine gives: files that stay whole, locks, processes, signals."""
+"""The machine below a run: files that stay whole, locks, processes, signals, private parts of libraries."""

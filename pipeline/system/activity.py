@@ -1,4 +1,4 @@
-"""What is being done now, for the message of an error that nobody foresaw."""
+"""What this process is doing now, for the messages of errors and interrupts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Activity:
     """The present work of this process.
 
     Attributes:
-        tasks: What is being done, the widest first: "training sft".
-        folder: The run folder, where the trace of an error is kept; None before there is one.
-        goes_on: How to go on after an interrupt or a full disk, a sentence.
+        tasks: What is being done, such as "training sft". The last one is inside the ones before it.
+        folder: The run folder, where the stack trace of an error is kept. None before there is one.
+        goes_on: A sentence: how to go on after an interrupt or a full disk.
     """
 
     tasks: list[str] = field(default_factory=list)
@@ -27,13 +27,13 @@ NOW = Activity()
 
 
 def begin() -> None:
-    """Forgets the work of an earlier command."""
+    """Resets what an earlier command in this process has set."""
     NOW.tasks, NOW.folder, NOW.goes_on = [], None, Activity.goes_on
 
 
 @contextmanager
 def doing(task: str) -> Iterator[None]:
-    """Names what its block does. After an error the name stays, for whoever reports the error."""
+    """Names what its block does. After an error the name stays, for the message of the error."""
     NOW.tasks.append(task)
     yield
     NOW.tasks.pop()

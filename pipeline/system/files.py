@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever a run is killed, and places that can be written."""
+"""Files that are whole or absent whenever a run is killed, and checks that a place can be written to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PlaceError(UserError):
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file through a rename, so that a reader never meets half of it."""
+    """Writes a text file beside its place and renames it, so that nobody reads half of it."""
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -26,7 +26,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def follow_umask(folder: Path) -> None:
-    """Gives the weights in a folder the mode of other new files. safetensors writes them for their owner alone."""
+    """Gives the weights in a folder the mode that the umask asks for. safetensors lets only their owner read them."""
     mask = os.umask(0)
     os.umask(mask)
     for file in folder.glob("*.safetensors"):
@@ -34,10 +34,10 @@ def follow_umask(folder: Path) -> None:
 
 
 def check_writable(folder: Path, key: str) -> None:
-    """Makes sure that files can be written into a folder, or into the one that it would be made in.
+    """Checks that files can be written into a folder, or into the nearest one above it that exists.
 
     Args:
-        key: The recipe key or option that names the place, for the message.
+        key: The recipe key or option that names the folder, for the message.
 
     Raises:
         PlaceError: They cannot.
@@ -61,10 +61,10 @@ def room(folder: Path) -> str:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Makes sure that a run folder has room for the weights that a stage will leave in it.
+    """Checks that the disk of a run folder has room for the weights of a stage.
 
     Args:
-        needed: Bytes of the weights.
+        needed: Size of the weights in bytes.
 
     Raises:
         PlaceError: It has not.
@@ -77,7 +77,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def writable(target: Path) -> Path:
-    """The file itself, once it is sure that it can be written.
+    """Returns `target` if it can be written.
 
     Raises:
         PlaceError: Its folder does not exist or cannot be written to.

@@ -1,4 +1,4 @@
-"""A lock file that names who holds it, so that two launches never write into one folder."""
+"""A lock file that names its holder, so that two launches never write into one folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...data.errors import UserError
 from .processes import on_main
 from .whole import flush_one
 
-WAIT = 1.0  # seconds; on network disks filelock takes over what a dead process left at its second attempt
+WAIT = 1.0  # seconds; on network disks filelock takes over a lock of a dead process only at its second attempt
 
 
 class LockedError(UserError):
@@ -22,13 +22,14 @@ class LockedError(UserError):
 
 @contextmanager
 def hold(file: Path, what: str, instead: str) -> Iterator[None]:
-    """Holds a lock file, and removes it in the end.
+    """Holds a lock file during its block.
 
-    One that was left by a process of this host which is dead is taken over. Of other hosts nobody can tell.
+    A lock file of a dead process is taken over if that process ran on this host. Processes of other hosts count as
+    alive.
 
     Args:
-        what: What it stands for, to begin the message with.
-        instead: What to do in place of waiting.
+        what: What is locked; the message begins with it.
+        instead: For the message: what to do in place of waiting.
 
     Raises:
         LockedError: Another process holds it.
@@ -42,7 +43,7 @@ def hold(file: Path, what: str, instead: str) -> Iterator[None]:
             f"it runs no more, delete {file}."
         ) from None
     try:
-        flush_one(file)  # an empty one, as a power cut may leave it, names nobody and can only be deleted
+        flush_one(file)  # a power cut could leave it empty, and an empty lock file is never taken over
         yield
     finally:
         lock.release()
@@ -50,14 +51,14 @@ def hold(file: Path, what: str, instead: str) -> Iterator[None]:
 
 @contextmanager
 def hold_for_all(file: Path, what: str, instead: str) -> Iterator[None]:
-    """As `hold`, by the main process for all of a launch."""
+    """`hold` by the main process, for all processes of a launch."""
     with ExitStack() as held:
         on_main(lambda: held.enter_context(hold(file, what, instead)))
         yield
 
 
 def _holder(file: Path) -> str:
-    """Process, host and start of who holds a lock file, as filelock writes them: a line each, the start its time."""
+    """Process, host and start of the holder of a lock file. filelock writes process and host, a line each."""
     try:
         since = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -65,5 +66,5 @@ def _holder(file: Path) -> str:
         return "a process that has just ended"
     if len(lines) < 2:
         return f"a process since {since} whose lock file does not name it"
-    host = lines[1].partition("?")[0]  # the namespace of a container follows
+    host = lines[1].partition("?")[0]  # after the ? comes the namespace of a container
     return f"pid {lines[0]} on host {host} since {since}"

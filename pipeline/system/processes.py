@@ -1,4 +1,4 @@
-"""What one process of a launch does for all."""
+"""The processes of a launch: join, leave, and let one work for all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def on_main(work: Callable[[], Result]) -> Result:
-    """Does something on the main process while the others wait. All get its result; what it raises ends all of them."""
+    """Calls `work` on the main process while others wait. All return its result, or raise its UserError or OSError."""
     outcome: list[Any] = [None, None]
     if PartialState().is_main_process:
         try:
@@ -31,15 +31,14 @@ def on_main(work: Callable[[], Result]) -> Result:
 
 
 def join_processes() -> PartialState:
-    """Joins the processes of a launch; says that it is on CPU, which launchers do not tell their workers."""
+    """Joins the processes of a launch. Launchers do not tell their workers that they are on CPU, so this does."""
     return PartialState(cpu=on_cpu())
 
 
 def leave_processes() -> None:
-    """Ends a launch in step.
+    """Ends the processes of a launch together.
 
-    A gloo thread that still holds work when the interpreter goes down aborts the process after a good run, so the
-    processes meet and wait a moment first.
+    A gloo thread with pending work would abort the process as the interpreter ends, so all meet and wait a moment.
     """
     if dist.is_initialized():
         dist.barrier()
@@ -48,5 +47,5 @@ def leave_processes() -> None:
 
 
 def on_cpu() -> bool:
-    """Whether to run on the CPU: there is no GPU, or the launcher was told not to use it."""
+    """Whether to run on the CPU: there is no GPU, or the launcher says not to use it."""
     return not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")

@@ -1,4 +1,4 @@
-"""SIGTERM, by which schedulers and `kill` end a process, ends a command in order: what it holds is put down first."""
+"""SIGTERM, which schedulers and `kill` send, ends a command in order: as an exception, so that locks are released."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import NoReturn
 
 from ...data.errors import TerminatedError
 
-TERMINATED = 128 + signal.SIGTERM  # the exit code, as shells give it
+TERMINATED = 128 + signal.SIGTERM  # the exit code that shells give
 
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Raises TerminatedError where the main thread is when SIGTERM comes; further ones are ignored while it ends."""
+    """Within its block SIGTERM raises TerminatedError in the main thread. Further SIGTERMs are then ignored."""
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Whether files are whole, told without unpickling them, and files that stay whole when the power is cut."""
+"""Finds damaged files without unpickling them, and flushes files so that they survive a power cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def fault_in(folder: Path) -> str | None:
-    """The first file below a folder that is not whole, and why; None where all are."""
+    """The first damaged file below a folder, and why. None if there is none."""
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         fault = fault_of(file)
         if fault is not None:
@@ -28,10 +28,10 @@ def fault_in(folder: Path) -> str | None:
 
 
 def fault_of(file: Path) -> str | None:
-    """Why a file is not whole; None where it is, or of a kind that cannot be told.
+    """Why a file is damaged. None if it is whole, or of a kind that cannot be checked.
 
-    JSON is parsed. Of safetensors the header is held against the size. What torch saved is a zip, with a checksum of
-    every part; of DeepSpeed it may be a plain pickle, which cannot be told.
+    JSON is parsed. The header of safetensors must match the size of the file. A file that torch saved is a zip with a
+    checksum of every part. Plain pickles, which DeepSpeed writes too, cannot be checked.
     """
     try:
         if file.suffix == ".json":
@@ -56,10 +56,10 @@ def _is_plain_pickle(file: Path) -> bool:
 
 
 def read_json(file: Path, lost: str) -> Any:
-    """What a JSON file holds; None where it is not there, or cannot be read, which a warning says.
+    """The content of a JSON file. None if the file is missing, or, with a warning, if it cannot be read.
 
     Args:
-        lost: What follows from that, for the warning.
+        lost: A sentence for the warning: what follows from that.
     """
     try:
         return json.loads(file.read_bytes()) if file.is_file() else None
@@ -69,18 +69,18 @@ def read_json(file: Path, lost: str) -> Any:
 
 
 def read_seconds(folder: Path) -> dict[str, float]:
-    """Wall-clock seconds of each stage, as recorded in the run folder."""
+    """Wall-clock seconds of each stage, from seconds.json of the run folder."""
     return read_json(folder / "seconds.json", "How long earlier stages took is not known.") or {}
 
 
 def flush(folder: Path) -> None:
-    """Has all files below a folder written to the disk, so that a power cut leaves them whole."""
+    """Forces all files below a folder onto the disk, so that a power cut leaves them whole."""
     for path in (folder, *folder.rglob("*")):
         flush_one(path)
 
 
 def flush_one(path: Path) -> None:
-    """Has a file, or the names in a folder, written to the disk, where its file system can be asked to."""
+    """Forces a file, or the names in a folder, onto the disk, if the file system can do so."""
     try:
         opened = os.open(path, os.O_RDONLY)
     except PermissionError:  # a folder on Windows

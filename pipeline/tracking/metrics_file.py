@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line of JSON for each time that something was logged."""
+"""metrics.jsonl: one line of JSON for each log, with `stage`, `step` (optimizer step of the stage) and metrics."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Row = dict[str, Any]
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of a file, none where it is not there. Lines that are not whole are left out: a run may be writing."""
+    """The rows of a file, or none if it is missing. Torn lines are left out: a run may be writing."""
     return [row for row in _read(file) if row is not None]
 
 
 def mend(file: Path) -> None:
-    """Removes lines that are not whole. A kill leaves half a line; of more, which are a fault, a warning tells."""
+    """Removes torn lines. A kill tears the last one only; others mean a fault, so they get a warning."""
     rows = _read(file)
     if None not in rows:
         return
@@ -39,7 +39,7 @@ def _read(file: Path) -> list[Row | None]:
 
 
 def _row(line: bytes) -> Row | None:
-    """What a line holds; None where it is not whole."""
+    """The row of a line. None if the line is torn."""
     try:
         row = json.loads(line)
     except ValueError:

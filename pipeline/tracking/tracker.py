@@ -1,4 +1,4 @@
-"""Where numbers go while a run lasts: metrics.jsonl always, Weights & Biases by default."""
+"""Records metrics during a run: always in metrics.jsonl, by default also in Weights & Biases (W&B)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .wandb_run import is_wanted, start_wandb
 
 
 class Tracker:
-    """Writes metrics on the main process; does nothing on the others.
+    """Records metrics on the main process. Does nothing on the others.
 
-    W&B has one group per pipeline and one run per stage. Without a key it works offline, in the run folder.
+    In W&B a recipe is a group and a stage is a run. Without a W&B key runs are recorded offline, in the run folder.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, is_main: bool) -> None:
@@ -31,7 +31,7 @@ class Tracker:
             mend(folder / "metrics.jsonl")
 
     def start(self, stage: str) -> None:
-        """Begins (or, on resume, goes on with) the W&B run of a stage."""
+        """Begins a stage: its W&B run is started, or continued on resume."""
         self.finish()
         self.stage = stage
         if self.is_main and is_wanted(self.recipe):
@@ -42,7 +42,7 @@ class Tracker:
         """Records metrics at an optimizer step of the current stage, counted from the stage's start."""
         if not self.is_main:
             return
-        # NaN is no JSON; a metric that could not be computed is written as null.
+        # JSON has no NaN or infinity: they become null.
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
         row = {"stage": self.stage, "step": step, "time": round(time.time(), 3), **clean}
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -51,7 +51,7 @@ class Tracker:
             self.wandb_run.log({**metrics, "global_step": step})
 
     def forget_after(self, step: int) -> None:
-        """Drops what the current stage wrote to metrics.jsonl after a step: a resumed run trains from there again."""
+        """Removes rows of the current stage after an optimizer step from metrics.jsonl: a resume writes them again."""
         file = self.folder / "metrics.jsonl"
         if not self.is_main or not file.is_file():
             return
@@ -61,14 +61,14 @@ class Tracker:
             write_rows(file, kept)
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
-        """Records a table in W&B, at an optimizer step of the current stage."""
+        """Records a table in W&B only, at an optimizer step of the current stage."""
         if self.wandb_run is not None:
             import wandb
 
             self.wandb_run.log({name: wandb.Table(columns=columns, data=rows), "global_step": step})
 
     def log_images(self, images: Mapping[str, Path], step: int) -> None:
-        """Records image files in W&B under their names, at an optimizer step of the current stage."""
+        """Records image files, by name, in W&B only, at an optimizer step of the current stage."""
         if self.wandb_run is not None and images:
             import wandb
 
@@ -76,18 +76,18 @@ class Tracker:
             self.wandb_run.log({**shown, "global_step": step})
 
     def finish(self, exit_code: int = 0) -> None:
-        """Ends the W&B run of the current stage, as failed where exit_code is not 0."""
+        """Ends the W&B run of the current stage, as failed if exit_code is not 0."""
         if self.wandb_run is not None:
             self.wandb_run.finish(exit_code=exit_code)
             self.wandb_run = None
 
 
 class TrackingCallback(TrainerCallback):
-    """Sends what a Trainer logs to the tracker.
+    """Records what a Trainer logs.
 
     Args:
-        offset: Optimizer steps of the stage's earlier Trainers, so that one axis runs through the curriculum.
-        extra: Values added to every row, such as the curriculum stage.
+        offset: Optimizer steps of earlier Trainers of the stage. It makes one axis of all levels of a curriculum.
+        extra: Values for every row, such as the level of the curriculum.
     """
 
     def __init__(self, tracker: Tracker, offset: int = 0, extra: dict[str, Any] | None = None) -> None:

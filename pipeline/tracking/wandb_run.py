@@ -1,6 +1,6 @@
-"""The W&B runs of a pipeline: what the recipe and the WANDB_* variables ask for, and how a run is begun.
+"""The W&B runs of a recipe: settings from the recipe and the WANDB_* variables, and how a run is begun.
 
-A recipe's key comes before a variable; a key that is left at its default takes the variable's value.
+A key that the recipe sets overrides the variable. A key at its default takes the variable's value.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..system.files import check_writable, write_whole
 
 logger = logging.getLogger(__name__)
 
-# Seconds that the server may take to begin a run, and to take what is left of it at its end. W&B's own are 90 and any.
+# Seconds to wait for the server at the begin of a run, and at its end for the upload. W&B's own limits: 90, none.
 BEGIN, END = 20.0, 60.0
 PROJECT = "neuralese"
-# Variables whose values a message may show. Others may be a key, or an address with a password in it.
+# Variables whose values a message may show. Others may hold a key or a password.
 SHOWN = ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT")
 
 
@@ -33,7 +33,7 @@ class TrackingError(UserError):
 
 
 def is_wanted(recipe: Recipe) -> bool:
-    """Whether W&B is used: tracking.wandb says so, and neither WANDB_DISABLED nor WANDB_MODE=disabled turns it off.
+    """Whether W&B is used: tracking.wandb is true, and neither WANDB_DISABLED nor WANDB_MODE=disabled turns it off.
 
     Raises:
         TrackingError: WANDB_DISABLED is neither true nor false.
@@ -49,10 +49,10 @@ def is_wanted(recipe: Recipe) -> bool:
 
 
 def check_wandb(recipe: Recipe) -> None:
-    """Checks the names of the recipe and the WANDB_* variables of the environment.
+    """Checks the tracking section and the WANDB_* variables.
 
     Raises:
-        UserError: One that W&B refuses, or a WANDB_DIR that cannot be written to.
+        UserError: W&B refuses one of them, or WANDB_DIR cannot be written to.
     """
     if not is_wanted(recipe):
         return
@@ -80,17 +80,17 @@ def check_wandb(recipe: Recipe) -> None:
 
 
 def project(recipe: Recipe) -> str:
-    """The W&B project: that of the recipe, else WANDB_PROJECT, else ours."""
+    """The W&B project: of the recipe, else WANDB_PROJECT, else neuralese."""
     return recipe.tracking.project or os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def root(folder: Path) -> Path:
-    """Where W&B keeps its files: WANDB_DIR, else the run folder."""
+    """The folder of W&B's files: WANDB_DIR, else the run folder."""
     return Path(os.environ.get("WANDB_DIR") or folder).expanduser()
 
 
 def token(folder: Path) -> str:
-    """A token of the run folder: runs of one name in other folders or on other machines stay apart in W&B."""
+    """A random token, kept in the run folder. It tells runs of one name in several folders or machines apart in W&B."""
     path = folder / "wandb_id"
     found = path.read_bytes().decode(errors="replace") if path.is_file() else ""
     if not re.fullmatch("[0-9a-f]{8}", found):
@@ -102,10 +102,10 @@ def token(folder: Path) -> str:
 
 
 def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
-    """Begins, or goes on with, the W&B run of a stage.
+    """Starts, or on resume continues, the W&B run of a stage.
 
     Args:
-        offline: Do not try to reach the server, which an earlier stage could not reach.
+        offline: Do not try the server, because an earlier stage could not reach it.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -131,7 +131,7 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
             "W&B could not start (%s). This run and the stages after it are recorded offline.",
             str(error).splitlines()[0].rstrip("."),
         )
-        wandb.teardown()  # its service still holds the id of the run that failed
+        wandb.teardown()  # W&B's service still holds the id of the failed run
         run = wandb.init(mode="offline", **options)
     if not run.offline:
         print(f"W&B {stage}: {run.url}")
@@ -141,7 +141,7 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
 
 
 def _mode() -> Any:
-    """WANDB_MODE, else online where there is a key."""
+    """WANDB_MODE, else online if there is a key, else offline."""
     import wandb
 
     asked = os.environ.get("WANDB_MODE")
@@ -149,7 +149,7 @@ def _mode() -> Any:
 
 
 def print_wandb(recipe: Recipe, folder: Path) -> None:
-    """Says where the W&B runs are, or how to upload them. Says nothing where there are none."""
+    """Prints where the W&B runs are, or how to upload them. Prints nothing if there are none."""
     if not is_wanted(recipe):
         return
     place, runs = root(folder) / "wandb", f"run-*-{token(folder)}"

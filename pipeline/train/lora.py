@@ -1,4 +1,4 @@
-"""LoRA: the adapter of a stage, and how it is merged in the end."""
+"""LoRA: the adapter that a stage trains, and its merge into the weights at the end of the stage."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from ...data.errors import UserError
 from ..latent.config import LatentConfig
 from ..latent.engine.precision import computing_exactly
 from ..latent.latentize import MODULES
+from ..latent.mixin import LatentMixin
 from ..latent.value_head import add_value_head
 from ..model.load import load_reasoner
 from ..model.reasoner import Reasoner
@@ -24,19 +25,19 @@ from ..recipe.schema import Recipe
 from ..system.compat import is_sharded
 from .lora_check import fits
 
-# Relative difference of logits before and after a merge; that of float32 sums in another order stays far below it.
+# Largest relative difference of logits before and after a merge. Reordered float32 sums stay far below it.
 TOLERANCE = 1e-4
 
 
 class MergeError(UserError):
-    """A merged model that does not compute what the model with its adapter does."""
+    """A merged model whose logits differ from those of the model with the adapter."""
 
 
 def lora_config(recipe: Recipe, reasoner: Reasoner, special_tokens: bool = True) -> LoraConfig | None:
-    """The recipe's LoRA, or None. Modules of our own are trained whole.
+    """The recipe's LoRA, or None. Our modules (thought source, supervision, ...) are trained whole, without LoRA.
 
     Args:
-        special_tokens: Also train the embedding rows of the latent special tokens, where the recipe adapts no
+        special_tokens: Also train the embedding rows of the latent special tokens, unless the recipe's LoRA adapts the
             embeddings.
     """
     if recipe.model.lora is None:
@@ -58,7 +59,7 @@ def lora_config(recipe: Recipe, reasoner: Reasoner, special_tokens: bool = True)
 
 
 def _adapts(options: dict[str, Any], module: str) -> bool:
-    """Whether a recipe's LoRA names a module of this full name."""
+    """Whether a recipe's LoRA adapts the module with this full name."""
     targets = options.get("target_modules")
     if isinstance(targets, str) and re.fullmatch(targets, module):
         return True
@@ -66,10 +67,15 @@ def _adapts(options: dict[str, Any], module: str) -> bool:
     return any(fits(name, module) for name in names)
 
 
-def thin_frozen(model: Any) -> None:
-    """Keeps frozen linear weights in bfloat16 where they are multiplied in it: half the memory, and no cast a pass.
+def inner_model(model: Any) -> PreTrainedModel:
+    """The latent reasoner under a PEFT wrapper. Adapters stay in place."""
+    return model if isinstance(model, LatentMixin) else model.get_base_model()
 
-    Weights that are looked up too (tied embeddings), and those that ZeRO-3 has sharded, stay as they are.
+
+def thin_frozen(model: Any) -> None:
+    """Keeps frozen linear weights in bfloat16 if the model computes in it. Halves their memory and saves casts.
+
+    Tied embeddings, which are also looked up, and weights that ZeRO-3 has sharded stay as they are.
     """
     if model.latent_config.compute_dtype != "bfloat16":
         return
@@ -93,12 +99,14 @@ def merge_adapter(
     """Replaces an adapter folder by the full model with the adapter merged into it, in float32.
 
     Args:
-        section: Of the model that was trained.
-        supervised: The adapter was trained with the module of a supervision.
-        has_value_head: And with a value head.
+        base: Hub id or folder of the weights that the adapter was trained on.
+        adapter: Its folder.
+        section: Latent section of the trained model.
+        supervised: The model has a supervision module.
+        has_value_head: The model has a value head.
 
     Raises:
-        MergeError: What was saved computes other logits than the model with the adapter, which is then kept.
+        MergeError: The saved model computes other logits than the model with the adapter. The adapter is kept.
     """
     derived = ("version", "token_ids", "compute_dtype")
     settings = {name: value for name, value in section.to_dict().items() if name not in derived}
@@ -117,7 +125,7 @@ def merge_adapter(
     if not difference.item() <= TOLERANCE:
         shutil.rmtree(target)
         kept = adapter.with_name("adapter")
-        shutil.rmtree(kept, ignore_errors=True)  # of an earlier try
+        shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt
         adapter.rename(kept)
         raise MergeError(
             f"The adapter in {kept} cannot be merged: the merged model computes other logits (relative difference "
@@ -130,7 +138,7 @@ def merge_adapter(
 
 @torch.no_grad()
 def _probe(model: Any) -> Tensor:
-    """Logits in full precision of a row of arbitrary tokens with a thought in it."""
+    """Logits (1, T, V) in full precision of one row of random tokens with two latents in it."""
     start, latent, end = model.latent_config.token_ids
     words = torch.randint(min(start, latent, end), (8,), generator=torch.Generator().manual_seed(0)).tolist()
     ids = torch.tensor([[*words[:4], start, latent, latent, end, *words[4:]]])

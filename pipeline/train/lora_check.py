@@ -1,6 +1,6 @@
-"""What is wrong with `model.lora`, told before anything is trained: its values, and the modules it names.
+"""Checks of `model.lora` before anything is trained: its values, and the modules that it names.
 
-Names are looked up in the architecture itself, built without weights, by the library that will adapt it.
+PEFT looks the names up in the architecture, built without weights.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from ..recipe.schema import Recipe
 
 RESERVED = ("task_type", "peft_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping")
 BIASES = ("none", "all", "lora_only")
-# Ways to begin that leave the base model's weights as they are, which adapters are merged into.
+# Initialisations that leave the base weights as they are. Adapters are merged into these.
 INITS = ("gaussian", "orthogonal")
 NAMES = ("target_modules", "modules_to_save", "exclude_modules")
 
 
 def check_recipe_lora(recipe: Recipe) -> None:
-    """Checks the LoRA of a recipe as far as can be done without asking the hub.
+    """Checks the LoRA of a recipe. Its modules are checked only if the model's config is not on the hub.
 
     Raises:
-        UserError: As of `check_lora_values` and `check_lora_modules`, or a model that cannot be built.
+        UserError: See `check_lora_values` and `check_lora_modules`; or the model cannot be built.
     """
     options, model = recipe.model.lora, recipe.model
     if options is None:
@@ -49,7 +49,7 @@ def check_recipe_lora(recipe: Recipe) -> None:
 
 
 def check_lora_values(options: dict[str, Any]) -> None:
-    """Checks keys and values that need no model.
+    """Checks keys and values, without a model.
 
     Raises:
         RecipeError: An unknown or reserved key, or a value that no LoRA can have.
@@ -90,11 +90,11 @@ def check_lora_modules(options: dict[str, Any], config: PretrainedConfig, trust_
     """Checks the modules that a LoRA names against an architecture.
 
     Args:
-        config: Of the model; its weights are not needed.
+        config: Transformers config of the model.
 
     Raises:
-        RecipeError: A name that fits no module, a module that cannot have a LoRA, or one whose weights are tied to
-            another one's: an adapter would move the two apart, and one merged matrix cannot be both.
+        RecipeError: A name that fits no module, a module that cannot have a LoRA, or one with tied weights: an adapter
+            on one of two modules would make them differ, and one merged matrix cannot be both.
     """
     model = architecture(config, trust_remote_code)
     for key in NAMES[:2]:
@@ -105,7 +105,7 @@ def check_lora_modules(options: dict[str, Any], config: PretrainedConfig, trust_
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # How weights begin needs weights.
+            # Other initialisations read the weights, which are not there.
             given = {**options, "task_type": "CAUSAL_LM", "init_lora_weights": True}
             adapted = get_peft_model(model, LoraConfig(**given))
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, ImportError) as error:
@@ -121,7 +121,7 @@ def check_lora_modules(options: dict[str, Any], config: PretrainedConfig, trust_
 
 
 def fits(name: str, module: str) -> bool:
-    """Whether an entry of a list of names means the module of this full name, as PEFT reads it."""
+    """Whether an entry of a list of names means the module with this full name. PEFT compares the last parts."""
     return module == name or module.endswith(f".{name}")
 
 
@@ -131,7 +131,7 @@ def _modules(model: nn.Module) -> str:
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
-    """Modules that share a weight with another one, and that one."""
+    """Each module that shares a weight with another module -> the name of the other."""
     sharers: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):

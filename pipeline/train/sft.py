@@ -15,12 +15,15 @@ from ..problems.encode import Format
 from ..problems.schedule import TEXT
 from ..recipe.schema import Recipe
 from ..tracking.tracker import TrackingCallback
-from .common import Context, ProgressCallback, inner_model, train_and_hand_over, trainer_config
-from .lora import lora_config
+from .callbacks import ProgressCallback
+from .context import Context
+from .hand_over import train_and_hand_over
+from .lora import inner_model, lora_config
+from .trainer_config import trainer_config
 
 
 def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:
-    """The SFT config of a recipe. Examples are tokenized by us, so that all stages cut the text at the same places."""
+    """The SFT config of a recipe. We tokenize the examples, so that all stages cut the text at the same places."""
     section = recipe.sft
     assert section is not None
     return trainer_config(
@@ -35,7 +38,7 @@ def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:
 
 
 def train_sft(context: Context, base: str | Path, folder: Path) -> None:
-    """Trains question -> steps, answer; the loss falls on steps and answer. Leaves `folder/final`."""
+    """Trains question -> steps, answer, with the loss on steps and answer. Leaves `folder/final`."""
     args = sft_args(context.recipe, folder)
     model = context.recipe.model
     reasoner = load_reasoner(base, trust_remote_code=model.trust_remote_code, dtype=model.dtype)
@@ -46,7 +49,7 @@ def train_sft(context: Context, base: str | Path, folder: Path) -> None:
         args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=reasoner.tokenizer,
-        # No special token occurs in this stage, and TRL's fused head cannot read through a wrapped embedding.
+        # This stage has no special tokens, and TRL's fused head cannot read through a wrapped embedding.
         peft_config=lora_config(context.recipe, reasoner, special_tokens=False),
         callbacks=[TrackingCallback(context.tracker), ProgressCallback("sft")],
     )
@@ -55,7 +58,7 @@ def train_sft(context: Context, base: str | Path, folder: Path) -> None:
 
 
 def _compute_in_its_dtype(model: Any) -> None:
-    """TRL's forward with a fused head goes around the reasoner's own, which sees to its precision."""
+    """Makes TRL's forward compute in `model.dtype`. It replaces the reasoner's forward, which does so itself."""
     fused = model.forward
 
     @functools.wraps(fused)

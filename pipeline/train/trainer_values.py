@@ -1,4 +1,4 @@
-"""Values of a `trainer:` section that its config class takes, and that would end in an error long after the start."""
+"""Checks of values in a `trainer:` mapping that its config class accepts, but that would fail later in the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
-# The config classes check few of their fields. What is not here is checked against the type of its field alone.
+# Bounds of fields. The config classes check few of them. A field that is not here is checked for its type only.
 BOUNDS: dict[str, Any] = {
     **dict.fromkeys(
         (
@@ -73,7 +73,7 @@ BOUNDS: dict[str, Any] = {
     "torch_compile_mode": Literal["default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
     "train_sampling_strategy": Literal["random", "sequential", "group_by_length", "batch_rebalance"],
 }
-# Names that the config class takes as they are; the trainer refuses others, or falls back without a word.
+# Known names. The config class accepts any string; the trainer refuses unknown ones or silently takes a default.
 NAMES: dict[tuple[type[TrainingArguments], str], Any] = {
     (SFTConfig, "loss_type"): Literal["nll", "dft"],
     (GRPOConfig, "loss_type"): Literal["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"],
@@ -85,7 +85,7 @@ PAIRS = "the pipeline makes rows of question and answer itself, one problem each
 TOKENS = "the tokens are those of the model's tokenizer"
 MEASURES = "the pipeline measures by itself"
 PRIVATE = "a run sends nothing to the hub; upload its final/ folder yourself"
-# Keys that only one value fits, and why.
+# Fields that must have one value here, and why.
 FIXED: dict[str, tuple[Any, str]] = {
     "packing": (False, PAIRS),
     "padding_free": (False, PAIRS),
@@ -106,20 +106,20 @@ FIXED: dict[str, tuple[Any, str]] = {
 
 
 def check_values(key: str, cls: type[TrainingArguments], values: dict[str, Any]) -> None:
-    """Checks the values of a `trainer:` mapping, whose keys are known.
+    """Checks the values of a `trainer:` mapping whose keys have been checked.
 
     Args:
         key: The recipe key of the mapping, such as sft.trainer.
 
     Raises:
-        RecipeError: A value of the wrong type or out of its bounds, or one that does not fit the pipeline.
+        RecipeError: A value of the wrong type, out of bounds, or one that does not work in the pipeline.
     """
     types = get_type_hints(cls)
     for name, value in values.items():
         if name in FIXED and value not in (None, FIXED[name][0]):
             only, why = FIXED[name]
             other = f", or set it to {only}" if only not in (None, "") else ""
-            given = "" if "token" in name else f"={value!r}"  # which may be a secret
+            given = "" if "token" in name else f"={value!r}"  # a token may be a secret
             raise RecipeError(f"{key}.{name}{given} does not work here: {why}. Remove it{other}.")
         if value is None or (name == "max_steps" and value == -1):  # the default
             continue
@@ -135,10 +135,11 @@ def check_values(key: str, cls: type[TrainingArguments], values: dict[str, Any])
 def settled(key: str, cls: type[TrainingArguments], values: dict[str, Any]) -> dict[str, Any]:
     """The values to build the config class from.
 
-    Where a field takes no null, null leaves its default; the path of a DeepSpeed config has its home folder.
+    A null for a field that takes no null is dropped, which leaves the default. `~` in the path of a DeepSpeed config is
+    expanded.
 
     Raises:
-        RecipeError: There is no such config.
+        RecipeError: There is no such DeepSpeed config.
     """
     types = get_type_hints(cls)
     kept = {name: value for name, value in values.items() if value is not None or type(None) in get_args(types[name])}
@@ -152,7 +153,7 @@ def settled(key: str, cls: type[TrainingArguments], values: dict[str, Any]) -> d
 
 
 def check_together(key: str, args: TrainingArguments) -> None:
-    """Checks what the trainer would find out when it is made: values that need each other, a library, or a GPU.
+    """Checks values that need another value, a library or a GPU, as the trainer would when it is made.
 
     Raises:
         RecipeError: Values that do not work here.
@@ -173,14 +174,14 @@ def check_together(key: str, args: TrainingArguments) -> None:
 
 
 def check_optimizer(key: str, args: TrainingArguments) -> None:
-    """Builds the optimizer and the learning-rate schedule over two weights, as training will over all.
+    """Builds the optimizer and the learning-rate schedule over a tiny module, as training will over the model.
 
     Raises:
-        RecipeError: A library that is not installed, or settings they refuse.
+        RecipeError: A library is not installed, or the optimizer or the schedule refuses its settings.
     """
     try:
         optimizer = _optimizer(args)
-    except Exception as error:  # each optimizer raises errors of its own
+    except Exception as error:  # each optimizer raises its own classes of errors
         raise RecipeError(f"{key}: the optimizer {args.optim.value} cannot be used: {_why(error)}.") from error
     steps = max(args.max_steps, 1)
     try:
@@ -199,10 +200,9 @@ def check_optimizer(key: str, args: TrainingArguments) -> None:
 
 
 def _optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
-    """An optimizer over two weights, of the kind that training will have.
+    """An optimizer over a tiny module, of the kind that training will have.
 
-    Those that name modules of the model, and factories that take the whole of it, are looked up, which needs their
-    library, but AdamW is built in their place.
+    An optimizer that needs modules of the real model is looked up, which needs its library, and replaced by AdamW.
     """
     model = torch.nn.Sequential()
     targets = args.optim_target_modules
@@ -213,7 +213,7 @@ def _optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
     except ValueError:
         if targets is None:
             raise
-        return torch.optim.AdamW(model.parameters())  # a pattern that no stand-in fits
+        return torch.optim.AdamW(model.parameters())  # a pattern that the names of the tiny module do not match
     if is_optimizer_factory(made) or {"params", "model", "optimizer_dict"} & settings.keys():
         return torch.optim.AdamW(model.parameters())
     return made(model.parameters(), **settings)

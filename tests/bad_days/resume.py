@@ -14,7 +14,7 @@ from neuralese.pipeline.evaluate.measure import read_results
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run import results
 from neuralese.pipeline.system import lock
-from neuralese.pipeline.train.common import ProgressCallback
+from neuralese.pipeline.train.callbacks import ProgressCallback
 
 from .day import TINY, BadDay
 

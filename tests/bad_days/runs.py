@@ -12,7 +12,7 @@ from disks import mount, read_only_run, remount
 
 from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.run import evaluate
-from neuralese.pipeline.train import common
+from neuralese.pipeline.train import callbacks, hand_over
 
 from .day import TINY, BadDay
 
@@ -49,7 +49,7 @@ def raising(error):
             raise error
 
     def before(scene):
-        scene.monkeypatch.setattr(common.ProgressCallback, "on_step_end", fail)
+        scene.monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", fail)
 
     return before
 
@@ -101,7 +101,7 @@ def quota(scene):
     def fail(*_, **__):
         raise OSError(errno.EDQUOT, "Disk quota exceeded", str(scene.folder / "tiny" / "sft" / "final.partial"))
 
-    scene.monkeypatch.setattr(common, "release", fail)
+    scene.monkeypatch.setattr(hand_over, "release", fail)
 
 
 DAYS = [

@@ -1,4 +1,4 @@
-"""The arms of the curriculum: latents, and the controls that share their data, supervision and limits."""
+"""The arms of the curriculum: `latent`, and the controls, which share its data, supervision and limits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ...recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Arm:
-    """How an arm differs from training latents.
+    """How an arm differs from `latent`.
 
     Attributes:
-        after: The stage of the run it starts from: `sft`, `base` for the model before it, or `curriculum`.
-        thought_source: In place of the recipe's.
-        levels: Which levels it trains: all, the last one only, none but text, or question -> answer without latents.
-            An arm with one level may use the step limits of all.
-        as_rl: It takes as many steps as RL, on as many samples each, whatever accuracy it reaches.
+        after: The stage whose weights it starts from: `sft`, `base` (the model before sft) or `curriculum`.
+        thought_source: Replaces the recipe's.
+        levels: The levels it trains: "all"; "last": the last one only; "text": text chain of thought; "answer":
+            question -> answer without latents.
+        as_rl: It takes as many optimizer steps as RL, of as many samples each, whatever accuracy it reaches.
     """
 
     after: str = "sft"
@@ -29,7 +29,11 @@ class Arm:
     as_rl: bool = False
 
     def plan(self, levels: Sequence[Level]) -> list[Level]:
-        """The arm's levels, of those that latents go through."""
+        """The levels of this arm.
+
+        Args:
+            levels: Those of the arm `latent`.
+        """
         if self.levels == "last":
             return [Level(1, None, levels[-1].num_latents)]
         if self.levels == "text":
@@ -52,10 +56,13 @@ ARMS = {
 
 
 def latent_levels(recipe: Recipe, most_steps: int) -> list[Level]:
-    """The levels that a recipe plans for latents.
+    """The levels of the arm `latent`.
+
+    Args:
+        most_steps: Steps of the longest training problem.
 
     Raises:
-        DataError: No problem has steps, or the schedule leaves some.
+        DataError: No problem has steps, or `steps_per_level` leaves some in the last level.
     """
     section = recipe.curriculum
     assert section is not None
@@ -67,13 +74,3 @@ def latent_levels(recipe: Recipe, most_steps: int) -> list[Level]:
 def most_steps(problems: Sequence[Problem]) -> int:
     """Steps of the longest problem."""
     return max(len(problem.steps) for problem in problems)
-
-
-def step_limits(per_level: Sequence[int], planned: Sequence[Level]) -> list[int]:
-    """Step limits of an arm's levels; an arm with one level gets those of all latent levels together.
-
-    Args:
-        per_level: Limits of the levels that latents go through.
-        planned: The levels of the arm.
-    """
-    return list(per_level) if len(planned) == len(per_level) else [sum(per_level)]

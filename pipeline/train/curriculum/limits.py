@@ -1,4 +1,4 @@
-"""How long the levels of a curriculum may be: trainer arguments and step limits, from a recipe."""
+"""Trainer arguments of curriculum levels, and how many optimizer steps each level may take."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from trl import GRPOConfig
 from ...problems.schedule import Level
 from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe
-from ..common import check_trainer_keys, trainer_config
+from ..trainer_config import check_trainer_keys, trainer_config
 
 
 def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> TrainingArguments:
-    """Trainer arguments of a level; the last one may have some of its own."""
+    """Trainer arguments of a level. Those of the last level may differ (`last_level_trainer`).
+
+    Raises:
+        RecipeError: Keys or values that cannot be trained with, or no limit.
+    """
     section = recipe.curriculum
     assert section is not None
     values, own = dict(section.trainer), section.last_level_trainer if is_last else {}
-    if "num_train_epochs" in own:  # the level's own limit holds, of whichever kind
+    if "num_train_epochs" in own:  # a limit in epochs for the last level replaces a limit in steps for all
         values.pop("max_steps", None)
     check_trainer_keys(TrainingArguments, "curriculum.trainer", section.trainer)
     check_trainer_keys(TrainingArguments, "curriculum.last_level_trainer", own)
@@ -37,7 +41,7 @@ def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> Trai
         values,
         recipe.seed,
         folder,
-        train_sampling_strategy="sequential",  # `LevelDataset` is in the order of training
+        train_sampling_strategy="sequential",  # `LevelDataset` shuffles by itself
         ddp_find_unused_parameters=True,  # rows without latents do not use the modules that make and help latents
     )
     if args.max_steps <= 0 and "num_train_epochs" not in values:
@@ -48,7 +52,7 @@ def curriculum_args(recipe: Recipe, folder: Path, is_last: bool = False) -> Trai
 
 
 def set_rl_batch(args: TrainingArguments, recipe: Recipe) -> None:
-    """Lets a step have as many samples as a step of RL has rollouts."""
+    """Sets the batch such that an optimizer step has as many samples as one of RL has rollouts."""
     assert recipe.rl is not None
     trainer = recipe.rl.trainer
     args.per_device_train_batch_size = trainer.get(
@@ -63,14 +67,14 @@ def items_per_step(args: TrainingArguments) -> int:
 
 
 def step_limit(args: TrainingArguments, num_problems: int) -> int:
-    """Optimizer steps of a level; `max_steps` comes before `num_train_epochs`, as in Transformers."""
+    """The most optimizer steps of a level. `max_steps` overrides `num_train_epochs`, as in Transformers."""
     return (
         args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_problems / items_per_step(args))
     )
 
 
 def level_limits(recipe: Recipe, levels: Sequence[Level], num_problems: int) -> list[int]:
-    """Optimizer steps that each latent level may take."""
+    """The most optimizer steps of each level of the arm `latent`."""
     return [
         step_limit(curriculum_args(recipe, recipe.folder, is_last=level is levels[-1]), num_problems)
         for level in levels

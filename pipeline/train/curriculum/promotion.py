@@ -1,57 +1,86 @@
-"""When a level of the curriculum is promoted, trained again, or the last one."""
+"""When a level ends and whether it is promoted: greedy accuracy on held-out problems against the level's threshold.
+
+The thresholds are in `arm_plan.py` (`ArmPlan.threshold`), what follows a level in `order.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from transformers import TrainerCallback
+from trl.models import unwrap_model_for_generation
 
-@dataclass(frozen=True)
-class Rules:
-    """When a curriculum goes on, steps back or stops.
-
-    Attributes:
-        stop_at_limit: A level that ends below its threshold ends the curriculum.
-        step_back_at: Below this accuracy on the level before, that level is trained again; None: never.
-        max_step_backs: Times a level may be trained again.
-    """
-
-    stop_at_limit: bool
-    step_back_at: float | None = None
-    max_step_backs: int = 1
+from ....data.problem import Problem
+from ....rewards.score import is_right
+from ...model.reasoner import Reasoner
+from ...recipe.schema import EvaluateSection
+from ..lora import inner_model
+from .level_trainer import LevelTrainer
 
 
-def next_level(visits: Sequence[dict[str, Any]], num_levels: int, rules: Rules) -> int | None:
-    """Index of the level to train next, or None when the curriculum is over.
+class Promotion(TrainerCallback):
+    """Measures accuracy every few optimizer steps and ends the level: promoted at its threshold, or out of patience."""
 
-    Args:
-        visits: Reports of the levels trained so far, in order: `level`, `promoted`, `target`, and `earlier`, the
-            accuracy measured on the level before, or None.
-    """
-    if not visits:
-        return 1
-    latest = visits[-1]
-    if is_stopped(visits, rules):
-        return None
-    level, earlier = latest["level"], latest["earlier"]
-    if rules.step_back_at is not None and earlier is not None and earlier < rules.step_back_at:
-        times = sum(visit["level"] == level - 1 for visit in visits)
-        if times <= rules.max_step_backs:
-            return level - 1
-    return level + 1 if level < num_levels else None
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        problems: Sequence[Problem],
+        settings: EvaluateSection,
+        num_latents: int,
+        target: float | None,
+        every: int,
+        patience: int | None = None,
+    ) -> None:
+        """
+        Args:
+            problems: Held-out problems to measure on.
+            num_latents: Latents of the level.
+            target: Accuracy at which the level is promoted. None: it trains to its limit, and is not promoted.
+            every: Optimizer steps between two measurements. One more is made at the last step.
+            patience: The level ends after this many measurements in a row without a new best. None: never.
+        """
+        self.reasoner, self.problems, self.settings, self.num_latents = reasoner, problems, settings, num_latents
+        self.target, self.every, self.patience = target, every, patience
+        self.trainer: LevelTrainer | None = None
+        self.accuracy = 0.0
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every and state.global_step < state.max_steps:
+            return
+        assert self.trainer is not None
+        self.accuracy = self.measure(self.num_latents)
+        # From the log, which a checkpoint restores. This object starts anew on resume.
+        history = [log["accuracy"] for log in state.log_history if "accuracy" in log] + [self.accuracy]
+        if self.is_promoted or self._is_out_of_patience(history):
+            control.should_training_stop = True
+        self.trainer.measured = {"accuracy": self.accuracy}
+        control.should_log = True
 
-def is_stopped(visits: Sequence[dict[str, Any]], rules: Rules) -> bool:
-    """Whether the latest level missed its threshold, and the curriculum ends there."""
-    latest = visits[-1]
-    return rules.stop_at_limit and latest["target"] is not None and not latest["promoted"]
+    @property
+    def is_promoted(self) -> bool:
+        """Whether the latest accuracy has reached the threshold."""
+        return self.target is not None and self.accuracy >= self.target
 
+    def _is_out_of_patience(self, history: Sequence[float]) -> bool:
+        """Whether the best of all measurements is `patience` measurements old. Of equal ones the first counts."""
+        since_best = len(history) - 1 - history.index(max(history))
+        return self.patience is not None and since_best >= self.patience
 
-def best_visit(visits: Sequence[dict[str, Any]]) -> int | None:
-    """Place of the visit whose weights are kept where the curriculum was stopped: the highest level that was promoted.
-
-    None: no level was.
-    """
-    promoted = [place for place, visit in enumerate(visits) if visit["promoted"]]
-    return max(promoted, key=lambda place: (visits[place]["level"], place), default=None)
+    def measure(self, num_latents: int) -> float:
+        """Greedy accuracy on the problems, the same on every process. Each process answers a part of them."""
+        assert self.trainer is not None
+        state = PartialState()
+        mine = self.problems[state.process_index :: state.num_processes]
+        with unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model:
+            samples = Reasoner(inner_model(model), self.reasoner.tokenizer).generate(
+                [problem.question for problem in mine],
+                num_latents=num_latents,
+                max_new_tokens=self.settings.max_new_tokens,
+                batch_size=self.settings.batch_size,
+            )
+        right = is_right(self.settings.scorer, mine, [sample.texts for sample in samples]).sum()
+        return float(reduce(torch.tensor(float(right), device=state.device), "sum")) / len(self.problems)

@@ -33,7 +33,7 @@ from ...latent.noise.values import share_bases
 from ...latent.sampling.generate import Generated, SamplingParams, generate
 from ...model.reasoner import Reasoner
 from ...system.compat import logged_metric, rollout_tokenizer
-from ..common import inner_model
+from ..lora import inner_model
 from .actions import latent_mask, with_latents
 from .advantages import max_at_k_advantages, thought_advantages
 from .estimators import density_logps, drawn_densities, replayed_logps

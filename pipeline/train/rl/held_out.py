@@ -22,7 +22,7 @@ from ...model.reasoner import Reasoner, Samples
 from ...problems.swap import derange
 from ...recipe.schema import EvaluateSection
 from ...system.compat import logged_metric
-from ..common import inner_model
+from ..lora import inner_model
 
 
 class HeldOutCallback(TrainerCallback):

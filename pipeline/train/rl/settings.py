@@ -17,7 +17,7 @@ from ....data.problem import Problem
 from ...latent.noise import parse_noise
 from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe, RLSection
-from ..common import trainer_config
+from ..trainer_config import trainer_config
 from .estimators import EstimatorError, check_estimator, parse_estimator
 from .rollouts import RolloutSettings, check_rollouts
 

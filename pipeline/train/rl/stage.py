@@ -17,7 +17,9 @@ from ...recipe.load import RecipeError
 from ...recipe.schema import PPOSection, RLSection
 from ...scoring.reward_model import recipe_reward
 from ...tracking.tracker import TrackingCallback
-from ..common import Context, ProgressCallback, train_and_hand_over
+from ..callbacks import ProgressCallback
+from ..context import Context
+from ..hand_over import train_and_hand_over
 from ..lora import lora_config
 from .alarms import AlarmCallback
 from .completions import CompletionsCallback

@@ -1,4 +1,4 @@
-"""Which checkpoints a run has left, and where."""
+"""Which stages of a run are finished, and where their weights are."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ..model.plugins import load_plugins
 from ..recipe.load import load_recipe
 from ..recipe.schema import Recipe
 from ..system.activity import NOW
-from ..train.common import is_done
-from ..train.curriculum.levels import stopped_summary
+from ..train.curriculum.reports import stopped_summary
+from ..train.hand_over import is_done
 from .folder import RunError
 from .plan import plan
 
 
 def stopped_curriculum(recipe: Recipe) -> dict[str, Any] | None:
-    """The report of a run's curriculum where it was stopped below a threshold; None for any other run."""
+    """The report of a run's curriculum if it stopped below a threshold. None for any other run."""
     is_planned = any(stage.name == "curriculum" for stage in plan(recipe))
     return stopped_summary(recipe.folder / "curriculum") if is_planned else None
 
 
 def trained_stages(recipe: Recipe, folder: Path) -> dict[str, Path]:
-    """Checkpoints of a run folder by stage, in the order they were trained in.
+    """Final weights of each finished stage, in the order they were trained in.
 
-    A curriculum that was stopped before it promoted any stage has left the weights it began from: it has none.
+    A curriculum that stopped before any level was promoted is left out: its weights are those it started from.
     """
     found = {stage.name: folder / stage.name / "final" for stage in plan(recipe) if is_done(folder / stage.name)}
     stopped = stopped_summary(folder / "curriculum")
@@ -35,14 +35,18 @@ def trained_stages(recipe: Recipe, folder: Path) -> dict[str, Path]:
 
 
 def checkpoint_of(recipe: Recipe, stage: str) -> str | Path:
-    """Where a stage's final weights are; for `base`, the hub id or folder the recipe names."""
+    """Where the final weights of a stage are. For `base` it may be the hub id or folder that the recipe names."""
     if stage == "base" and recipe.model.name_or_path is not None:
         return recipe.model.name_or_path
     return recipe.folder / stage / "final"
 
 
 def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | None) -> tuple[Recipe, dict[str, Path]]:
-    """The recipe that a folder was trained by, and its checkpoints by stage: those of a run, or the folder itself.
+    """The recipe of a folder and its checkpoints by stage. The folder is a run folder or one checkpoint.
+
+    Args:
+        overrides: `dotted.key=value` over the recipe.
+        recipe_path: Recipe to take. None: that of the run folder.
 
     Raises:
         RunError: No run or checkpoint there, or no recipe that says what to measure on.
@@ -71,13 +75,13 @@ def find_checkpoints(folder: Path, overrides: list[str], recipe_path: Path | Non
 
 
 def run_folder(folder: Path) -> Path | None:
-    """The run that a folder is, or that it is a checkpoint of; None for any other folder."""
-    parents = (folder, *folder.resolve().parents[:3])  # run/stage/final, or run/stage/part/final
+    """The run folder that `folder` is or lies in as a checkpoint. None for any other folder."""
+    parents = (folder, *folder.resolve().parents[:3])  # RUN/STAGE/final, or RUN/curriculum/level-1/final
     return next((parent for parent in parents if (parent / "recipe.yaml").is_file()), None)
 
 
 def _stage_name(checkpoint: Path) -> str:
-    """The training stage a checkpoint comes from: the name of its stage folder, or what its latent section says."""
+    """The stage that a checkpoint comes from: the name of its folder, else told by its latent section."""
     if checkpoint.resolve().name == "final":
         return checkpoint.parent.name
     section = json.loads((checkpoint / "config.json").read_text()).get("latent") or {}

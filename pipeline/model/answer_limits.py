@@ -1,4 +1,4 @@
-"""Whether answers fit into the tokens that a model may write, asked before anything is trained."""
+"""Whether right answers fit into the limit on new tokens, checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 def check_checkpoints_fit(recipe: Recipe, checkpoints: Mapping[str, Path], problems: Sequence[Problem]) -> None:
-    """As `check_evaluation_fits`, for trained checkpoints.
+    """`check_evaluation_fits` for trained checkpoints.
 
     Args:
-        checkpoints: To be evaluated, by stage; that of sft writes the steps too.
+        checkpoints: Checkpoints to evaluate, by stage. That of sft writes text steps before the answer.
     """
     _, tokenizer = load_tokenizer(next(iter(checkpoints.values())), recipe.model.trust_remote_code)
     check_evaluation_fits(recipe, tokenizer, problems, "sft" in checkpoints)
@@ -33,7 +33,7 @@ def check_checkpoints_fit(recipe: Recipe, checkpoints: Mapping[str, Path], probl
 def check_evaluation_fits(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], with_steps: bool
 ) -> None:
-    """Checks that the answers of problems fit into `evaluate.max_new_tokens`, as `check_answers_fit`."""
+    """Checks that the answers fit into `evaluate.max_new_tokens`, see `check_answers_fit`."""
     written = problems if with_steps else [replace(problem, steps=()) for problem in problems]
     room, is_compared = recipe.evaluate.max_new_tokens, compares(recipe.evaluate.scorer)
     check_answers_fit("evaluate.max_new_tokens", room, encode(written, tokenizer), "measured", with_steps, is_compared)
@@ -42,17 +42,17 @@ def check_evaluation_fits(
 def check_answers_fit(
     key: str, room: int, encoded: Sequence[Encoded], what: str, with_steps: bool, is_compared: bool
 ) -> None:
-    """Says how many right answers a limit on new tokens cuts, and how long the longest is.
+    """Warns if a limit on new tokens cuts right answers: how many, and the length of the longest.
 
     Args:
-        key: Of the recipe, which sets the limit.
-        room: New tokens, at most.
-        what: The problems are for: training, evaluation.
-        with_steps: The model learns to write the steps before the answer.
-        is_compared: What the model writes is compared with the answer, and not judged in another way.
+        key: The recipe key that sets the limit.
+        room: The most new tokens.
+        what: Word for the answers in the message, such as training.
+        with_steps: The model writes the text steps before the answer.
+        is_compared: The scorer or reward compares what the model writes with the answer.
 
     Raises:
-        RecipeError: No answer would fit even without steps and end token, so that none could be right.
+        RecipeError: No answer fits, even without steps and end token, so that none could be right.
     """
     lengths = [len(item.answer) + with_steps * sum(map(len, item.steps)) for item in encoded]
     cut = [length for length in lengths if length > room]

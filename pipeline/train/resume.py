@@ -1,4 +1,4 @@
-"""Checkpoints of an unfinished stage: which one to go on from, and under which launch it may be gone on with."""
+"""Checkpoints of an unfinished stage: which one training resumes from, and under which launch that is allowed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ STATE = "trainer_state.json"
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be gone on from."""
+    """A checkpoint that training cannot resume from."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What the items, the optimizer and the files of a checkpoint depend on besides the recipe.
+    """What a checkpoint depends on besides the recipe. A resume must have the same.
 
     Attributes:
-        processes: Of the launch, on all machines.
-        backend: What they train under; DDP, which leaves the same files as one process, counts as none.
-        gpus_per_process: More than one under torch's DataParallel; 0 on CPU.
-        training_data: What tells the training problems from others; a file may be changed meanwhile.
+        processes: On all machines.
+        backend: "none" or the DeepSpeed stage. DDP counts as none: it leaves the same files as one process.
+        gpus_per_process: More than one under torch's DataParallel, 0 on CPU.
+        training_data: Fingerprint of the training problems, whose file may have changed.
     """
 
     processes: int
@@ -59,17 +59,17 @@ class Launch:
 
     @property
     def is_deepspeed(self) -> bool:
-        """DeepSpeed writes the optimizer's state, in files of its own."""
+        """Whether DeepSpeed writes the optimizer's state, in its own files."""
         return self.backend != "none"
 
     @property
     def shards(self) -> int:
-        """Files that DeepSpeed parts the optimizer's state into."""
+        """Number of files that DeepSpeed splits the optimizer's state into."""
         return 0 if self.backend in ("none", "DeepSpeed ZeRO-0") else self.processes
 
 
 class LaunchCallback(TrainerCallback, ExportableState):
-    """Records the launch in the state file of every checkpoint, and has checkpoints written to the disk."""
+    """Records the launch in the state file of every checkpoint, and flushes checkpoints to the disk."""
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
@@ -78,16 +78,15 @@ class LaunchCallback(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": asdict(self.launch)}
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        PartialState().wait_for_everyone()  # each process writes a file of its own
+        PartialState().wait_for_everyone()  # each process writes a file
         on_main(lambda: flush(Path(args.output_dir) / f"checkpoint-{state.global_step}"))
 
 
 def checkpoint_to_resume(folder: Path, launch: Launch) -> str | None:
-    """The checkpoint that a stage goes on from; None where it has none that is whole.
+    """The checkpoint that an unfinished stage resumes from. None if no whole one is there.
 
     Raises:
-        CheckpointError: It was made under another launch, or from other data. A stage that is finished, or has not
-            begun, is bound to none.
+        CheckpointError: It was made under another launch, or from other data.
     """
     checkpoint = last_whole_checkpoint(folder)
     if checkpoint is None:
@@ -103,10 +102,10 @@ def checkpoint_to_resume(folder: Path, launch: Launch) -> str | None:
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole. Newer ones, torn by a kill or a power cut, are removed with a warning.
+    """The newest whole checkpoint. Newer ones, torn by a kill or a power cut, are removed with a warning.
 
     Raises:
-        CheckpointError: It does not say under which launch it was made.
+        CheckpointError: It does not record its launch.
     """
     return on_main(lambda: _without_torn(folder))
 
@@ -124,7 +123,7 @@ def _without_torn(folder: Path) -> Path | None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Checkpoints by their step."""
+    """The checkpoints of a folder by optimizer step, the latest first."""
     steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
     return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]), reverse=True)
 
@@ -133,7 +132,7 @@ def _launch_of(checkpoint: Path) -> Launch:
     """The launch that a checkpoint was made under.
 
     Raises:
-        CheckpointError: It does not say so.
+        CheckpointError: It does not record one.
     """
     recorded = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["stateful_callbacks"]
     attributes = recorded.get(LaunchCallback.__name__, {}).get("attributes", {})
@@ -146,12 +145,12 @@ def _launch_of(checkpoint: Path) -> Launch:
 
 
 def fault_of_checkpoint(checkpoint: Path) -> str | None:
-    """What is wrong with the files of a checkpoint; None where they are whole.
+    """What is wrong with the files of a checkpoint, in words. None if they are whole.
 
-    A missing one counts: the Trainer would go on without an optimizer's state or a random one, and not say so.
+    Missing files count: without them the Trainer would silently go on with a fresh optimizer or another random state.
 
     Raises:
-        CheckpointError: It does not say under which launch it was made.
+        CheckpointError: The checkpoint does not record its launch.
     """
     if not (checkpoint / STATE).is_file():  # the Trainer writes it last
         return f"{STATE} is missing"
@@ -170,7 +169,7 @@ def fault_of_checkpoint(checkpoint: Path) -> str | None:
 
 
 def _missing_shards(checkpoint: Path, count: int) -> str | None:
-    """What is missing of DeepSpeed's files: those of the folder that `latest` names."""
+    """What is missing of the `count` files of DeepSpeed, in the folder that the file `latest` names. None: nothing."""
     latest = checkpoint / "latest"
     folder = checkpoint / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
     if folder is None or not folder.is_dir():
@@ -180,7 +179,7 @@ def _missing_shards(checkpoint: Path, count: int) -> str | None:
 
 
 def _missing_weights(checkpoint: Path) -> str | None:
-    """The file of weights that is missing; None where all are there."""
+    """A missing file of weights, in words. None if all are there."""
     for index in checkpoint.glob("*.safetensors.index.json"):
         for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())):
             if not (checkpoint / name).is_file():

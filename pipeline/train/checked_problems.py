@@ -1,4 +1,4 @@
-"""The training problems of a run as tokens, checked against all that its stages will ask of them."""
+"""The training problems of a run as tokens, once they passed every check that a later stage would fail at."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..latent.config import LatentConfig, context_window
 from ..latent.latentize import latent_section
 from ..latent.noise import parse_noise
 from ..latent.supervision import check_supervision
-from ..model.answer_room import check_answers_fit, check_evaluation_fits
+from ..model.answer_limits import check_answers_fit, check_evaluation_fits
 from ..problems.encode import (
     Encoded,
     Format,
@@ -37,10 +37,10 @@ from .rl.settings import rl_rows
 def encode_checked(
     recipe: Recipe, problems: Problems, tokenizer: PreTrainedTokenizerBase, config: Any
 ) -> list[Encoded]:
-    """The training problems as tokens, in their order. Errors that a later stage would meet come here.
+    """The training problems as tokens, in the same order. Errors of a later stage are raised here.
 
     Args:
-        config: Config of the base model.
+        config: Transformers config of the base model.
 
     Raises:
         UserError: A part that tokenizes to nothing, a row longer than the context window at some level, steps or
@@ -82,11 +82,11 @@ def encode_checked(
 
 
 def _check_rollouts_fit(recipe: Recipe, section: RLSection, room: int, train: Sequence[Encoded], most: int) -> None:
-    """Checks that right answers fit into rollouts, as `check_answers_fit`.
+    """Checks that right answers fit into rollouts, see `check_answers_fit`.
 
     Args:
-        room: Tokens of a rollout, at most.
-        most: Latents of a question; without them a model that was shown steps writes them.
+        room: The most tokens of a rollout.
+        most: Latents of a question. At 0 a model that sft has shown text steps writes them before the answer.
     """
     writes_steps = recipe.sft is not None and most == 0
     is_compared = any(compares(reward.function) for reward in section.rewards)
@@ -94,7 +94,7 @@ def _check_rollouts_fit(recipe: Recipe, section: RLSection, room: int, train: Se
 
 
 def shown_levels(recipe: Recipe, train: Sequence[Problem]) -> list[Level]:
-    """Every level that some arm of a recipe shows the model, each once."""
+    """Every level that any arm of a recipe shows the model, each once."""
     section = recipe.curriculum
     if section is None:
         return [TEXT]
@@ -107,7 +107,7 @@ def shown_levels(recipe: Recipe, train: Sequence[Problem]) -> list[Level]:
 
 
 def _most_latents(recipe: Recipe, levels: Sequence[Level], config: Any) -> int:
-    """Latents that a question is measured with, at most; without a curriculum those of the base checkpoint."""
+    """The most latents that a question is measured with. Without a curriculum those of the base checkpoint."""
     if recipe.curriculum is not None:
         return max(level.num_latents for level in levels)
     section = latent_section(config)

@@ -1,0 +1,49 @@
+"""What differs between the recipe that a run was begun with and the one it is to go on with, as lines for a message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..recipe.schema import Recipe
+
+# Sections and keys that change no weights: where the run lies, how it is measured, which controls follow.
+FREE = {"name", "output_dir", "evaluate", "controls", "tracking"}
+UNSET = object()
+
+
+def differences(held: Recipe, asked: Recipe) -> list[str]:
+    """`dotted.key: 8 then, 4 now` for every changed key that the weights depend on.
+
+    Args:
+        held: The recipe of the run folder.
+        asked: The recipe of this launch.
+    """
+    then, now = _as_trained(held), _as_trained(asked)
+    return [line for key in now for line in _differences(then[key], now[key], key)]
+
+
+def _differences(then: Any, now: Any, key: str) -> list[str]:
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        then, now = dict(enumerate(then)), dict(enumerate(now))
+    if isinstance(then, dict) and isinstance(now, dict):
+        pairs = {name: (then.get(name, UNSET), now.get(name, UNSET)) for name in {**then, **now}}
+        return [line for name, pair in pairs.items() for line in _differences(*pair, f"{key}.{name}")]
+    return [] if then == now else [f"{key}: {_shown(then)} then, {_shown(now)} now"]
+
+
+def _shown(value: Any) -> str:
+    text = "unset" if value is UNSET else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _as_trained(recipe: Recipe) -> dict[str, Any]:
+    """The keys of a recipe that the weights depend on.
+
+    How long rewards are waited for is left out: after a slow reward ended a run, it may go on with more patience.
+    """
+    values = recipe.model_dump(mode="json", exclude=FREE)
+    for reward in (values["rl"] or {}).get("rewards", []):
+        for key in ("timeout", "retries", "on_error"):
+            del reward[key]
+    return values

@@ -1,0 +1,106 @@
+"""The end of every stage: training, then its weights in `final/`, which the next stage starts from."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from peft import PeftModel
+from transformers import PrinterCallback, Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from ..model.reasoner import Reasoner
+from ..system.compat import reset_accelerator_state
+from ..system.files import check_room, follow_umask
+from ..system.whole import flush
+from .callbacks import NoLastCheckpointCallback, ProgressCallback, UmaskCallback
+from .context import Context
+from .lora import merge_adapter, thin_frozen
+from .resume import Launch, LaunchCallback, checkpoint_to_resume
+
+Report = Callable[[Trainer], dict[str, Any]]
+REPORT = "report.json"
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a stage or a visit of a level is finished. `final` is renamed into place, so it is whole or absent."""
+    return (folder / "final").is_dir()
+
+
+def train_and_hand_over(
+    trainer: Trainer, context: Context, reasoner: Reasoner, base: str | Path, folder: Path, report: Report | None = None
+) -> None:
+    """Trains and leaves `folder/final`, with a LoRA merged. With `context.resume` the last checkpoint is gone on from.
+
+    Args:
+        base: Where the stage's starting weights were loaded from. A LoRA is merged into these.
+        report: Called after training. Its result is kept as `final/report.json`.
+
+    Raises:
+        CheckpointError: The checkpoint to resume from was made under another launch, or from other data.
+        PlaceError: The disk has no room for the weights.
+    """
+    check_room(context.folder, sum(weight.numel() * weight.element_size() for weight in trainer.model.parameters()))
+    is_adapter = isinstance(trainer.model, PeftModel)
+    if is_adapter and not trainer.is_deepspeed_enabled:  # DeepSpeed takes weights of one dtype only
+        thin_frozen(reasoner.model)
+    _train(trainer, context, folder)
+    state = PartialState()
+    partial = folder / "final.partial"
+    if state.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    state.wait_for_everyone()
+    trainer.save_model(str(partial))  # on all processes: ZeRO-3 gathers here
+    section, has_value_head = reasoner.config, reasoner.model.value_head is not None
+    supervised = reasoner.model.supervision is not None
+    text = json.dumps(report(trainer)) if report is not None else None
+    release(trainer)
+    if state.is_main_process:
+        if is_adapter:
+            merge_adapter(base, partial, section, reasoner.tokenizer, context.recipe, supervised, has_value_head)
+        if text is not None:
+            (partial / REPORT).write_text(text, encoding="utf-8")
+        reasoner.tokenizer.save_pretrained(partial)
+        _rename_to_final(partial)
+    state.wait_for_everyone()
+
+
+def _train(trainer: Trainer, context: Context, folder: Path) -> None:
+    """Runs a Trainer with the callbacks of all stages, from the last checkpoint in `folder` where that is asked for."""
+    launch = Launch.of(trainer, context.training_data)
+    trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl replace it
+    for callback in (NoLastCheckpointCallback(), UmaskCallback(), LaunchCallback(launch)):
+        trainer.add_callback(callback)
+    checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback):
+                callback.progress.stop()
+
+
+def _rename_to_final(partial: Path) -> None:
+    """Renames a folder of weights to `final` once it is on the disk, and removes the checkpoints beside it."""
+    folder = partial.parent
+    (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+    follow_umask(partial)
+    flush(folder)  # before the checkpoints are removed
+    partial.rename(folder / "final")
+    for old in folder.glob("checkpoint-*"):
+        shutil.rmtree(old)
+
+
+def release(trainer: Trainer) -> None:
+    """Frees a Trainer and the process-wide state it set, so that the next stage starts from nothing."""
+    trainer.accelerator.free_memory()
+    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
+    # The DeepSpeed config of one Trainer has its "auto" values filled in. The next Trainer needs its own.
+    reset_accelerator_state()
+    unset_hf_deepspeed_config()
+    gc.collect()
