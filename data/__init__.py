@@ -1,4 +1,4 @@
-"""Problems: the schema, the readers, and the generated tasks: chain arithmetic, ProsQA, graph path."""
+"""Problems: what one is, readers of files and datasets, and generated tasks (chain arithmetic, ProsQA, graph path)."""
 
 from .chain import ChainTask, generate
 from .errors import DataError, UserError

@@ -1,7 +1,7 @@
-"""Chain arithmetic: `17 + 5 * 3 - 8 =`, taken from left to right without precedence, modulo `modulus`.
+"""Chain arithmetic: `17 + 5 * 3 - 8 =`, computed from left to right without precedence, modulo `modulus`.
 
-The steps are the running values ("22", "4", "27" for that question modulo 31); the answer is the last one. Question and
-steps are words separated by single spaces, so that each word can be one token.
+The steps are the running values: "22", "4", "27" for this question modulo 31. The answer is the last one. Words are
+separated by single spaces, so that each word can be one token.
 """
 
 import random
@@ -25,7 +25,7 @@ OPERATORS: dict[str, Callable[[int, int], int]] = {
     "-": lambda value, operand: value - operand,
     "*": lambda value, operand: value * operand,
 }
-# Spaces up to this size are counted exactly; above it a split holds its share within a few percent.
+# Up to this number of questions a split is counted exactly. Above it a split holds its share within a few percent.
 _SMALL_SPACE = 10_000
 
 Chain = tuple[int, tuple[str, ...]]
@@ -51,7 +51,7 @@ class ChainTask:
 
     @property
     def space(self) -> int:
-        """Number of different questions, both splits together."""
+        """Number of different questions in both splits together."""
         pairs = len(OPERATORS) * (self.max_operand - self.min_operand + 1)
         return self.modulus * pairs**self.num_operations
 
@@ -76,7 +76,7 @@ def generate(task: ChainTask, size: int, split: Split, seed: int) -> list[Proble
 
         chains = draw_different(draw, size, split, task)
     else:
-        # Rejection would spend most draws on repeats, and would never end where the split holds too few.
+        # Drawing and rejecting would mostly give repeats, and would not end if the split holds too few.
         pool = [chain for chain in _enumerate(task) if split_of(_question(*chain)) == split]
         if size > len(pool):
             raise too_many(task, size, split, str(len(pool)))
@@ -85,7 +85,7 @@ def generate(task: ChainTask, size: int, split: Split, seed: int) -> list[Proble
 
 
 def changes(task: ChainTask, problem: Problem, rng: random.Random) -> Iterator[Problem]:
-    """Yield the problem with its start or one operand changed, such that the answer differs, in random order."""
+    """Yield variants of a problem, in random order: the start or one operand differs, and so does the answer."""
     start, *rest = problem.question.removesuffix(" =").split(" ")
     pairs = [f"{operator} {operand}" for operator, operand in zip(rest[::2], rest[1::2], strict=True)]
     changed = [(other, pairs) for other in range(task.modulus) if other != int(start)]

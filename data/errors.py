@@ -1,4 +1,4 @@
-"""Errors a user can cause, and the helpers that word them."""
+"""Errors that a user can cause, and helpers for their messages."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,22 +6,19 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Base of all errors a user can cause.
-
-    The message is one paragraph: what was received, and what to change.
-    """
+    """Base of all errors that a user can cause. The message is one paragraph: what was received, what to change."""
 
 
 class TerminatedError(BaseException):
-    """SIGTERM came. No library takes it for an error of its own, or for Ctrl-C."""
+    """SIGTERM was received. It is no Exception, so that no library catches it, and differs from Ctrl-C."""
 
 
 class DataError(UserError):
-    """A problem file, a dataset or the settings of a task are not usable."""
+    """A file of problems, a dataset, or the settings of a task cannot be used."""
 
 
 def suggest(word: str, options: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the option nearest to `word`, or an empty string when none is near."""
+    """Return ` Did you mean 'x'?` with the option nearest to `word`, or an empty string if none is near."""
     near = get_close_matches(word, list(options), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -30,7 +27,7 @@ def shown(value: Any, width: int = 80) -> str:
     """Return the repr of `value`, cut to `width` characters, for use in a message."""
     try:
         text = repr(value)
-    except Exception:  # of an integer of more than 4,300 digits, or of an object whose own repr fails
+    except Exception:  # an integer of more than 4,300 digits, or an object whose own repr fails
         return "that cannot be shown"
     return text if len(text) <= width else text[: width - 3] + "..."
 

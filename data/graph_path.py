@@ -1,11 +1,12 @@
 """Graph path: any path from a start to a goal in a small directed graph, a task with several right answers.
 
-`3>7 5>2 ... [S] 3 [G] 9` asks for the nodes from 3 to 9, such as `3 7 2 9`. The steps are the nodes between them,
-backwards from the goal ("2", "7"): thinking is a search from the goal, and the answer reads it off from the start. An
+`3>7 5>2 ... [S] 3 [G] 9` asks for the nodes of a path from 3 to 9, such as `3 7 2 9`. The steps are the nodes between
+them, backwards from the goal ("2", "7"): the steps search from the goal, the answer lists the path from the start. An
 edge is one word, so that a small model has to learn only how to follow edges, not how to read them.
 
-Nodes stand in levels and edges lead to the next level, so all paths from start to goal are equally long. Going forward
-most branches miss the goal. Going backward every branch ends at a source: at the start when it is the only source.
+Nodes form layers and edges lead to the next layer, so all paths from start to goal are equally long. Forwards, most
+branches miss the goal. Backwards, every branch ends at a node of the first layer, a source. With one source that is the
+start.
 """
 
 import random
@@ -33,11 +34,11 @@ class GraphPathTask:
     """The distribution of problems.
 
     Attributes:
-        num_nodes: the sources, and the other nodes shared out evenly over `path_length` levels.
-        num_edges: edges; each node but the sources has at least one from the level before.
-        path_length: edges from start to goal; a problem has one step less.
-        num_sources: nodes of the first level, one of which is the start. With 1 every way back from the goal is right;
-            with more, a step can be wrong, and thinking has to look ahead.
+        num_nodes: the sources, and the other nodes, split evenly over `path_length` layers.
+        num_edges: edges. Each node but the sources has at least one from the layer before.
+        path_length: edges from start to goal. A problem has one step less.
+        num_sources: nodes of the first layer, one of which is the start. With 1 every way back from the goal is right.
+            With more a step can be wrong, so that the model has to look ahead.
         min_paths: right answers that each problem has at least.
 
     Raises DataError when a setting is not an integer in its range.
@@ -54,7 +55,7 @@ class GraphPathTask:
         check_integer("num_sources", self.num_sources, 1)
         check_integer("min_paths", self.min_paths, 1)
         check_integer("num_nodes", self.num_nodes, self.num_sources + self.path_length)
-        most = sum(len(before) * len(level) for before, level in pairwise(_levels(self)))
+        most = sum(len(before) * len(layer) for before, layer in pairwise(_layers(self)))
         check_integer("num_edges", self.num_edges, self.num_nodes - self.num_sources, most)
 
 
@@ -76,29 +77,30 @@ def generate(task: GraphPathTask, size: int, split: Split, seed: int) -> list[Pr
     return draw_different(draw, size, split, task)
 
 
-def _levels(task: GraphPathTask) -> list[range]:
+def _layers(task: GraphPathTask) -> list[range]:
+    """Return the nodes of each layer, before they get other numbers."""
     rest = task.num_nodes - task.num_sources
-    ends = [task.num_sources + rest * level // task.path_length for level in range(task.path_length + 1)]
+    ends = [task.num_sources + rest * layer // task.path_length for layer in range(task.path_length + 1)]
     return [range(task.num_sources), *(range(start, end) for start, end in pairwise(ends))]
 
 
 def _draw_edges(task: GraphPathTask, rng: random.Random) -> list[Edge]:
-    """Draw one edge into each node but the sources, then any others. Nodes are in order of their levels."""
-    steps = list(pairwise(_levels(task)))
-    needed = {(rng.choice(before), node) for before, level in steps for node in level}
-    others = [edge for step in steps for edge in product(*step) if edge not in needed]
+    """Draw one edge into each node but the sources, then any others."""
+    pairs = list(pairwise(_layers(task)))
+    needed = {(rng.choice(before), node) for before, layer in pairs for node in layer}
+    others = [edge for pair in pairs for edge in product(*pair) if edge not in needed]
     edges = [*sorted(needed), *rng.sample(others, task.num_edges - len(needed))]
     rng.shuffle(edges)
     return edges
 
 
 def _draw_problem(task: GraphPathTask, rng: random.Random) -> Problem:
-    levels = _levels(task)
+    layers = _layers(task)
     for _ in range(_MOST_GRAPHS):
-        # Numbers are drawn anew for each problem: in order they would tell the level.
+        # Random numbers for each problem: numbers in order would give the layer away.
         number = rng.sample(range(task.num_nodes), task.num_nodes)
         edges = [(number[a], number[b]) for a, b in _draw_edges(task, rng)]
-        start, goal = number[rng.choice(levels[0])], number[rng.choice(levels[-1])]
+        start, goal = number[rng.choice(layers[0])], number[rng.choice(layers[-1])]
         successors, predecessors = neighbours(edges, task.num_nodes)
         distance = distances(successors, start)
         if count_shortest_paths(predecessors, distance).get(goal, 0) >= task.min_paths:
@@ -107,6 +109,7 @@ def _draw_problem(task: GraphPathTask, rng: random.Random) -> Problem:
 
 
 def _problem(edges: Sequence[Edge], path: Sequence[int]) -> Problem:
+    """Return the problem of a graph whose answer is `path`."""
     start, goal = path[0], path[-1]
     return Problem(
         question=f"{' '.join(f'{a}>{b}' for a, b in edges)} [S] {start} [G] {goal}",
@@ -117,10 +120,10 @@ def _problem(edges: Sequence[Edge], path: Sequence[int]) -> Problem:
 
 
 def changes(task: GraphPathTask, problem: Problem, rng: random.Random) -> Iterator[Problem]:
-    """Yield the problem with one edge that begins elsewhere, such that no right answer stays right, in random order.
+    """Yield variants of a problem, in random order: one edge begins at another node, and no right answer stays right.
 
-    Every path of the problem goes through the edge that is changed, and every path of the changed one through the new
-    edge. It begins at a node as far from the start as before, so paths stay as long. Some problems have no such edge.
+    Every path of the problem uses the changed edge, and every path of the variant uses the new one. The new one begins
+    at a node as far from the start, so paths stay equally long. Some problems have no variant.
     """
     edges: list[Edge] = [(a, b) for a, b in problem.extra["edges"]]
     start, goal = problem.extra["start"], problem.extra["goal"]

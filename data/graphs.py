@@ -17,7 +17,7 @@ def neighbours(edges: Iterable[Edge], num_nodes: int) -> tuple[list[list[int]], 
 
 
 def distances(successors: Sequence[Sequence[int]], start: int) -> dict[int, int]:
-    """Return the number of edges from `start` to each node that can be reached, nearest first."""
+    """Return the number of edges from `start` to each node that can be reached, in the order of their distance."""
     found = {start: 0}
     frontier = [start]
     for node in frontier:  # grows while it is read: a queue
@@ -42,7 +42,7 @@ def count_shortest_paths(predecessors: Sequence[Sequence[int]], distance: dict[i
     """Return the number of shortest paths to each node that can be reached.
 
     Args:
-        distance: what `distances` returns for the start of the paths.
+        distance: the result of `distances` for the start of the paths.
     """
     counts: dict[int, int] = {}
     for node, steps in distance.items():
@@ -53,10 +53,10 @@ def count_shortest_paths(predecessors: Sequence[Sequence[int]], distance: dict[i
 def draw_shortest_path(
     predecessors: Sequence[Sequence[int]], distance: dict[int, int], goal: int, rng: random.Random
 ) -> list[int]:
-    """Return the nodes of one of the shortest paths to `goal`, both ends included, each with the same chance.
+    """Draw one of the shortest paths to `goal`, each with the same chance. Return its nodes, both ends included.
 
     Args:
-        distance: what `distances` returns for the start of the path.
+        distance: the result of `distances` for the start of the path.
     """
     counts = count_shortest_paths(predecessors, distance)
     path = [goal]
@@ -67,5 +67,5 @@ def draw_shortest_path(
 
 
 def _before(predecessors: Sequence[Sequence[int]], distance: dict[int, int], node: int) -> list[int]:
-    """Return the nodes from which a shortest path goes on to `node`."""
+    """Return the nodes that come before `node` on a shortest path."""
     return [one for one in predecessors[node] if distance.get(one) == distance[node] - 1]

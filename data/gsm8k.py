@@ -1,7 +1,7 @@
-"""GSM8K and GSM8K-Aug rows as Problems.
+"""Reads rows of GSM8K and GSM8K-Aug.
 
 GSM8K has one prose answer: `He sells <<48/2=24>>24 clips.\\n#### 24`. GSM8K-Aug has the `<<...>>` expressions as steps,
-in a list or in one string, and the bare answer.
+in a list or in one string, and the answer alone.
 """
 
 import re
@@ -13,7 +13,7 @@ from .problem import Problem, parse_problem
 
 _EXPRESSION = re.compile(r"<<[^<>]*>>")
 _FINAL = "####"
-# Digits with or without thousands commas, decimals; sign, dollar and full stop around them.
+# Digits with or without thousands commas and decimals, with sign, dollar and full stop around them.
 _NUMBER = re.compile(r"\$?\s*(-?)\s*\$?\s*((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)\.?")
 
 

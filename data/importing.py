@@ -1,4 +1,4 @@
-"""Imports code of a user's: a module by name, or a file by path."""
+"""Imports the user's code: a module by name, or a file by path."""
 
 import hashlib
 import importlib
@@ -14,13 +14,13 @@ from .errors import UserError, reason, suggest
 def import_source(source: str, what: str, error: type[UserError] = UserError) -> ModuleType:
     """Import `package.module`, or `path/to/file.py`, absolute or relative to the working directory.
 
-    The working directory, or the folder of the file, joins the end of `sys.path`, so that the module can import its
-    neighbours. A file is run anew at each call.
+    The working directory, or the folder of the file, is appended to `sys.path`, so that the module can import its
+    neighbours. A file is executed again at each call.
 
     Args:
         source: the module or file.
-        what: names what it is for in messages.
-        error: class of the errors.
+        what: what it is for; messages begin with it.
+        error: class of the errors to raise.
 
     Raises:
         UserError: the file does not exist, or the import fails.
@@ -39,7 +39,7 @@ def _import_file(source: str, what: str, error: type[UserError]) -> ModuleType:
     if not path.is_file():
         near = suggest(path.name, sorted(os.listdir(path.parent))) if path.parent.is_dir() else ""
         raise error(f"{what}: there is no file {path}.{near} Check the path.")
-    # A name of its own: the file may be called like an installed module, and two files may share a name.
+    # A unique name: the file may have the name of an installed module or of another file.
     name = f"_neuralese_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     if module_spec is None or module_spec.loader is None:
@@ -63,6 +63,6 @@ def _failed(what: str, problem: BaseException) -> str:
 
 
 def _make_importable(folder: Path) -> None:
-    # At the end: a folder of the user must not hide an installed package of the same name.
+    # At the end: a folder of the user must not hide an installed package.
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

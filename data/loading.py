@@ -15,7 +15,7 @@ from .problem import FIELDS, Problem, parse_problem, parse_rows, read_problems
 from .prosqa import parse_symbolic
 from .rows import missing_file, read_rows
 
-# Read by the dataset builders of `datasets`; any other file is read as JSON or JSONL, told by its content.
+# Files that `datasets` reads. Any other file is JSON or JSONL, told by its content.
 TABLES = {".csv": "csv", ".parquet": "parquet"}
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n")
 
@@ -36,7 +36,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 SPLITTERS: dict[str, Callable[[str], list[str]]] = {"line": split_lines, "sentence": split_sentences}
-# Formats with a reader of their own for whole rows.
+# Step splitters that read a whole row.
 ROW_READERS: dict[str, Callable[[dict[str, Any], str], Problem]] = {
     "gsm8k": parse_gsm8k,
     "prosqa_symbolic": parse_symbolic,
@@ -57,20 +57,21 @@ def load_problems(
 
     Args:
         path: a JSONL, JSON, CSV or Parquet file. CSV values that look like numbers are read as numbers: 1.50 becomes
-            1.5. Use JSONL where the exact text matters.
-        dataset: a dataset id on the Hub, or a folder, as `datasets.load_dataset` takes it. No code of it is run. Of a
-            key that a JSON object has twice it keeps the last, and an integer of 2^63 or more becomes a float.
+            1.5. Use JSONL if the exact text matters.
+        dataset: a dataset id on the Hub, or a folder, as `datasets.load_dataset` takes it. Its code is not run. If a
+            JSON object has a key twice, the last one is kept. An integer of 2^63 or more becomes a float.
         name: the configuration of the dataset.
-        split: the split of the dataset, slices such as "train[:100]" included. A file has no splits and ignores it.
+        split: the split of the dataset, or a slice such as "train[:100]". Ignored for a file.
         columns: our field -> their column, such as {"question": "prompt", "steps": "cot"}. A field that is not named
-            keeps its own name. `{"steps": None}` reads data without steps. Columns not used go to `Problem.extra`.
+            is read from the column of its own name. `{"steps": None}` reads data without steps. Other columns go to
+            `Problem.extra`.
         limit: keep the first `limit` rows.
         step_splitter: how a steps column that is one string becomes steps: "line" (the default) or "sentence". "gsm8k"
             reads GSM8K and GSM8K-Aug rows, see `parse_gsm8k`; "prosqa_symbolic" reads rows of ProsQA, see
             `parse_symbolic` in `prosqa.py`.
 
     Raises:
-        DataError: an argument, the file, the dataset or a row is not usable; names the first such row by its line or
+        DataError: an argument, the file, the dataset or a row cannot be used. It names the first bad row by its line or
             index, and says how many there are.
     """
     _check_arguments(path, dataset, name, columns, limit, step_splitter)
@@ -127,10 +128,10 @@ def _parse(row: Any, where: str, columns: Columns, step_splitter: str | None) ->
 
 
 def _rename(row: dict[str, Any], where: str, columns: Columns, optional: str | None) -> dict[str, Any]:
-    """Return the row under our field names, then its unused columns.
+    """Return the row with our field names first, then its other columns.
 
-    A column that has the name of a field but is not the one chosen for it is left out. The field `optional` may be
-    absent, as may one mapped to None.
+    A column with the name of a field that is read from another column is left out. The field `optional`, and a field
+    that `columns` maps to None, may be absent.
     """
     fields = {}
     for field in FIELDS:

@@ -1,4 +1,4 @@
-"""The Problem schema, and JSONL files of problems."""
+"""The class Problem, checks of its rows, and JSONL files of problems."""
 
 import json
 import math
@@ -12,18 +12,18 @@ from .errors import DataError, shown, suggest
 from .rows import read_rows
 
 FIELDS = ("question", "steps", "answer")
-# Announces the answer in what a model writes; the answer is what follows the last one.
+# Comes before the answer in the text that a model writes. The answer is what follows the last one.
 MARKER = "###"
-MOST_NESTED = 100  # levels of lists and objects in a column, far below what ends Python's recursion
+MOST_NESTED = 100  # deepest nesting of lists and objects in a column, far below Python's recursion limit
 
 
 @dataclass(frozen=True)
 class Problem:
     """A question, the text steps that lead to its answer, and the answer.
 
-    `extra` holds all other columns of the row; reward functions receive them by name. `where` is the place in a file
-    that the problem was read from, for messages; it is no part of the problem.
-    Raises DataError when `extra` has a key named like one of the three fields.
+    `extra` holds all other columns of the row. Reward functions receive them by name. `where` is the place in the file
+    that the problem was read from, for messages; problems that differ in it are equal.
+    Raises DataError if `extra` has a key with the name of one of the three fields.
     """
 
     question: str
@@ -34,7 +34,7 @@ class Problem:
 
     @property
     def named(self) -> str:
-        """What messages call the problem: its place in a file, or its question where it was made."""
+        """What messages call the problem: its place in the file, or its question if it was generated."""
         return self.where or f"the problem {shown(self.question)}"
 
     def __post_init__(self) -> None:
@@ -50,16 +50,16 @@ class Problem:
 def parse_problem(row: dict[str, Any], where: str) -> Problem:
     """Check one row and return it as a Problem.
 
-    A number as the answer becomes text (18 and 18.0 both become "18"), and the answer is stripped. Blank steps are
-    dropped: GSM8K-Aug writes "no steps" as `[""]`, and a blank step would be given latents that stand for nothing.
+    An answer that is a number becomes text (18 and 18.0 both become "18"). The answer is stripped. Blank steps are
+    dropped: GSM8K-Aug writes "no steps" as `[""]`, and latents must not replace a blank step.
 
     Args:
-        row: an object with `question`, `steps` and `answer`; all other keys go to `extra`.
+        row: an object with `question`, `steps` and `answer`. All other keys go to `extra`.
         where: names the row in messages, such as "train.jsonl, line 3".
 
     Raises:
-        DataError: a key is missing, has the wrong type or is empty; the answer holds the marker of answers; a column is
-            nested too deep or holds half of a character.
+        DataError: a key is missing, has the wrong type or is empty; the answer contains `###`; a column is nested too
+            deep or holds a lone surrogate.
     """
     if not isinstance(row, dict):
         raise DataError(
@@ -85,10 +85,10 @@ def parse_problem(row: dict[str, Any], where: str) -> Problem:
 
 
 def _check_value(column: Any, value: Any, where: str) -> None:
-    """Make sure that a column with its name can be tokenized, copied and written.
+    """Check that the name and the value of a column can be tokenized, copied and written.
 
     Raises:
-        DataError: A lone surrogate in a text, or lists and objects in each other without end.
+        DataError: a text has a lone surrogate, or lists and objects are nested too deep.
     """
     waiting = [(value, 0), (column, 0)]
     while waiting:
@@ -104,10 +104,10 @@ def _check_value(column: Any, value: Any, where: str) -> None:
 
 
 def check_unicode(text: str, name: str) -> None:
-    """Make sure that a text can be written as UTF-8, and so be tokenized.
+    """Check that a text can be written as UTF-8, as tokenizers need it.
 
     Raises:
-        DataError: It has a lone surrogate.
+        DataError: it has a lone surrogate, half of a character.
     """
     try:
         text.encode()
@@ -194,10 +194,10 @@ def parse_rows(rows: Iterable[tuple[str, Any]], parse: Callable[[Any, str], Prob
 def write_problems(path: str | os.PathLike[str], problems: Iterable[Problem]) -> None:
     """Write problems as JSONL, one object a line; `read_problems` returns them again.
 
-    The file appears whole or not at all: it is written beside `path` and then renamed. Missing folders are made.
+    The file is written beside `path` and then renamed, so it is whole or absent. Missing folders are made.
 
     Raises:
-        DataError: an extra column holds a value that JSON cannot express; `path` is then left as it was.
+        DataError: an extra column holds a value that JSON cannot express. `path` is then unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

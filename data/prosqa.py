@@ -1,12 +1,12 @@
 """ProsQA: which of two concepts a person is, by following edges of a random graph (Coconut, arXiv 2412.06769, app. A).
 
-Two families of nodes grow from two roots. The answer is a leaf that descends from the root of the question and not from
-the other; the other candidate descends from the other root alone. The steps are a shortest path from root to answer.
+Two families of nodes grow from two roots. The question names one root and two candidates. The answer is a leaf that
+descends from this root only; the other candidate descends from the other root only. The steps are a shortest path from
+the root to the answer.
 
-In the text form a step is a sentence, as in the published set. In the symbolic form (after arXiv 2505.12514) the
-question is `3 7 | 5 2 | ... [Q] 4 9 [R] 3`: the edges, the two candidates, the root. A step is the next node, one word.
-The form of edges is the same with one word an edge, `3>7 5>2 ... [Q] 4 9 [R] 3`: a small model has to learn how to
-follow edges, not how to read them.
+Forms. text: a step is a sentence, as in the published set. symbolic (after arXiv 2505.12514): the question is
+`3 7 | 5 2 | ... [Q] 4 9 [R] 3` (edges, candidates, root) and a step is the next node, one word. edges: as symbolic with
+one word an edge, `3>7 5>2 ... [Q] 4 9 [R] 3`, so that a small model need not learn how to read edges.
 """
 
 import math
@@ -35,8 +35,8 @@ CONCEPTS = (
 )
 # fmt: on
 
-# Whom a new node may descend from: only the first family, only the second, any node. Fitted, with the depth weight, to
-# the published set.
+# Possible parents of a new node: the first family only, the second only, any node; and the chance of each. The chances
+# and the depth weight are fitted to the published set.
 _POOLS, _POOL_WEIGHTS = (1, 2, None), (0.35, 0.45, 0.2)
 _DEPTH_WEIGHT = 1.5
 _MOST_PARENTS = 50
@@ -49,14 +49,14 @@ class ProsQATask:
 
     Attributes:
         form: "text", "symbolic" or "edges".
-        num_nodes: nodes drawn, of which those without any edge are left out. At most 40 in the text form, which has
-            names for no more.
-        mean_parents: mean of the Poisson number of parents of a node, before it is cut to the nodes there are.
+        num_nodes: nodes to draw. Nodes without any edge are left out. At most 40 in the text form, which has no more
+            names.
+        mean_parents: mean of the Poisson number of parents of a node, which is then cut to the possible parents.
         min_steps, max_steps: edges from root to answer.
-        balanced: False: the answer is the deepest leaf of the deeper family and the other candidate any leaf of the
-            other one, as published, so that depth and in-degree hint at the answer. True: both are the deepest of their
-            families, min_steps to max_steps from their roots, and the root is a coin toss, so that nothing but the way
-            from the root tells them apart.
+        balanced: False, as published: the answer is the deepest leaf of the deeper family, the other candidate any leaf
+            of the other family. Depth and in-degree then hint at the answer. True: both are the deepest leaves of their
+            families, min_steps to max_steps from their roots, and a coin chooses the root. Then only the path from the
+            root tells them apart.
 
     Raises DataError when a setting is out of its range.
     """
@@ -82,7 +82,12 @@ class ProsQATask:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A problem before its nodes have names. The roots of the families are 0 and 1."""
+    """A problem before its nodes have names. The roots are nodes 0 and 1.
+
+    Attributes:
+        path: from the root of the question to the answer.
+        negative: the other candidate.
+    """
 
     num_nodes: int
     edges: list[Edge]
@@ -111,6 +116,7 @@ def generate(task: ProsQATask, size: int, split: Split, seed: int) -> list[Probl
 
 
 def _draw_graph(task: ProsQATask, rng: random.Random) -> _Graph:
+    """Draw graphs until one fits the task."""
     for _ in range(_MOST_GRAPHS):
         num_nodes, edges, families = _grow(task, rng)
         successors, predecessors = neighbours(edges, num_nodes)
@@ -136,13 +142,13 @@ def _grow(task: ProsQATask, rng: random.Random) -> tuple[int, list[Edge], list[i
     families, weights, edges = [1, 2], [1.0, 1.0], []
     depths = [0, 0]
     counts = range(min(task.num_nodes, _MOST_PARENTS))
-    # Poisson, not normalised.
+    # Cumulative Poisson weights, not normalised.
     chances = list(accumulate(task.mean_parents**count / math.factorial(count) for count in counts))
     for node in range(2, task.num_nodes):
         pool = rng.choices(_POOLS, _POOL_WEIGHTS)[0]
         allowed = [one for one in range(node) if pool is None or families[one] == pool]
         count = rng.choices(counts, cum_weights=chances)[0]
-        # The largest keys are a draw without replacement by weight. Deep nodes weigh more: paths grow longer.
+        # A draw without replacement by weight: the largest keys u^(1/weight). Deep nodes weigh more, for longer paths.
         parents = nlargest(count, allowed, key=lambda one: rng.random() ** (1 / weights[one]))
         family = 0
         for parent in parents:
@@ -157,10 +163,10 @@ def _grow(task: ProsQATask, rng: random.Random) -> tuple[int, list[Edge], list[i
 
 
 def _choose(task: ProsQATask, leaves: Sequence[dict[int, int]], rng: random.Random) -> tuple[int, int, int] | None:
-    """Return root, answer and the other candidate, or None when they do not fit the task.
+    """Return root, answer and the other candidate, or None if none fit the task.
 
     Args:
-        leaves: for each family its leaves, with their distance from its root.
+        leaves: for each family its leaves -> their distance from its root.
     """
     if not leaves[0] or not leaves[1]:
         return None
@@ -175,12 +181,13 @@ def _choose(task: ProsQATask, leaves: Sequence[dict[int, int]], rng: random.Rand
 
 
 def _sentence(names: Sequence[str], edge: Edge) -> str:
-    """An edge in words; persons have names of their own, concepts are what every one of them is."""
+    """Return an edge in words: `Tom is a dumpus.` or `Every dumpus is a wumpus.`"""
     start, end = edge
     return f"{names[start] if names[start] in PERSONS else f'Every {names[start]}'} is a {names[end]}."
 
 
 def _text(task: ProsQATask, graph: _Graph, rng: random.Random) -> Problem:
+    """Return the problem of a graph in the text form. Nodes without parents are persons."""
     parentless = set(range(graph.num_nodes)) - {node for _, node in graph.edges}
     persons = iter(rng.sample(PERSONS, len(parentless)))
     concepts = iter(rng.sample(CONCEPTS, graph.num_nodes - len(parentless)))
@@ -197,14 +204,15 @@ def _text(task: ProsQATask, graph: _Graph, rng: random.Random) -> Problem:
 
 
 def _symbolic(task: ProsQATask, graph: _Graph, rng: random.Random) -> Problem:
-    # Numbers are drawn anew for each problem: the order in which nodes were made tells how deep they are.
+    """Return the problem of a graph in the symbolic form or the form edges."""
+    # Random numbers for each problem: the order in which nodes were drawn would give their depth away.
     number = rng.sample(range(task.num_nodes), graph.num_nodes)
     edges = [(number[start], number[end]) for start, end in rng.sample(graph.edges, len(graph.edges))]
     return _in_numbers(task.form, edges, [number[node] for node in graph.path], number[graph.negative], rng)
 
 
 def _in_numbers(form: str, edges: Sequence[Edge], nodes: Sequence[int], negative: int, rng: random.Random) -> Problem:
-    """A problem whose nodes are numbers; `nodes` leads from the root to the answer."""
+    """Return a problem whose nodes are numbers. `nodes` is the path from the root to the answer."""
     root, *path = nodes
     first, second = rng.sample([path[-1], negative], 2)
     return Problem(
@@ -221,16 +229,16 @@ def _facts(form: str, edges: Sequence[Edge]) -> str:
 
 
 def changes(task: ProsQATask, problem: Problem, rng: random.Random) -> Iterator[Problem]:
-    """Yield the problem with one edge that leads elsewhere, such that the other candidate becomes the answer.
+    """Yield variants of a problem: one edge leads to another node, and the other candidate becomes the answer.
 
-    All ways to the answer went through the edge; now it leads to the other candidate or a node above it. Those whose
-    number of steps is nearest to the problem's come first, equal ones in random order. Some problems have no such edge.
+    All paths to the answer used the edge. It now leads to the other candidate or to a node above it. Variants whose
+    number of steps is nearest to that of the problem come first, in random order if equal. Some problems have none.
     """
     edges: list[Edge] = [(a, b) for a, b in problem.extra["edges"]]
     root, target, negative = (problem.extra[name] for name in ("root", "target", "neg_target"))
     num_nodes = 1 + max(max(edge) for edge in edges)
     predecessors = neighbours(edges, num_nodes)[1]
-    # A node without parents stays so: in the text form it is a person.
+    # A node without parents gets none: in the text form it is a person.
     above = [node for node in distances(predecessors, negative) if predecessors[node]]
     found = []
     for index in bridges(edges, num_nodes, root, target):
@@ -246,7 +254,7 @@ def changes(task: ProsQATask, problem: Problem, rng: random.Random) -> Iterator[
 
 
 def _changed(form: str, problem: Problem, old: Edge, edges: Sequence[Edge], path: Sequence[int]) -> Problem:
-    """The problem with other edges, in one of which the edge `old` has changed; `path` leads to the new answer."""
+    """Return the problem with `edges`, where one edge replaces `old`. `path` leads from the root to the new answer."""
     root, target, negative = path[0], path[-1], problem.extra["target"]
     extra = {**problem.extra, **_columns(edges, root, target, negative)}
     if form == "text":
@@ -260,10 +268,10 @@ def _changed(form: str, problem: Problem, old: Edge, edges: Sequence[Edge], path
 
 
 def parse_symbolic(row: dict[str, Any], where: str) -> Problem:
-    """Return a row of the published set in the symbolic form, by its graph columns.
+    """Return a row of the published set in the symbolic form, made from its graph columns.
 
-    Nodes get other numbers and edges another order, drawn from the question's text: those of the row tell how deep a
-    node is.
+    Nodes get other numbers and edges another order, both random but fixed by the question: those of the row would give
+    the depth of a node away.
 
     Raises:
         DataError: as `parse_problem`; a graph column is missing, or a step names no node of it.

@@ -1,4 +1,4 @@
-"""Rows of JSON files, before any check of what is in them."""
+"""Reads the rows of JSON and JSONL files, without a check of their content."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from .errors import DataError, shown, suggest
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """Yield `(where, row)` for each row of a JSONL file or of a JSON list, which its first character tells.
+    """Yield `(where, row)` for each row of a JSONL file, or of a JSON list if the first character is `[`.
 
     Raises:
-        DataError: The file is missing, empty or not JSON, an object has a key twice, or is nested too deep for Python.
+        DataError: the file is missing, empty or not JSON; an object has a key twice, or is nested too deep for Python.
     """
     path = Path(path)
     text = _read_text(path)
@@ -37,7 +37,7 @@ def _read_text(path: Path) -> str:
 
 
 def missing_file(path: Path) -> DataError:
-    """Return the error for a file that does not exist, with the nearest name in its folder."""
+    """Return the error for a missing file. It names the nearest file name in the folder."""
     if not path.parent.is_dir():
         return DataError(f"{path} does not exist, nor does its folder {path.parent}. Check the path.")
     near = suggest(path.name, sorted(os.listdir(path.parent)))
@@ -45,7 +45,7 @@ def missing_file(path: Path) -> DataError:
 
 
 class _RepeatedKey(ValueError):
-    """An object has a key twice, of which JSON readers keep the last one without a word."""
+    """An object has a key twice. JSON readers would silently keep the last one."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -60,11 +60,11 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _decoded(text: str, position: int, where: str) -> tuple[Any, int]:
-    """The JSON value at a position of a text, and where it ends.
+    """Return the JSON value at a position of a text, and the position of its end.
 
     Raises:
-        ValueError: There is none.
-        DataError: It is JSON that cannot be a row.
+        ValueError: there is none.
+        DataError: it has a key twice, or is nested too deep for Python.
     """
     try:
         return _DECODER.raw_decode(text, position)

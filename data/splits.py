@@ -1,7 +1,6 @@
-"""What all generated tasks share: splits by a hash of the question, draws without repeats, checks of options.
+"""What all generated tasks share: train and eval split by a hash of the question, draws without repeats, checks.
 
-Whether a question is for training or for evaluation depends on a hash of its text alone. Two calls with any seeds and
-sizes therefore never put one question in both splits.
+The split of a question depends on its text only, so no question is ever in both splits, whatever the seeds and sizes.
 """
 
 import hashlib
@@ -15,20 +14,20 @@ from .errors import DataError, suggest
 Split = Literal["train", "eval"]
 
 EVAL_PERCENT = 10
-# Draws in a row without a new question of the split, after which it counts as exhausted.
+# After this number of draws in a row without a new question of the split, it counts as exhausted.
 _MOST_MISSES = 10_000
 
 T = TypeVar("T")
 
 
 def split_of(question: str) -> Split:
-    """Return the split that `question` belongs to: eval for the 10 % of texts in a fixed bucket of a stable hash."""
+    """Return the split of a question: eval if a stable hash of its text, modulo 100, is below 10, else train."""
     digest = hashlib.blake2b(question.encode(), digest_size=8).digest()
     return "eval" if int.from_bytes(digest, "big") % 100 < EVAL_PERCENT else "train"
 
 
 def seeded(size: int, split: Split, seed: int) -> random.Random:
-    """Check what every `generate` takes, and return the generator of its random numbers.
+    """Check the arguments that every `generate` takes, and return its random number generator.
 
     Raises:
         DataError: `size` is below 1, `split` is neither "train" nor "eval", `seed` is not an integer.
@@ -44,8 +43,8 @@ def draw_different(draw: Callable[[], tuple[str, T]], size: int, split: Split, t
     """Draw until `size` different questions of the split are found.
 
     Args:
-        draw: returns a question and what is kept of it.
-        task: named in the message.
+        draw: returns a question and the object to keep for it.
+        task: for the message.
 
     Raises:
         DataError: 10,000 draws in a row gave no new question of the split.
@@ -63,7 +62,11 @@ def draw_different(draw: Callable[[], tuple[str, T]], size: int, split: Split, t
 
 
 def too_many(task: object, size: int, split: Split, held: str) -> DataError:
-    """Return the error for more problems than the split of a task holds."""
+    """Return the error for a size above the number of questions in a split.
+
+    Args:
+        held: this number, in words.
+    """
     return DataError(
         f"size is {size}, but the {split} split of {task} holds {held} different questions. "
         f"Ask for fewer, or make the problems larger."

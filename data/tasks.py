@@ -1,4 +1,4 @@
-"""Generated tasks by name, as a recipe gives them."""
+"""The generated tasks by name, as recipes give them."""
 
 import random
 from collections import Counter
@@ -26,16 +26,16 @@ _CHANGES: dict[type, Callable[[Any, Problem, random.Random], Iterator[Problem]]]
     ProsQATask: prosqa.changes,
     GraphPathTask: graph_path.changes,
 }
-# Changed problems that are looked at for one of the same split.
+# The most variants of a problem to look at for one of the same split.
 _MOST_CHANGES = 50
-# Chance of a guess where a question names the candidates.
+# Chance of a guess in tasks whose questions name the candidates.
 _CANDIDATES: dict[type, float] = {ProsQATask: 1 / 2}
 
 
 def generate_task(name: str, options: Mapping[str, Any], size: int, split: str, seed: int) -> list[Problem]:
     """Return `size` different problems of one split of a task, the same ones for the same arguments.
 
-    A question is in one split only, whatever sizes and seeds it is asked for with.
+    No question is in both splits, whatever the sizes and seeds.
 
     Args:
         name: a key of `TASKS`.
@@ -62,15 +62,14 @@ def generate_task(name: str, options: Mapping[str, Any], size: int, split: str, 
 def change_one(
     name: str, options: Mapping[str, Any], problem: Problem, seed: int, within: int | None = None
 ) -> Problem | None:
-    """Return the problem with one operand or one edge of its question changed, such that no right answer stays right.
+    """Return a variant of a problem: one operand or edge of its question differs, and no right answer stays right.
 
-    One of the same split where it is found among the first few, so that a question of the evaluation split is not
-    changed into one of the training split. None where the problem has no such change. The same one for the same
-    arguments.
+    A variant of the same split is preferred, so that a question of the split eval does not become one of train. None if
+    the problem has no variant. The same arguments give the same variant.
 
     Args:
-        name: the task that the problem comes from, with its `options`, as for `generate_task`.
-        within: one of the first so many steps differs; None: any.
+        name: the task of the problem. It and `options` are those of `generate_task`.
+        within: only variants with a difference in the first `within` steps. None: any.
     """
     kind = TASKS[name]
     rng = random.Random(f"{seed} {problem.question}")  # noqa: S311 (reproducible, no secret)
@@ -82,10 +81,10 @@ def change_one(
 
 
 def guess_share(name: str | None, problems: Sequence[Problem]) -> float:
-    """Return the share of problems that a guess gets right: always the most common answer, or any candidate named.
+    """Return the share of problems that a guess gets right: the most common answer, or a candidate that is named.
 
     Args:
-        name: the task that the problems come from; None: none of ours, of which nothing is known about candidates.
+        name: the task of the problems. None: they come from no task, so candidates are not known.
     """
     most_common = Counter(problem.answer for problem in problems).most_common(1)[0][1] / len(problems)
     return max(most_common, _CANDIDATES.get(TASKS[name], 0.0) if name is not None else 0.0)
