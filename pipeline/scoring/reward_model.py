@@ -132,6 +132,9 @@ class RewardModel:
     def _check_text(self, ids: Tensor, is_added: Tensor) -> None:
         """Makes sure that no text became a control token.
 
+        Args:
+            is_added: (n, T) True at control tokens that the tokenizer itself added.
+
         Raises:
             RewardError: One did.
         """
