@@ -1,4 +1,4 @@
-"""What a try of a reward is given: copies of its own, and logs that refuse what the trainer could not keep."""
+"""The arguments of one try of a reward: copies of the columns, and log functions that check what they are given."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,16 +15,16 @@ _TRAINER_STATE = "trainer_state"
 
 
 def own_copies(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies of all columns, so that a reward that edits its arguments changes nothing for the next reward or try.
+    """Copies of all columns. A reward that edits its arguments then changes nothing for the next reward or try.
 
-    The trainer's state and the functions that log are the trainer's own.
+    The trainer's state and its log functions are not copied.
     """
     kept = (*LOGS, _TRAINER_STATE)
     return {name: value if name in kept else _copied(value) for name, value in arguments.items()}
 
 
 def _copied(value: Any) -> Any:
-    """A copy of what JSON and tables hold. Any other object, such as an environment, stays the same one."""
+    """A copy of a value of JSON or a table. Other objects, such as an environment, are not copied."""
     if type(value) is list:
         return [_copied(item) for item in value]
     if type(value) is dict:
@@ -35,7 +35,7 @@ def _copied(value: Any) -> Any:
 
 
 def checked_logs(name: str, completions: Sequence[Any], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns, in which `log_metric` takes numbers alone and `log_extra` one value for each completion."""
+    """The columns with checked log functions: `log_metric` takes numbers, `log_extra` one value for each completion."""
     checks: dict[str, Callable[..., Any]] = {
         "log_metric": partial(_log_metric, name),
         "log_extra": partial(_log_extra, name, len(completions)),

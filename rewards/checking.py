@@ -100,7 +100,7 @@ def _checked_async(reward: Callable[..., Any], name: str, patience: Patience) ->
 
 
 def _listed(reward: Callable[..., Any]) -> Callable[..., Any]:
-    """The reward with its result as a list, so that the code of a generator runs under the same guards."""
+    """The reward with its result as a list. The code of a generator then runs under the same guards."""
 
     def call(**arguments: Any) -> Any:
         return _as_list(reward(**arguments))
@@ -120,8 +120,11 @@ def _as_list(result: Any) -> Any:
 
 
 def _interrupt() -> BaseException:
-    """What to raise for an interrupt inside an async reward: in another thread it would end that thread's event loop,
-    for which the main thread would then wait for ever. The main thread is interrupted in its place."""
+    """What an async reward raises when it is interrupted.
+
+    In another thread a KeyboardInterrupt would end that thread's event loop, and the main thread would wait for it for
+    ever. So the main thread is interrupted, and the reward is cancelled.
+    """
     if threading.current_thread() is threading.main_thread():
         return KeyboardInterrupt()
     _thread.interrupt_main()

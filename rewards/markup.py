@@ -1,4 +1,4 @@
-"""What is put around an answer and is no part of it, and characters that stand for others."""
+"""Removes markup around answers, and replaces characters that have several forms."""
 
 import re
 import unicodedata
@@ -24,14 +24,14 @@ _SUPERSCRIPT = re.compile("[²³¹⁰⁴-⁹⁺⁻]+")
 
 
 def answer_text(text: str) -> str:
-    """Return the part of `text` that answers, as `plain` has it: the content of its boxes, or all of it."""
+    """Return the answer in `text` as plain text: the content of its boxes, or without boxes all of it."""
     text = plain(text)
     inner = boxed(text)
     return text if inner is None else plain(inner)
 
 
 def plain(text: str) -> str:
-    """Return `text` without Markdown emphasis and code ticks, and with one way to write what has several.
+    """Return `text` without Markdown emphasis and code ticks, with one form for signs and fractions that have several.
 
     `**18**`, `_18_` and `` `18` `` are 18; `−3`, `- 3` and `minus 3` are -3; ½ is 1/2, 3² is 3^{2}.
     """
@@ -50,7 +50,7 @@ def join_minus(text: str) -> str:
 
 
 def _spelled_out(fraction: re.Match[str]) -> str:
-    """A fraction of one character in several, apart from a whole number before it."""
+    """A one-character fraction spelled out, with a space after a whole number before it."""
     is_mixed = fraction.string[fraction.start() - 1 : fraction.start()].isdigit()
     return f"{' ' if is_mixed else ''}{unicodedata.normalize('NFKC', fraction.group())}"
 

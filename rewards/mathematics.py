@@ -35,8 +35,8 @@ def math_verify(
     """1.0 where the text after the last `###` (the whole completion without one) equals the answer in value, else 0.0.
 
     Numbers, fractions, LaTeX with or without `$`, sets, intervals and equations are compared by math-verify. An answer
-    that it cannot read gives None. In the main thread each comparison is given up after 5 s and counts as wrong;
-    elsewhere nothing ends the power of two huge numbers, which also holds up all other threads.
+    that it cannot read gives None. In the main thread each comparison is given up after 5 s and counts as wrong. In
+    other threads nothing ends the power of two huge numbers, which also blocks all other threads.
 
     Raises:
         RewardError: math-verify is not installed.
@@ -66,7 +66,7 @@ def check_timeout(timeout: float | None) -> None:
 
 
 def _library() -> tuple[Callable[[str], list[Any]], Callable[[Any, Any], bool]]:
-    """Parser and comparison, limited in time where they can be: by a signal, which only the main thread gets."""
+    """Parser and comparison. A signal limits their time, which works in the main thread only."""
     try:
         from math_verify import parse, verify
         from math_verify.errors import TimeoutException
@@ -85,9 +85,9 @@ def _library() -> tuple[Callable[[str], list[Any]], Callable[[Any, Any], bool]]:
 
 
 def _formula(text: str) -> str:
-    """What of `text` the library is to read; it would take the last number of what it does not understand.
+    """The part of `text` for the library to read: a formula, several with commas between, or the only number of a text.
 
-    A formula, or several with commas between them. Of words with numbers, the number if there is one alone.
+    The library by itself takes the last number of a text that it does not understand.
     """
     text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", _OUTER_MINUS.sub(r"\1-", answer_text(text)))
     text = _UNIT_POWER.sub("", _TEXT_NUMBER.sub(r"\1", _PI.sub(r"\\pi ", text)))

@@ -1,4 +1,4 @@
-"""Numbers in text: those that an answer states, in the forms that people and models write them."""
+"""Reads the numbers that an answer states, in the forms that people and models write."""
 
 import re
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class Number:
     is_percent: bool = False
 
     def equals(self, other: "Number") -> bool:
-        """Whether two numbers are within 1e-6, or 1e-6 of the larger one where both are below 1.
+        """Whether two numbers differ by at most 1e-6, or by at most 1e-6 of the larger one if both are below 1.
 
         A percentage is both its figure and its share: 75% equals 75 and 0.75.
         """
@@ -98,10 +98,11 @@ def parse_number(text: str) -> float | None:
 def read_numbers(text: str) -> list[Number]:
     """Return the numbers that `text` states, in order; none where it cannot be read.
 
-    The content of \\boxed{} stands for the whole text. Of an equation what follows its last sign counts:
+    The content of \\boxed{} stands for the whole text. Of an equation the part after its last equals sign counts:
     "x = 5" and "2 + 3 = 5" state 5. Emphasis, units, currencies and words do not count. Commas part groups of three
-    digits, but in brackets they part numbers: "1,200" is one number, "(1,200)" two. "2 1/2" is 2.5. What would have to
-    be calculated, such as "2^3", "9*2", "5!" or "2\\sqrt{3}", and what has variables, such as "3x", is not read.
+    digits, but in brackets they part numbers: "1,200" is one number, "(1,200)" two. "2 1/2" is 2.5. Terms that would
+    have to be calculated, such as "2^3", "9*2", "5!" or "2\\sqrt{3}", and terms with variables, such as "3x", are not
+    read.
     """
     text = _plain(answer_text(text))
     numbers: list[Number] = []
@@ -130,7 +131,7 @@ def _plain(text: str) -> str:
 
 
 def _one_line(fraction: re.Match[str]) -> str:
-    """A LaTeX fraction as a/b, apart from a whole number before it."""
+    """A LaTeX fraction as a/b, with a space after a whole number before it."""
     parts = fraction.groupdict()
     top, bottom = parts["top"] or parts["top1"], parts["bottom"] or parts["bottom1"]
     sign = "-" if top.startswith("-") != bottom.startswith("-") else ""

@@ -1,4 +1,4 @@
-"""How long a call of a reward may take, how often it is tried again, and what becomes of one that fails for good."""
+"""How long a call of a reward may take, how often it is tried again, and what happens after the last failure."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds between two tries; each is twic
 
 @dataclass(frozen=True)
 class Patience:
-    """What is done about a reward that is slow or fails. A `RewardError` or a bad result is never tried again.
+    """What to do when a reward is slow or fails. A `RewardError` or a bad result is never tried again.
 
     Attributes:
         timeout: Seconds that one try may take; None: any.
@@ -45,7 +45,7 @@ class Patience:
 
 
 class TimedOut(Exception):
-    """A try took too long. `blocks`: an async one that held its event loop, so that nothing else ran there."""
+    """A try took too long. `blocks`: it was async and held its event loop, so that nothing else could run there."""
 
     def __init__(self, blocks: bool = False) -> None:
         super().__init__("no result in time")
@@ -61,14 +61,13 @@ class Tries:
         self._notes: list[Callable[[], Any]] = []
 
     def columns(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Copies of the columns for the next try. What it logs is held back until it has worked: a failed try leaves
-        nothing in the log."""
+        """Copies of the columns for the next try. Its logs are held back until it succeeds."""
         notes = self._notes = []
         held = {name: partial(_note, notes, value) if name in LOGS else value for name, value in columns.items()}
         return checked_logs(self.name, self.completions, own_copies(held))
 
     def log(self) -> None:
-        """Logs what the last try held back."""
+        """Writes the logs that the last try held back."""
         for note in self._notes:
             note()
 
@@ -121,8 +120,8 @@ def _note(notes: list[Callable[[], Any]], log: Callable[..., Any], *args: Any, *
 def in_time(reward: Callable[..., Any], timeout: float | None, arguments: Mapping[str, Any]) -> Any:
     """Call a reward and give up waiting after `timeout` seconds; None: wait for ever, in this thread.
 
-    A call that is given up goes on in its daemon thread, for nothing can end it, and does not keep the process alive.
-    One that holds the interpreter's lock, as the power of two huge numbers does, holds up the waiting too.
+    A call that is given up goes on in its daemon thread, since nothing can end it, but it does not keep the process
+    alive. A call that holds the interpreter's lock, such as the power of two huge numbers, also delays the timeout.
 
     Raises:
         TimedOut: It took longer.
@@ -137,7 +136,7 @@ def in_time(reward: Callable[..., Any], timeout: float | None, arguments: Mappin
 
 
 class DaemonLoop:
-    """An event loop in a daemon thread. It stays the same from call to call, as clients of services need it."""
+    """An event loop in a daemon thread. It is the same in every call, as clients of services need it."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -182,7 +181,7 @@ class DaemonLoop:
 
 
 class _DaemonThreads(ThreadPoolExecutor):
-    """A daemon thread for each `asyncio.to_thread`: a process that ends waits for the threads of the usual pool."""
+    """A daemon thread for each `asyncio.to_thread`. At its end a process waits for threads of the usual pool."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return _in_daemon_thread(function, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Right or wrong: answers judged by a reward function."""
+"""Scores answers by a reward function. A score above 0.5 means right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 RIGHT = 0.5
 
 
-_told: set[str] = set()  # scorers of which it was said that they leave answers without a score
+_told: set[str] = set()  # scorers that were warned of by `is_right`
 
 
 @functools.cache
@@ -32,9 +32,9 @@ def checked_reward(spec: str) -> Callable[..., Any]:
 
 
 def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """Judges n answers for each of P problems by `scores_of`; returns (P, n) booleans. A score above 0.5 is right.
+    """Whether each of n answers to P problems is right: (P, n) booleans from `scores_of`.
 
-    The first time that a scorer leaves answers without a score, it is said how many.
+    The first time that a scorer gives no score to some answers, a warning says to how many.
     """
     if not problems:
         return np.zeros((0, 1), dtype=bool)  # a process may have none
@@ -45,10 +45,10 @@ def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[
 
 
 def warn_of_unscored(scorer: str, scores: Sequence[Sequence[float | None]], where: str = "") -> bool:
-    """Says how many answers a scorer left without a score; returns whether there are any.
+    """Warns of answers to which a scorer gave no score. Returns whether there are any.
 
     Args:
-        where: The answers are from, for the message.
+        where: Where the answers are from, for the message.
     """
     flat = [score for row in scores for score in row]
     count = flat.count(None)
@@ -61,12 +61,12 @@ def warn_of_unscored(scorer: str, scores: Sequence[Sequence[float | None]], wher
 
 
 def is_high(score: float | None) -> bool:
-    """Whether a score counts as right; no score does not."""
+    """Whether a score means right. None does not."""
     return score is not None and score > RIGHT
 
 
 def scores_of(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[list[float | None]]:
-    """Scores n answers for each of P problems.
+    """Scores (P, n) of n answers to each of P problems.
 
     Args:
         scorer: Name of a reward function, as in recipes.
@@ -83,7 +83,7 @@ def scores_of(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence
 def call_reward(
     reward: Callable[..., Any], problems: Sequence[Problem], texts: Sequence[Sequence[str]]
 ) -> list[float | None]:
-    """Rewards of n answers for each of P problems, those of a problem in a row."""
+    """Rewards (P · n,) of n answers to each of P problems, the answers of a problem in a row."""
     flat = [(problem, text) for problem, row in zip(problems, texts, strict=True) for text in row]
     names = sorted({name for problem in problems for name in problem.extra})
     columns = {name: [problem.extra.get(name) for problem, _ in flat] for name in names}

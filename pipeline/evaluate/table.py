@@ -25,7 +25,7 @@ STAGE_NAMES = {
 
 
 def stage_name(row: Measurement) -> str:
-    """What a row's checkpoint is, in words."""
+    """The checkpoint of a row, in words."""
     if row.num_latents is not None:
         return STAGE_NAMES.get(row.stage, row.stage)
     if row.mode == "hybrid":
@@ -34,7 +34,7 @@ def stage_name(row: Measurement) -> str:
 
 
 def setting_name(row: Measurement) -> str:
-    """How the samples of a row were drawn, in words."""
+    """The setting of a row, in words."""
     count = row.num_latents
     parts = [] if count is None else [f"{count} latent{'s' * (count != 1)}" if count else "in text"]
     if row.metric == "accuracy":
@@ -58,8 +58,8 @@ def metric_name(metric: str, k: int) -> str:
 def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> list[list[str]]:
     """One row for each checkpoint and sampling setting; cells hold value and 95% interval.
 
-    The last row says what guesses reach that are drawn from the distribution of the right answers. Searches, each of as
-    many samples as it found, have a table of their own (`chosen_rows`).
+    The last row is for guesses drawn from the distribution of the right answers. Searches have a table of their own
+    (`chosen_rows`), since each has its own number of samples.
     """
     rows = [row for row in rows if row.search is None]
     columns = results_columns(rows)
@@ -86,7 +86,7 @@ def _cell(row: Measurement | None) -> str:
 
 
 def chosen_rows(rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines of what selectors make of the most samples of each setting, and what these cost a problem."""
+    """Headings and lines: what selectors reach with all samples of each setting, and the cost for a problem."""
     settings: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows:
         if row.metric in ("pass@k", *METRICS.values()):
@@ -102,9 +102,9 @@ def chosen_rows(rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]
 
 
 def costs(rows: Sequence[Measurement]) -> list[str]:
-    """Latents, tokens and milliseconds of a problem's k samples, with all that `rows` choose by.
+    """Latents, tokens and milliseconds of k samples of a problem, including what the selectors of `rows` cost.
 
-    The time is their share of that of all samples.
+    The time is a share of the time of all samples.
     """
     row = max(rows, key=lambda row: row.seconds or 0.0)
     if row.latents is None or row.tokens is None or row.num_samples is None:
@@ -114,13 +114,13 @@ def costs(rows: Sequence[Measurement]) -> list[str]:
 
 
 def wide_console() -> Console:
-    """The terminal. A file or a pipe has no width, and there a table must not be cut to that of a terminal."""
+    """A console for tables. A file or a pipe has no width, so tables are not cut there."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
 
 
 def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> None:
-    """Prints the results; a checkpoint's name, greedy accuracy and seconds stand in its first line."""
+    """Prints the results. The first line of a checkpoint has its name, greedy accuracy and seconds."""
     console = wide_console()
     table = Table(
         title="Accuracy",

@@ -41,7 +41,7 @@ def recipe_reward(reward: Reward) -> Callable[..., Any]:
 
 
 def check_recipe_reward(reward: Reward) -> None:
-    """Checks an entry of `rl.rewards` without the weights of a model; of one on the hub, its config is downloaded.
+    """Checks an entry of `rl.rewards` without loading weights. The config of a model on the hub is downloaded.
 
     Raises:
         RewardError: There is no such function or model, the label does not fit the model, or the tokenizer in its
@@ -59,14 +59,14 @@ def check_recipe_reward(reward: Reward) -> None:
 class RewardModel:
     """A sequence classifier as a reward function `f(prompts, completions, **columns)`.
 
-    The reward is the logit of a model with one label, and else the probability of `label`. Question and completion are
-    given in the form the tokenizer has for two texts: its chat template, as messages of user and assistant; a pair, if
-    it has a separator token; or one text of two lines. What is too long for the model loses its beginning, of a pair
-    the longer text.
+    The reward is the logit of a model with one label, and otherwise the probability of `label`. Question and completion
+    are given in the form that the tokenizer has for two texts: its chat template, with a user and an assistant message;
+    a pair, if it has a separator token; or else one text of two lines. A text that is too long for the model loses its
+    beginning; of a pair, the longer text does.
 
     Args:
         name: Hub id or folder, with weights as safetensors. Code that comes with the model is not run.
-        label: Which of several labels.
+        label: Index of the label, if the model has several.
 
     Raises:
         RewardError: Nothing to load there, no classifier, a label that it does not have, or one that fails on a first
@@ -100,7 +100,7 @@ class RewardModel:
         return rewards
 
     def _encode(self, questions: Sequence[str], texts: Sequence[str]) -> Any:
-        """Token ids and masks (n, T) of questions with completions. What is too long loses its beginning."""
+        """Token ids and masks (n, T) of questions with completions. Rows that are too long lose their beginning."""
         options: dict[str, Any] = {
             "padding": True, "truncation": self.window is not None, "max_length": self.window, "return_tensors": "pt",
         }  # fmt: skip
@@ -130,7 +130,10 @@ class RewardModel:
         return batch
 
     def _check_text(self, ids: Tensor, is_added: Tensor) -> None:
-        """Makes sure that no text became a control token; those that the tokenizer added (n, T) are its own.
+        """Makes sure that no text became a control token.
+
+        Args:
+            is_added: (n, T) True at control tokens that the tokenizer itself added.
 
         Raises:
             RewardError: One did.

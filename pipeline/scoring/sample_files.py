@@ -24,13 +24,13 @@ class SamplesError(UserError):
 
 
 class SampleFile:
-    """`NAME.jsonl`: a line that says what was sampled and how, then one for each problem.
+    """`NAME.jsonl`: a head that says what was sampled and how, then a line for each problem.
 
-    While it grows, every process appends to a part of its own beside it. What a file of another model or another way to
-    sample holds is not used.
+    While samples are drawn, every process appends to a part file of its own beside it. The rows of a file with another
+    head are not used.
 
     Args:
-        what: What the samples depend on besides their question and seeds.
+        what: The head: what samples depend on besides their question and seeds.
     """
 
     def __init__(self, path: Path, what: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ class SampleFile:
         self._is_begun = False
 
     def read(self) -> dict[int, dict[str, Any]]:
-        """The rows that are there, by the place of their problem."""
+        """The rows on disk, by the place of their problem."""
         found: dict[int, dict[str, Any]] = {}
         for file in (self.path, *sorted(self.path.parent.glob(f"{self.path.stem}.part*.jsonl"))):
             if file.is_file():
@@ -78,7 +78,7 @@ class SampleFile:
 
 
 def digest(checkpoint: Path) -> str:
-    """What tells a checkpoint from others: a hash of its config and weights."""
+    """A hash of a checkpoint's config and weights, which tells it from others."""
     found = hashlib.sha256()
     for file in sorted([checkpoint / "config.json", *checkpoint.glob("*.safetensors")]):
         with file.open("rb") as opened:
@@ -91,9 +91,9 @@ def _line(place: int, row: Mapping[str, Any]) -> str:
 
 
 def read_samples(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """What a file was sampled from, and its rows by the place of their problem.
+    """The head of a file, and its rows by the place of their problem.
 
-    A line that a kill left half-written ends the file: what is before it counts.
+    A line that a kill left half-written ends the file. The lines before it count.
 
     Raises:
         SamplesError: It was written by another version.

@@ -1,4 +1,4 @@
-"""Estimators over samples."""
+"""What k of n samples reach: pass@k, votes, the best by a value, agreement, and AUROC."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def vote_at_k(
 ) -> np.ndarray:
     """Chance of each problem (P,) that the answer with the most votes of k samples is right; ties are broken evenly.
 
-    For k = n this is exact. For smaller k it is the mean over random subsets of the samples, the same for all
-    problems and runs.
+    Exact for k = n. For smaller k it is the mean over random subsets of the samples, the same subsets for all problems
+    and runs.
 
     Args:
-        answers: (P, n) what is voted for.
+        answers: (P, n) texts that are voted for.
         right: (P, n)
         weights: (P, n) of the votes; None: one each, the majority.
     """
@@ -48,7 +48,7 @@ def vote_at_k(
 
 
 def _vote(codes: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Chance (P,) that a vote over all samples (P, k) is right. Texts of one answer may be judged differently."""
+    """Chance (P,) that a vote over all samples (P, k) is right. Equal answers may be judged differently."""
     rows = np.broadcast_to(np.arange(len(codes))[:, None], codes.shape)
     shape = (len(codes), int(codes.max()) + 1)
     votes, counts, hits = np.zeros(shape), np.zeros(shape), np.zeros(shape)
@@ -61,7 +61,7 @@ def _vote(codes: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarr
 
 
 def best_at_k(values: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
-    """Chance of each problem (P,) that of k samples the one with the highest value is right; ties are broken evenly.
+    """Chance of each problem (P,) that the highest-valued of k samples is right; ties are broken evenly.
 
     Exact: the highest of k of n samples is at a level v with chance (C(N_≤v, k) − C(N_<v, k)) / C(n, k).
 
@@ -81,13 +81,15 @@ def best_at_k(values: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
 
 
 def agreement(answers: Sequence[Sequence[str]]) -> np.ndarray:
-    """Share of each problem's samples (P, n) that give its most common answer (P,): how sure a majority is of itself
-    (self-consistency, arXiv 2203.11171, section 3.5)."""
+    """Share (P,) of each problem's samples (P, n) that give its most common answer.
+
+    A measure of confidence (self-consistency, arXiv 2203.11171, section 3.5).
+    """
     return np.array([max(Counter(row).values()) / len(row) for row in answers])
 
 
 def auroc(values: np.ndarray, right: np.ndarray) -> float:
-    """Chance that a right one of P problems has a higher value than a wrong one; ties count half.
+    """Chance that a right problem has a higher value than a wrong one; ties count half.
 
     Args:
         values: (P,)

@@ -1,10 +1,9 @@
 """95% intervals over problems: of shares, of paired differences, of any mean, and of an AUROC.
 
-A bootstrap knows only the values it was given. Where all of them are equal its interval is a point, which 20 right
-answers of 20 do not warrant. So shares of right or wrong answers have Wilson's interval, which is none where it should
-not be; other values that are known to lie between two ends are resampled together with one more problem at either end,
-as Agresti and Min (Statistics in Medicine 24, 2005) add pairs to a paired difference. These two stand for what a sample
-has not shown, and weigh 2 / (n + 2).
+A bootstrap of equal values has an interval of width 0, which 20 right answers of 20 do not warrant. So shares of right
+answers have Wilson's interval. Other values that lie between two known ends are resampled together with one more
+problem at each end, as Agresti and Min (Statistics in Medicine 24, 2005) add pairs to a paired difference. These two
+problems stand for what the sample has not shown. They weigh 2 / (n + 2).
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ def wilson_ci(hits: int, count: int) -> Interval:
 
 
 def share_ci(values: np.ndarray, resamples: int, seed: int = 0) -> Interval:
-    """Of the mean of values (P,) between 0 and 1: Wilson's where each is 0 or 1, else the bootstrap with both ends."""
+    """Interval of the mean of values (P,) in [0, 1]: Wilson's if all are 0 or 1, else the bootstrap with both ends."""
     if np.isin(values, [0, 1]).all():
         return wilson_ci(int(values.sum()), len(values))
     return _bootstrap(np.append(values, [0.0, 1.0]), resamples, seed)
 
 
 def difference_ci(values: np.ndarray, resamples: int, seed: int = 0) -> Interval:
-    """Of the mean of paired differences (P,) of two shares, each between −1 and 1: the bootstrap with both ends."""
+    """Interval of the mean of paired differences (P,) in [−1, 1]: the bootstrap with both ends."""
     return _bootstrap(np.append(values, [-1.0, 1.0]), resamples, seed)
 
 
 def auroc_ci(values: np.ndarray, right: np.ndarray, resamples: int, seed: int = 0) -> Interval:
-    """Of `auroc`, by the bootstrap with a right and a wrong problem more at either end of the values.
+    """Interval of `auroc`: the bootstrap with one more right and one more wrong problem at each end of the values.
 
-    NaN where all problems (P,) are right or all are wrong.
+    NaN if all problems (P,) are right or all are wrong.
     """
     if np.isnan(auroc(values, right)):
         return float("nan"), float("nan")
@@ -70,8 +69,8 @@ class Mean:
     """A mean over problems.
 
     Attributes:
-        ci95: Interval over problems.
-        n: Problems.
+        ci95: 95% interval over problems.
+        n: Number of problems.
     """
 
     value: float
@@ -80,18 +79,18 @@ class Mean:
 
     @classmethod
     def share(cls, values: np.ndarray, resamples: int, seed: int = 0) -> Mean:
-        """Of values (P,) between 0 and 1, at least one: right or wrong, or a share of each problem."""
+        """The mean of values (P,) in [0, 1]: right or wrong, or a share for each problem. There is at least one."""
         values = np.asarray(values, dtype=np.float64)
         return cls(float(values.mean()), share_ci(values, resamples, seed), len(values))
 
     @classmethod
     def difference(cls, values: np.ndarray, resamples: int, seed: int = 0) -> Mean:
-        """Of paired differences (P,) of two such values."""
+        """The mean of paired differences (P,) of such values."""
         values = np.asarray(values, dtype=np.float64)
         return cls(float(values.mean()), difference_ci(values, resamples, seed), len(values))
 
     @classmethod
     def plain(cls, values: np.ndarray, resamples: int, seed: int = 0) -> Mean:
-        """Of values (P,) without ends, such as bits: the plain bootstrap."""
+        """The mean of values (P,) without known ends, such as bits: the plain bootstrap."""
         values = np.asarray(values, dtype=np.float64)
         return cls(float(values.mean()), _bootstrap(values, resamples, seed), len(values))

@@ -1,4 +1,4 @@
-"""Whether two models differ, and how far guessing gets."""
+"""Paired comparison of two models, and the accuracy of guesses."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Difference:
     Attributes:
         value: Mean of the differences.
         ci95: Interval over problems, both models on the same resample (`difference_ci`).
-        p: Two-sided p-value of the exact McNemar test; None where values are not 0 or 1.
-        only_a: Problems that A alone has right; None as for `p`.
-        only_b: Problems that B alone has right.
+        p: Two-sided p-value of the exact McNemar test; None unless all values are 0 or 1.
+        only_a: Problems that only A has right; None where `p` is None.
+        only_b: Problems that only B has right; None where `p` is None.
     """
 
     value: float
@@ -42,7 +42,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, resamples: int, seed: int = 
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact McNemar test: two-sided p-value of the problems on which two models disagree under a fair coin."""
+    """Exact McNemar test: the two-sided p-value of the disagreements of two models under a fair coin."""
     return float(binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
@@ -50,7 +50,7 @@ def guess_floor(answers: Sequence[str], k: int) -> float:
     """pass@k of k guesses drawn from the distribution q of the answers: Σ_a q_a (1 − (1 − q_a)^k).
 
     Args:
-        answers: The right answers of the problems. Where a problem has several, guesses hit more often than this says.
+        answers: The right answer of each problem. If problems have several, guesses are right more often than this.
     """
     shares = np.array(list(Counter(answers).values())) / len(answers)
     return float((shares * (1 - (1 - shares) ** k)).sum())

@@ -32,7 +32,7 @@ class Grid:
 
 
 def print_audit(found: Audit) -> None:
-    """Prints every table of an audit, the verdict last."""
+    """Prints every table of an audit, and the verdict at the end."""
     console = wide_console()
     console.print(f"Checkpoint   {found.checkpoint}", soft_wrap=True, highlight=False, markup=False)
     console.print(
@@ -127,7 +127,7 @@ def _places(found: Audit) -> Grid:
 
 
 def _bits(found: Audit) -> Grid:
-    """Bits by latent and step; beside them what the best latent for each step reaches."""
+    """Bits by latent and step, beside the best latent of each step."""
     steps = sorted({probe.step for probe in found.probes})
     latents = sorted({probe.latent for probe in found.probes})
     by_cell = {(probe.latent, probe.step): probe for probe in found.probes}
@@ -173,7 +173,7 @@ def _print_information(console: Console, found: Audit) -> None:
 
 
 def _print_thoughts(console: Console, found: Audit) -> None:
-    """Questions can be long, and hold brackets: lines, not cells."""
+    """Prints thoughts as lines: questions are too long for cells, and may hold brackets."""
     lines = ["Thoughts: the most likely tokens at each latent, under the logit lens"]
     for reading in found.readings[:SHOWN]:
         lines += ["", f"  {reading.question}", f"    steps      {' | '.join(reading.steps)}"]

@@ -1,4 +1,4 @@
-"""The figures of a report, each for a page that may be a phone's: one pair of axes, a legend below it."""
+"""The figures of a report. Each has one pair of axes and a legend below, so that it can be read on a phone."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Plot:
     """A figure of the report.
 
     Attributes:
-        name: Of its PNG file.
-        caption: What it shows, in a sentence.
+        name: Name of its PNG file.
+        caption: One sentence about it.
     """
 
     name: str
@@ -76,7 +76,7 @@ def pass_curves(results: Sequence[SettingResult]) -> list[Plot]:
 
 
 def frontier(results: Sequence[SettingResult]) -> Plot | None:
-    """pass@1 against pass@n, a point for each model and setting; None where there is one point at most."""
+    """pass@1 against pass@n, a point for each model and setting; None with fewer than two points."""
     shown = [result for result in results if result.points[0][0] == 1 < result.points[-1][0]]
     if len(shown) < 2:
         return None
@@ -102,7 +102,7 @@ def frontier(results: Sequence[SettingResult]) -> Plot | None:
 
 
 def selector_plot(results: Sequence[SettingResult], k: int) -> Plot:
-    """What each selector reaches with the same k samples, or those a search found, between any one and the oracle."""
+    """What each selector reaches with the same k samples, or with a search; beside any one sample and the oracle."""
     figure, axes = _axes(1.6 + 0.5 * len(results))
     metrics = ["pass@1", *METRICS.values(), "pass@k"]
     seen: dict[str, Line2D] = {}
@@ -213,7 +213,7 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def _arms(value: float, ends: Sequence[float]) -> list[list[float]]:
-    """Lengths of an error bar; rounding may put an end on the wrong side of its value."""
+    """Lengths of an error bar, at least 0: rounding may put an end on the wrong side of its value."""
     return [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]
 
 
@@ -222,5 +222,5 @@ def _colour(place: int) -> str:
 
 
 def _stage_colour(stage: str) -> str:
-    """The same in every figure."""
+    """The colour of a stage, the same in every figure."""
     return _colour(list(STAGE_NAMES).index(stage) if stage in STAGE_NAMES else -1)
