@@ -47,7 +47,7 @@ tests: .venv
 # processor can do; here they take the plainest ones, which add in another order.
 NUMERIC := actions architectures audit_interventions audit_reading estimators estimators_closed generate given groups grpo \
 	held_out intervals latent_reward lora metrics noise passes ppo precision reasoner search selection statistics \
-	supervision watch
+	supervision rl_metrics
 
 test-dispatch: .venv
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \

@@ -11,7 +11,7 @@ GATES = {True: "pass", False: "FAIL", None: "not measured"}
 
 
 def line(file: Path) -> str:
-    """Accuracy with the model's latents and with others, what follows the changed question, and the gates."""
+    """A table row: accuracy with own and other latents, the share that follows the changed question, and the gates."""
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     effects = {effect["name"]: effect["accuracy"]["value"] for effect in found["effects"]}
     changed = (found["counterfactual"] or {}).get("known")

@@ -1,9 +1,8 @@
 """Measures Best-of-N: python scripts/best_of_n.py docs/results/best_of_n/plan.yaml [--task NAME] [--seed N] [--render]
 
-For each task, seed and stage of the file a latent reward model is trained on thoughts of training problems, and the
-checkpoint is measured with samples, selectors, beams and trees. The searches are as large as the file's budget allows
-for the checkpoint. Rows stand beside the file; what is there is not measured again.
-`--render` prints them as Markdown.
+For each task, seed and stage of the file this trains a latent reward model on thoughts of training problems and
+measures the checkpoint with samples, selectors, beams and trees. A search is as large as the budget of the file allows.
+Rows of results are kept beside the file and not measured again. `--render` prints them as Markdown.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from neuralese.pipeline.scoring.setting import Setting
 
 EPOCHS, LEARNING_RATE = 30, 1e-3  # the defaults of `neuralese reward-model`
 SELECTORS = ("majority", "likelihood", "latent_weighted", "latent_reward", "agreement")
-# What is held against the majority of as many samples as the budget, both under the first noise.
+# Label -> (samples, metric) to compare with the majority of `budget` samples, both under the first noise.
 GAINS = {
     "greedy, one answer": ("greedy", "accuracy"),
     "samples, latent weighted": ("{noise}, T 0", "latent_weighted@k"),
@@ -58,7 +57,7 @@ CHOSEN = ("maj@k", "likelihood@k", "latent_weighted@k", "latent_reward@k", "pass
 
 
 class Plan(BaseModel):
-    """The file: see docs/results/best_of_n/plan.yaml."""
+    """What to measure: docs/results/best_of_n/plan.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     seeds: list[int]
@@ -80,7 +79,7 @@ class Plan(BaseModel):
 
 
 def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
-    """Trains the reward model of one checkpoint, and writes what it reaches to `output`."""
+    """Trains the latent reward model of one checkpoint, measures the checkpoint and writes the rows to `output`."""
     recipe, checkpoint = load_recipe(run / "recipe.yaml", []), run / stage / "final"
     data = load_all(recipe)
     reasoner = load_reasoner(checkpoint, dtype=recipe.model.dtype)
@@ -123,11 +122,13 @@ def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
 
 
 def searches(plan: Plan, num_latents: int, tokens: float, place: int) -> Iterator[dict[str, Any]]:
-    """Beams and trees that spend no more latents and tokens than the budget, as far as there are such.
+    """Keys of beams and trees that cost no more latents and tokens than `plan.budget` samples.
+
+    A search has at least 2 children, even where that costs more.
 
     Args:
-        tokens: Of an answer.
-        place: The latent that answers hang on most.
+        tokens: Mean tokens of an answer.
+        place: The latent to which answers are most sensitive, from 1.
     """
     budget = plan.budget * (num_latents + tokens)
     for noise in plan.noises:
@@ -145,8 +146,8 @@ class Run:
     """One measured checkpoint.
 
     Attributes:
-        named: Its rows by how their samples were drawn, in words; a row may have two names.
-        commit: It was measured at.
+        named: Rows by the words for how their samples were drawn. A row may have two names.
+        commit: Commit of the measurement.
     """
 
     named: dict[str, list[Measurement]]
@@ -162,13 +163,13 @@ class Run:
         return cls(named, about["commit"])
 
     def find(self, name: str, metric: str, k: int | None) -> Measurement | None:
-        """A row; k None: whatever its k is."""
+        """The row of a metric at k (None: at any k), or None."""
         rows = self.named.get(name, [])
         return next((row for row in rows if row.metric == metric and k in (None, row.k)), None)
 
 
 def names(row: Measurement, place: int) -> list[str]:
-    """How samples were drawn, in words. Sizes of searches are left out: they are those of the budget."""
+    """Words for how samples were drawn. They leave out the size of a search, which follows from the budget."""
     if row.search is None:
         return [setting_name(row)]
     if row.search.startswith("beam"):
@@ -198,7 +199,7 @@ def render(plan: Plan, folder: Path) -> str:
 
 
 def _gains_table(plan: Plan, found: dict[str, list[Run]]) -> list[str]:
-    """Mean difference to the majority of as many samples as the budget, and its interval over seeds, paired by seed."""
+    """Mean difference to the majority of `budget` samples, paired by seed, and its interval over seeds."""
     noise = plan.noises[0]
     lines = _head([f"gain over the majority of {plan.budget}", *found])
     for label, (name, metric) in GAINS.items():
@@ -218,7 +219,7 @@ def _gains_table(plan: Plan, found: dict[str, list[Run]]) -> list[str]:
 
 
 def _samples_table(plan: Plan, runs: list[Run]) -> list[str]:
-    """pass@k of samples that are drawn apart from each other, and what their agreement says."""
+    """pass@k of samples that are drawn apart from each other, and the AUROC of their agreement."""
     lines = _head(["samples", *(f"pass@{k}" for k in plan.k), f"agreement of {plan.num_samples}"])
     for name in _settings(runs, is_search=False):
         cells = [_cell(runs, name, "pass@k", k) for k in plan.k]
@@ -227,7 +228,7 @@ def _samples_table(plan: Plan, runs: list[Run]) -> list[str]:
 
 
 def _chosen_table(plan: Plan, runs: list[Run]) -> list[str]:
-    """What selectors make of as many samples as the budget, and of searches that cost no more."""
+    """What selectors reach on `budget` samples, and on searches that cost no more."""
     lines = _head(["chosen of", "n", *(selector_name(metric) for metric in CHOSEN), "latents", "tokens"])
     for is_search in (False, True):
         k = None if is_search else plan.budget
@@ -246,7 +247,7 @@ def _settings(runs: list[Run], is_search: bool) -> list[str]:
 
 
 def _cell(runs: list[Run], name: str, metric: str, k: int | None) -> str:
-    """Mean and 95% interval over seeds; where not all have it, of how many."""
+    """Mean and 95% interval over seeds, with the number of seeds where some lack the row."""
     rows = [row for run in runs if (row := run.find(name, metric, k)) is not None]
     if not rows:
         return ""

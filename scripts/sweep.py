@@ -1,9 +1,10 @@
-"""Runs the cells (arm x seed) of a sweep that are missing, keeps a row of results of each, renders docs/results.md.
+"""Runs the missing cells (arm x seed) of a sweep, keeps a row of results of each, and renders their tables.
 
     python scripts/sweep.py docs/results/NAME.yaml [--jobs 2] [--only ARM] [--shard I/N] [--stale] [--list | --render]
 
-Runs stand in outputs/sweeps/ of the repository, rows in docs/results/NAME/. A sweep that was killed goes on when it is
-started again. Exit code: 0 all cells have a row, 1 some failed, 2 bad input, 130 interrupted.
+Runs are in outputs/sweeps/ of the repository, rows in docs/results/NAME/, tables in docs/results/NAME.md. A sweep that
+was killed goes on when it is started again.
+Exit code: 0 all cells have a row, 1 some failed, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from sweep_cells import (
     write_row,
     write_starts,
 )
-from sweep_file import PLACE, Cell, Sweep, SweepError, cells_of, choose, load_sweep
+from sweep_file import PLACE, Cell, SweepError, cells_of, choose, load_sweep
 from sweep_handover import take_over
+from sweep_page import around_markers, render
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.cli.border import STOPPED
 from neuralese.pipeline.recipe.load import load_recipe, nearest
-from neuralese.pipeline.system.files import write_whole
 
 TRAIN = [sys.executable, "-m", "neuralese.pipeline.cli", "train"]
 PATIENCE = 30.0  # seconds an interrupted run has to end by itself
@@ -51,7 +52,7 @@ POLL = 0.2
 
 @dataclass
 class Job:
-    """A cell's run. `lock` is held by the run too, so that it outlives a sweep that is killed."""
+    """The run of a cell. The run inherits `lock`, so the cell stays locked if only the sweep is killed."""
 
     cell: Cell
     process: subprocess.Popen[bytes]
@@ -60,9 +61,9 @@ class Job:
 
 
 def run_cells(cells: Sequence[Cell], jobs: int, threads: int, stale: bool = False) -> list[Cell]:
-    """Runs cells, `jobs` at a time, and returns those that failed. An interrupt ends the runs first.
+    """Runs cells, `jobs` at a time, and returns those that failed.
 
-    Cells that another process runs are waited for.
+    Waits for cells that another process runs. An interrupt ends the runs before it is passed on.
     """
     waiting, running, failed = list(cells), [], []
     told: set[str] = set()
@@ -94,13 +95,13 @@ def run_cells(cells: Sequence[Cell], jobs: int, threads: int, stale: bool = Fals
 
 
 def is_wanted(cell: Cell, stale: bool) -> bool:
-    """Whether a cell is to be run: it has no row, or with `stale` one of another recipe."""
+    """Whether to run a cell: it has no row, or `stale` is set and its row is of another recipe."""
     row = read_row(cell)
     return row is None or (stale and bool(changed_keys(row, cell.recipe)))
 
 
 def start(cell: Cell, lock: IO[str], threads: int, stale: bool) -> Job:
-    """Starts a cell's run, or goes on with the one that its folder holds."""
+    """Starts the run of a cell, or goes on with the run in its folder."""
     if stale and holds_other_run(cell):
         target = cell.beside(".stale")
         shutil.rmtree(target, ignore_errors=True)
@@ -123,10 +124,10 @@ def start(cell: Cell, lock: IO[str], threads: int, stale: bool) -> Job:
 
 
 def refuse_other_runs(cells: Sequence[Cell]) -> None:
-    """Says now what would stop a cell later.
+    """Checks before anything runs that no folder is in the way.
 
     Raises:
-        SweepError: A cell that nobody runs has the unfinished run of another recipe in its folder.
+        SweepError: The folder of a cell holds an unfinished run of another recipe, and no process runs it.
     """
     for cell in cells:
         if state_of(cell)[0] in ("half-done", "failed") and holds_other_run(cell):
@@ -137,7 +138,7 @@ def refuse_other_runs(cells: Sequence[Cell]) -> None:
 
 
 def finish(job: Job) -> bool:
-    """Writes the row of a run that ended, or shows the end of its log."""
+    """Writes the row of a finished run, or shows the end of the log of a failed one. Returns whether it succeeded."""
     cell, code = job.cell, job.process.returncode
     folder = cell.recipe.folder
     good = code in (0, STOPPED) and (folder / "results.json").is_file()
@@ -168,7 +169,7 @@ def finish(job: Job) -> bool:
 
 
 def stop(jobs: Sequence[Job]) -> None:
-    """Interrupts runs, and kills those that do not end by themselves."""
+    """Interrupts runs, and kills those that have not ended after PATIENCE seconds."""
     for job in jobs:
         if job.process.poll() is None:
             os.killpg(job.process.pid, signal.SIGINT)
@@ -184,41 +185,14 @@ def stop(jobs: Sequence[Job]) -> None:
             job.lock.close()
 
 
-def render(name: str, sweep: Sweep, cells: Sequence[Cell]) -> None:
-    """Writes the tables of a sweep between its markers in docs/results.md."""
-    from sweep_table import render_sweep
-
-    file = PLACE.with_suffix(".md")
-    before, after = around_markers(name)
-    write_whole(file, f"{before}\n{render_sweep(name, sweep, cells)}\n{after}")
-    print(f"Rendered {name} into {file}.")
-
-
-def around_markers(name: str) -> tuple[str, str]:
-    """docs/results.md up to and with a sweep's first marker, and from its second on.
-
-    Raises:
-        SweepError: A marker is missing or stands twice.
-    """
-    file = PLACE.with_suffix(".md")
-    first, second = f"<!-- sweep:{name} -->", f"<!-- /sweep:{name} -->"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    if text.count(first) != 1 or text.count(second) != 1 or text.index(first) > text.index(second):
-        raise SweepError(
-            f"{file} must hold the lines {first!r} and {second!r}, each once and in this order. The tables of the "
-            "sweep go between them; add the lines where they belong."
-        )
-    return text[: text.index(first) + len(first)], text[text.index(second) :]
-
-
 def threads_of(jobs: int) -> int:
-    """OMP_NUM_THREADS if it is set, else an equal share of the cores this process may use."""
+    """Threads of a run: OMP_NUM_THREADS if it is set, else an equal share of the cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // jobs))
 
 
 def enter_repository(file: Path) -> Path:
-    """Goes to the root of the repository that a sweep file lies in; returns its path from there."""
+    """Changes to the root of the repository of a sweep file; returns the path of the file from there."""
     file = file.resolve()
     if not file.match(str(PLACE / "*.yaml")):
         raise SweepError(f"A sweep file is {PLACE}/<name>.yaml of a repository, not {file}.")
@@ -249,7 +223,7 @@ def main(
     shard: Annotated[str | None, typer.Option(help="I/N: the Ith of N shares of the cells; renders nothing.")] = None,
     stale: Annotated[bool, typer.Option("--stale", help="Run cells again whose recipe has changed.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the cells and their state; run nothing.")] = False,
-    render_: Annotated[bool, typer.Option("--render", help="Render docs/results.md; run nothing.")] = False,
+    render_: Annotated[bool, typer.Option("--render", help="Render the tables; run nothing.")] = False,
 ) -> None:
     file = enter_repository(file)
     sweep, name = load_sweep(file), file.stem
@@ -279,7 +253,7 @@ def main(
 
 
 def command() -> None:
-    """Runs the command line; an error the user can mend is one paragraph."""
+    """Runs the command line. An error that the user can mend is printed as one paragraph."""
     # Also makes runs heed an interrupt where a shell started us in the background, with interrupts ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""What is known of the cells of a sweep: the rows they left, what ran, what runs."""
+"""The state of the cells of a sweep: their rows of results, what was started, and what runs now."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ WITHOUT_EFFECT = {"name", "output_dir", "tracking"}
 
 
 class Row(Strict):
-    """What a cell leaves in docs/results.
+    """The results of a cell, as kept in docs/results.
 
     Attributes:
-        commit: Of each start of the run; "+" marks changes that were not committed.
-        resumed: The run was started more than once; its seconds lack what a killed start had spent.
+        commit: Commit of each start of the run; "+" marks changes that were not committed.
+        resumed: The run was started more than once. Its seconds lack those of a killed start.
         stopped: The curriculum stopped below its threshold.
         recipe: The resolved recipe, without the keys that change no result.
         results: Rows of results.json.
@@ -50,10 +50,10 @@ def result_keys(recipe: Recipe) -> dict[str, Any]:
 
 
 def read_row(cell: Cell) -> Row | None:
-    """The row of a cell, or None where there is none.
+    """The row of a cell, or None.
 
     Raises:
-        SweepError: The file holds something else.
+        SweepError: The file holds no row.
     """
     if not cell.row_file.is_file():
         return None
@@ -81,9 +81,9 @@ def _lines(value: Any) -> str:
 
 
 def changed_keys(row: Row, recipe: Recipe) -> list[str]:
-    """Top-level recipe keys in which a row differs from the recipe as it is now.
+    """Top-level recipe keys in which a row differs from the present recipe.
 
-    Keys that the row does not have count with their default, so a new key alone makes no row stale.
+    A key that the row lacks has its default value, so a new key alone makes no row stale.
     """
     try:
         held = result_keys(parse_recipe({**row.recipe, "name": recipe.name}, "row"))
@@ -106,9 +106,9 @@ def _by_number(path: str) -> list[str | int]:
 
 
 def read_starts(cell: Cell) -> dict[str, Any]:
-    """Commits of the starts of a cell's run and of stages it took over, and the exit code of its last start.
+    """Commits of all starts of a run and of the stages it took over, and the exit code of the last start.
 
-    The code is None where that start did not come to its end.
+    The code is None while that start runs, or when it was killed.
     """
     file = cell.beside(".json")
     return json.loads(file.read_text()) if file.is_file() else {"commits": [], "exit": None}
@@ -119,7 +119,7 @@ def write_starts(cell: Cell, starts: Mapping[str, Any]) -> None:
 
 
 def try_lock(cell: Cell) -> IO[str] | None:
-    """Locks a cell; None while another process, or a run that outlived its sweep, holds it."""
+    """Locks a cell. None: another process holds it, be it a sweep or a run whose sweep was killed."""
     cell.beside(".lock").parent.mkdir(parents=True, exist_ok=True)
     file = cell.beside(".lock").open("a")
     try:
@@ -131,7 +131,7 @@ def try_lock(cell: Cell) -> IO[str] | None:
 
 
 def state_of(cell: Cell) -> tuple[str, str]:
-    """done, stale, running, failed, half-done or missing; and what more there is to say."""
+    """The state of a cell (done, stale, running, failed, half-done or missing), and details for the user."""
     row = read_row(cell)
     if cell.beside(".lock").is_file():
         lock = try_lock(cell)
@@ -149,7 +149,7 @@ def state_of(cell: Cell) -> tuple[str, str]:
 
 
 def holds_other_run(cell: Cell) -> bool:
-    """Whether a run lies in a cell's folder that `--resume` would refuse; what is measured alone may differ."""
+    """Whether the folder of a cell holds a run that `--resume` would refuse. Only what is measured may differ."""
     from neuralese.pipeline.run.folder import RunError, check_same_recipe
 
     if not cell.recipe.folder.is_dir():
@@ -162,10 +162,11 @@ def holds_other_run(cell: Cell) -> bool:
 
 
 def current_commit() -> str:
-    """Short hash of the checkout, with "+" when something but results has changed since."""
+    """Short hash of the checkout, with "+" where files other than results have changed since."""
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     if head.returncode:
         return "unknown"
-    ours = [f":(exclude){PLACE}", f":(exclude){PLACE}.md"]
-    status = subprocess.run(["git", "status", "--porcelain", "--", ".", *ours], capture_output=True, check=True)
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--", ".", f":(exclude){PLACE}"], capture_output=True, check=True
+    )
     return head.stdout.strip() + ("+" if status.stdout else "")

@@ -1,4 +1,4 @@
-"""What a sweep asks for: the sweep file and its cells (arm x seed)."""
+"""The sweep file, and the cells (arm x seed) it asks for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuralese.data.errors import UserError
 from neuralese.pipeline.recipe.load import Recipe, RecipeError, load_recipe, nearest
 
 RUNS = Path("outputs/sweeps")
-PLACE = Path("docs/results")  # sweep files and rows; the tables are in docs/results.md
+PLACE = Path("docs/results")  # sweep files, their rows and the pages with their tables
 
 
 class SweepError(UserError):
@@ -68,7 +68,7 @@ class Sweep(Strict):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand once: of two arms of one name the first would be lost silently."""
+    """Safe YAML that refuses a repeated key: of two arms of one name the first would be lost without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -156,7 +156,7 @@ def cells_of(name: str, sweep: Sweep) -> list[Cell]:
 
 
 def choose(cells: Sequence[Cell], only: Sequence[str], shard: str | None) -> list[Cell]:
-    """The cells of the arms in `only` (all if empty), and of these every Nth from the Ith on for the shard I/N.
+    """The cells of the arms in `only` (empty: all arms). Of these, shard I/N takes every Nth, beginning with the Ith.
 
     Raises:
         SweepError: An unknown arm, or a malformed shard.

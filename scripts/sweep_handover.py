@@ -1,4 +1,4 @@
-"""Finished stages that a cell takes over from another one: arms begin at the same checkpoint, trained once."""
+"""A cell takes over the finished stages of another cell, so that several arms begin at one checkpoint."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from neuralese.pipeline.system.files import write_whole
 
 
 def take_over(cell: Cell) -> list[str]:
-    """Fills a cell's folder with the finished stages of the cell it comes after; returns the commits they were made at.
+    """Copies the finished stages of `cell.after` into the folder of a cell; returns the commits they were made at.
 
-    Only stages that both recipes train alike, and only while the other run is at hand: else the cell trains them.
+    Copies only stages that both recipes train alike. Without the folder of the other run it copies none, and the cell
+    trains them itself.
     """
-    # They load torch, which --list can do without.
+    # Imported here: these load torch, which --list does not need.
     from neuralese.pipeline.evaluate.measure import read_results, write_results
     from neuralese.pipeline.system.whole import read_seconds
     from neuralese.pipeline.train.hand_over import is_done
@@ -46,13 +47,13 @@ def take_over(cell: Cell) -> list[str]:
 
 
 def common_stages(cell: Cell, source: Cell) -> list[str]:
-    """The stages up to the first that two recipes train differently."""
+    """The first stages of two recipes, up to the one that they train differently."""
     ours, theirs = depends_on(cell.recipe), depends_on(source.recipe)
     return [stage for stage, _ in takewhile(lambda stage: theirs[stage[0]] == stage[1], ours.items())]
 
 
 def depends_on(recipe: Recipe) -> dict[str, Any]:
-    """Stages in the order they are trained in, and what the weights of each depend on besides the stage before."""
+    """For each stage, in the order of training, what its weights depend on besides the stage before."""
     return {
         "base": (recipe.seed, recipe.plugins, recipe.model, recipe.data, recipe.latent),
         "sft": (recipe.sft, recipe.held_out),

@@ -1,4 +1,4 @@
-"""Markdown tables of runs that differ in their seed, side by side for the arms of a sweep."""
+"""Markdown tables: a row for each arm, stage and setting, with mean and interval over seeds."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Column = tuple[str, int]  # metric and k, as in Measurement
 
 @dataclass(frozen=True)
 class Run:
-    """What the tables show of one run. A missing one has no results."""
+    """What the tables show of one run. A missing run has no results."""
 
     seed: int
     results: Sequence[Measurement] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     resumed: bool = False
-    mark: str = ""  # stands behind each of its values
+    mark: str = ""  # printed behind each of its values
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed, and which of their stages to show (None: all)."""
+    """Runs that differ only in their seed, and the stages to show of them (None: all)."""
 
     label: str
     runs: Sequence[Run]
@@ -55,9 +55,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def interval_of(rows: Sequence[Measurement]) -> tuple[float, float]:
-    """95% interval of a measurement: over its seeds, or over the problems of one run.
+    """95% interval of a measurement over its seeds; of a single run over its problems.
 
-    Runs that came out equal, as far as tables show, leave Student's t no spread to go by. There it is Wilson's for that
+    Where all runs are equal to three digits Student's t would give a point. Then the interval is Wilson's for that
     share of the problems of one run.
     """
     values, first = [row.value for row in rows], rows[0]
@@ -68,7 +68,7 @@ def interval_of(rows: Sequence[Measurement]) -> tuple[float, float]:
 
 
 def results_table(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
-    """Lines of a table with a row for each group, stage and sampling setting."""
+    """Lines of a table with a row for each group, stage and setting."""
     named = any(group.label for group in groups)
     headings = ["arm"] * named + ["model", "samples", "problems", *(metric_name(*column) for column in columns)]
     lines = ["| " + " | ".join([*headings, "train s"]) + " |", "|" + "---|" * (len(headings) + 1)]
@@ -79,8 +79,8 @@ def results_table(groups: Sequence[Group], columns: Sequence[Column]) -> list[st
 
 
 def group_rows(group: Group, columns: Sequence[Column]) -> list[list[str]]:
-    """Cells of a group's rows; training seconds stand in the first row of a stage."""
-    found: dict[str, dict[str, None]] = {}  # stage -> its sampling settings, in the order of the results
+    """Table cells of the rows of a group. The first row of a stage has its training seconds."""
+    found: dict[str, dict[str, None]] = {}  # stage -> its settings, in the order of the results
     for run in group.runs:
         for row in run.results:
             if (group.stages is None or row.stage in group.stages) and (row.metric, row.k) in columns:
@@ -104,7 +104,7 @@ def _at(rows: Sequence[Measurement], column: Column) -> Measurement | None:
 
 
 def value_cell(runs: Sequence[Run], rows: Sequence[Measurement | None]) -> str:
-    """Mean, 95% interval and the value of each run; of one run its interval over problems."""
+    """Mean, 95% interval and the value of each run. A single run has its interval over problems."""
     there = [row for row in rows if row is not None]
     if not there:
         return ""
@@ -151,13 +151,13 @@ def levels_table(groups: Sequence[Group]) -> list[str]:
 
 
 def legend(lines: Sequence[str]) -> str:
-    """Explains the marks that occur in the lines of tables."""
+    """Explanation of the marks that the lines contain."""
     text = "\n".join(lines)
     return "; ".join(f"`{mark}` {meaning}" for mark, meaning in LEGEND.items() if mark in text)
 
 
 def render_sweep(name: str, sweep: Sweep, cells: Sequence[Cell]) -> str:
-    """The block of docs/results.md that belongs to a sweep.
+    """The tables of a sweep, as they stand between the markers of its page.
 
     Raises:
         SweepError: A stage or metric to show that no result has.
@@ -198,7 +198,11 @@ def run_of(cell: Cell, row: Row | None) -> Run:
 
 
 def shown_columns(sweep: Sweep, groups: Sequence[Group]) -> list[Column]:
-    """The (metric, k) pairs that the sweep shows; checks them and the stages against the results there are."""
+    """The (metric, k) pairs that the sweep shows.
+
+    Raises:
+        SweepError: No result has a metric or a stage that is to be shown.
+    """
     columns = []
     for metric in sweep.show.metrics:
         kind, _, k = metric.partition("@")

@@ -55,7 +55,9 @@ def make_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "docs" / "results").mkdir(parents=True)
-    (tmp_path / "docs" / "results.md").write_text("Before\n\n<!-- sweep:demo -->\n<!-- /sweep:demo -->\n\nAfter\n")
+    (tmp_path / "docs" / "results" / "demo.md").write_text(
+        "Before\n\n<!-- sweep:demo -->\n<!-- /sweep:demo -->\n\nAfter\n"
+    )
     (tmp_path / "recipes").mkdir()
     shutil.copy(ROOT / "tests" / "tiny.yaml", tmp_path / "recipes" / "tiny.yaml")
     (tmp_path / "fake.py").write_text(FAKE)

@@ -7,7 +7,7 @@ from audit_models import SETTINGS, WORDS, Ignoring, copying, next_word, word_pro
 from reference import thought
 
 from neuralese.pipeline.evaluate.audit.counterfactual import Counterfactual, Transplant, measure_counterfactual
-from neuralese.pipeline.evaluate.audit.gates import Comparison, Gate, judge, verdict
+from neuralese.pipeline.evaluate.audit.gates import ControlComparison, Gate, judge, verdict
 from neuralese.pipeline.evaluate.audit.interventions import (
     Effect,
     alone,
@@ -132,7 +132,7 @@ def judged(reasoner, control=None):
     if control is not None:
         theirs = answer(control, own.problems, SETTINGS).right
         lead = Mean.difference(own.right.astype(float) - theirs, 200)
-        compared = Comparison("pause", 2, Mean.share(theirs, 200), lead)
+        compared = ControlComparison("pause", 2, Mean.share(theirs, 200), lead)
     return changed, {gate.name: gate.passed for gate in judge(effects, changed, compared, 1 / WORDS)}
 
 
@@ -215,9 +215,9 @@ def test_half_of_what_is_above_a_guess_must_be_lost(own, under, passed):
 
 @pytest.mark.parametrize(("lead", "passed"), [(0.04, False), (0.06, True)])
 def test_a_lead_over_pause_must_be_more_than_two_seeds_differ_by(lead, passed):
-    compared = Comparison("pause", 3, Mean(0.5, (0.4, 0.6), 90), Mean(lead, (lead - 0.01, lead + 0.01), 90))
+    compared = ControlComparison("pause", 3, Mean(0.5, (0.4, 0.6), 90), Mean(lead, (lead - 0.01, lead + 0.01), 90))
     assert judge({}, None, compared, 0.0)[3].passed is passed
-    wide = Comparison("pause", 3, Mean(0.5, (0.4, 0.6), 90), Mean(lead, (lead - 0.1, lead + 0.1), 90))
+    wide = ControlComparison("pause", 3, Mean(0.5, (0.4, 0.6), 90), Mean(lead, (lead - 0.1, lead + 0.1), 90))
     assert judge({}, None, wide, 0.0)[3].passed is False
 
 
@@ -225,7 +225,7 @@ def test_a_lead_over_pause_must_be_more_than_two_seeds_differ_by(lead, passed):
 def test_few_problems_are_no_measurement(problems, passed):
     """All are right on their own and none without: as clear as it can be."""
     whole = effect(problems, 0, problems)
-    compared = Comparison("pause", 3, whole.accuracy, whole.loss)
+    compared = ControlComparison("pause", 3, whole.accuracy, whole.loss)
     gates = judge({"swap": whole, "zero": whole}, None, compared, 0.0)
     assert [gate.passed for gate in gates] == [passed, passed, None, passed]
     if passed is None:

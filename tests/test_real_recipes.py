@@ -90,7 +90,7 @@ def test_gsm8k_gpt2(tmp_path):
     train, evaluation = DATA / "gsm8k_aug_valid.json", DATA / "gsm8k_test.jsonl"
     reasoner = run_small("gsm8k_gpt2", save_gpt2, tmp_path, train, evaluation)
     assert (reasoner.config.num_latents, reasoner.config.latents_per_step) == (6, 2)
-    assert reasoner.config.thought_source == "raw" and reasoner.config.stage == 4
+    assert reasoner.config.thought_source == "raw" and reasoner.config.level == 4
 
 
 @needs_data

@@ -1,18 +1,18 @@
 """The report: the figures hold the numbers of results.json, the page what the run left, and a browser shows it."""
 
-import html
 import json
 import re
 import shutil
 from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
+import markupsafe
 import pytest
 from test_cli import neuralese
 from wandb_reader import read_run
 
 from neuralese.pipeline.evaluate.measure import Measurement, write_results
-from neuralese.pipeline.evaluate.report.data import read_samplings, selector_k
+from neuralese.pipeline.evaluate.report.data import read_setting_results, selector_k
 from neuralese.pipeline.evaluate.report.figures import frontier, pass_curves, selector_plot, thoughts_map, trust_plots
 from neuralese.pipeline.evaluate.report.page import write_report
 from neuralese.pipeline.run.audit import audit_folder
@@ -22,15 +22,15 @@ from neuralese.pipeline.scoring.sampled import Sampled
 
 def test_pass_curves_are_the_results_and_what_lies_between(finished):
     folder, rows = finished
-    samplings = read_samplings(folder / "samples", rows, 50)
-    assert len(samplings) == 7  # noise is for the two models with latents alone
-    for sampling in samplings:
+    results = read_setting_results(folder / "samples", rows, 50)
+    assert len(results) == 7  # noise is for the two models with latents alone
+    for sampling in results:
         points = {k: rest for k, *rest in sampling.points}
         assert list(points) == [1, 2, 4]
         for row in sampling.measured:
             if row.metric == "pass@k":
                 assert points[row.k] == [row.value, *row.ci95]
-    plots = pass_curves(samplings)
+    plots = pass_curves(results)
     assert len(plots) == 5
     drawn = {
         tuple(line.get_ydata())
@@ -38,7 +38,7 @@ def test_pass_curves_are_the_results_and_what_lies_between(finished):
         for line in plot.figure.axes[0].lines
         if line.get_label() != "guessing"
     }
-    assert drawn == {tuple(value for _, value, *_ in sampling.points) for sampling in samplings}
+    assert drawn == {tuple(value for _, value, *_ in sampling.points) for sampling in results}
 
 
 def test_points_bars_and_costs_by_hand(tmp_path):
@@ -58,7 +58,7 @@ def test_points_bars_and_costs_by_hand(tmp_path):
     rows += [row("pass@k", 1, 0.2, None, 1.0), row("pass@k", 4, 0.3, None, 1.0), row("maj@k", 4, 0.25, None, 1.0)]
     beam = replace(row("maj@k", 3, 0.6), search="beam3x2", setting="n3-beam3x2-gaussian-0.3-T0", tokens=9, latents=12)
     rows += [replace(beam, metric="pass@k", value=0.7), beam]
-    noisy, plain, found = read_samplings(tmp_path / "samples", [row("accuracy", 1, 0.9, None), *rows], 50)
+    noisy, plain, found = read_setting_results(tmp_path / "samples", [row("accuracy", 1, 0.9, None), *rows], 50)
     assert (noisy.stage, noisy.model, noisy.setting) == ("rl", "latent after RL", "gaussian:0.3, T 0")
     assert [k for k, *_ in noisy.points] == [1, 2, 4] and [k for k, *_ in plain.points] == [1, 4]
     assert [value for _, value, *_ in noisy.points] == pytest.approx([5 / 12, 0.5, 2 / 3])
@@ -91,8 +91,8 @@ def test_agreement_as_confidence_by_hand(tmp_path):
     }
     file.finish(rows)
     one = Measurement("rl", "latent", "pass@k", 5, None, 1.0, 1.0, (1.0, 1.0), 4, 0, setting="n5-T1")
-    (plain,) = read_samplings(tmp_path / "samples", [one], 50)
-    (found,) = read_samplings(tmp_path / "samples", [one, replace(one, metric="agreement@k", value=0.6)], 50)
+    (plain,) = read_setting_results(tmp_path / "samples", [one], 50)
+    (found,) = read_setting_results(tmp_path / "samples", [one, replace(one, metric="agreement@k", value=0.6)], 50)
     assert plain.trust == [] and trust_plots([plain]) == []
     assert found.trust == [(0.2, 0.2, 1), (pytest.approx(0.6), 0.5, 2), (1.0, 1.0, 1)]
     (plot,) = trust_plots([found])
@@ -119,25 +119,25 @@ def test_the_page_of_a_whole_run(finished):
 
 def test_frontier_and_selectors_are_the_results(finished):
     folder, rows = finished
-    samplings = read_samplings(folder / "samples", rows, 50)
+    results = read_setting_results(folder / "samples", rows, 50)
     value = {(row.stage, row.metric, row.k, row.noise, row.temperature): row.value for row in rows}
-    assert selector_k(samplings) == 4
-    ways = {(one.stage, one.measured[0].noise, one.measured[0].temperature): one for one in samplings}
-    points = centres(frontier(samplings))
+    assert selector_k(results) == 4
+    ways = {(one.stage, one.measured[0].noise, one.measured[0].temperature): one for one in results}
+    points = centres(frontier(results))
     assert points == [
         (value[stage, "pass@k", 1, *way], value[stage, "pass@k", 4, *way]) for stage, *way in ways
     ]  # fmt: skip
-    assert [x for x, _ in centres(selector_plot(samplings, 4))] == [
+    assert [x for x, _ in centres(selector_plot(results, 4))] == [
         value[stage, *metric, *way]
         for stage, *way in ways
         for metric in (("pass@k", 1), ("maj@k", 4), ("pass@k", 4))
     ]  # fmt: skip
-    for one in samplings:
+    for one in results:
         row = one.measured[0]
         # Without noise the samples of a problem share one thought.
         assert row.latents == (0 if row.mode != "latent" else 2 * row.k if row.noise else 2)
         assert row.k <= row.tokens <= 8 * row.k
-    assert frontier(samplings[:1]) is None
+    assert frontier(results[:1]) is None
 
 
 def centres(plot):
@@ -147,16 +147,16 @@ def centres(plot):
 
 def test_without_samples_the_measured_k_are_shown(finished, tmp_path):
     folder, rows = finished
-    samplings = read_samplings(tmp_path / "samples", rows, 50)
-    assert all([k for k, *_ in one.points] == [1, 4] and not one.is_kept for one in samplings)
-    assert [one.points for one in samplings] == [
-        [point for point in one.points if point[0] != 2] for one in read_samplings(folder / "samples", rows, 50)
+    results = read_setting_results(tmp_path / "samples", rows, 50)
+    assert all([k for k, *_ in one.points] == [1, 4] and not one.is_kept for one in results)
+    assert [one.points for one in results] == [
+        [point for point in one.points if point[0] != 2] for one in read_setting_results(folder / "samples", rows, 50)
     ]
     # Samples of another evaluation beside the results are not theirs.
     other = [replace(row, setting=row.setting.replace("n4", "n8")) for row in rows]
-    assert not any(one.is_kept for one in read_samplings(folder / "samples", other, 50))
+    assert not any(one.is_kept for one in read_setting_results(folder / "samples", other, 50))
     fewer = [replace(row, n=10) for row in rows]
-    assert not any(one.is_kept for one in read_samplings(folder / "samples", fewer, 50))
+    assert not any(one.is_kept for one in read_setting_results(folder / "samples", fewer, 50))
     for name in ("results.json", "recipe.yaml"):
         shutil.copy(folder / name, tmp_path)
     page = write_report(tmp_path).read_text()
@@ -238,12 +238,12 @@ def test_an_audit_goes_into_the_report_of_its_run(finished, tmp_path):
     assert "Not audited" in (copy / "report.html").read_text()
     audit_folder(copy, ["evaluate.bootstrap=20"], None, 12, None, None, None)
     found, page = json.loads((copy / "audit.json").read_text()), (copy / "report.html").read_text()
-    assert f"<strong>{html.escape(found['verdict'])}</strong>" in page and "Not audited" not in page
-    assert [html.escape(one["question"]) in page for one in found["readings"]] == [True] * 10
-    assert all(html.escape(gate["because"]) in page for gate in found["gates"])
+    assert f"<strong>{markupsafe.escape(found['verdict'])}</strong>" in page and "Not audited" not in page
+    assert [markupsafe.escape(one["question"]) in page for one in found["readings"]] == [True] * 10
+    assert all(markupsafe.escape(gate["because"]) in page for gate in found["gates"])
     titles = [grid["title"] for grid in found["tables"]]
-    assert len(titles) == 3 and all(f"<h3>{html.escape(title)}</h3>" in page for title in titles)
-    assert all(html.escape(cell) in page for grid in found["tables"] for row in grid["rows"] for cell in row)
+    assert len(titles) == 3 and all(f"<h3>{markupsafe.escape(title)}</h3>" in page for title in titles)
+    assert all(markupsafe.escape(cell) in page for grid in found["tables"] for row in grid["rows"] for cell in row)
     assert (copy / "report" / "thoughts.png").is_file()
     (logged,) = (read_run(path) for path in copy.glob("wandb/offline-run-*/*.wandb"))
     keys = {key for row in logged["rows"] for key in row}

@@ -63,7 +63,7 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(repository, capsys):
     assert "FAILED   demo-latent-seed0 with exit code 1" in shown and "nothing works" in shown
     assert list(states().values()) == ["failed", "done", "done", "done"]
     assert read_row(cells()["short-seed0"]).stopped
-    text = (repository / "docs" / "results.md").read_text()
+    text = (repository / "docs" / "results" / "demo.md").read_text()
     assert "0.750 [0.500, 1.000] one seed (missing, 0.750)" in text and "(0.500*, 0.750)" in text
     assert "`*` a run whose latent curriculum stopped below its threshold" in text
     behave(repository)
@@ -83,10 +83,10 @@ def test_shards_cover_all_cells_exactly_once(repository, count):
 
 
 def test_a_shard_renders_nothing(repository):
-    (repository / "docs" / "results.md").write_text("No markers.")
+    (repository / "docs" / "results" / "demo.md").write_text("No markers.")
     assert run_sweep(repository, shard="2/4") == 0
     assert list(states().values()) == ["missing", "done", "missing", "missing"]
-    assert (repository / "docs" / "results.md").read_text() == "No markers."
+    assert (repository / "docs" / "results" / "demo.md").read_text() == "No markers."
 
 
 def test_a_changed_recipe_makes_cells_stale(repository, capsys):
@@ -95,7 +95,7 @@ def test_a_changed_recipe_makes_cells_stale(repository, capsys):
     assert state_of(cells()["latent-seed0"]) == ("stale", "the recipe differs in curriculum")
     assert run_sweep(repository) == 0
     assert "STALE    docs/results/demo/latent-seed0.json" in capsys.readouterr().out
-    assert "(0.500†, 0.750†)" in (repository / "docs" / "results.md").read_text()
+    assert "(0.500†, 0.750†)" in (repository / "docs" / "results" / "demo.md").read_text()
     assert len(events(repository, "latent-seed0")) == 2
     assert run_sweep(repository, stale=True, only=["latent"]) == 0
     assert list(states().values()) == ["done", "done", "stale", "stale"]
@@ -207,7 +207,7 @@ def test_a_commit_is_marked_when_more_than_results_has_changed(repository):
     assert re.fullmatch(r"[0-9a-f]{7,}", clean)
     (repository / "docs" / "results" / "demo").mkdir()
     (repository / "docs" / "results" / "demo" / "row.json").write_text("{}")
-    (repository / "docs" / "results.md").write_text("changed")
+    (repository / "docs" / "results" / "demo.md").write_text("changed")
     assert current_commit() == clean
     edit_recipe(repository, "eval_every: 4", "eval_every: 2")
     assert current_commit() == f"{clean}+"

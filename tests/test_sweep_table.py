@@ -1,4 +1,4 @@
-"""The tables of sweeps by hand-worked numbers, and their place in docs/results.md."""
+"""The tables of sweeps by hand-worked numbers, and their place in a page."""
 
 import json
 import re
@@ -7,8 +7,10 @@ import sys
 
 import pytest
 from conftest import ROOT
+from sweep_file import cells_of, load_sweep
+from sweep_page import around_markers, page_of
 from sweep_repository import SWEEP, make_repository, run_sweep, write_sweep
-from sweep_table import Group, Run, interval, interval_of, levels_table, results_table
+from sweep_table import Group, Run, interval, interval_of, levels_table, render_sweep, results_table
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.evaluate.measure import Measurement
@@ -66,7 +68,7 @@ def test_the_table_by_hand():
     ]
 
 
-def test_the_table_of_stages_by_hand():
+def test_the_table_of_levels_by_hand():
     def report(steps, accuracy, target, promoted):
         return {"steps": steps, "accuracy": accuracy, "target": target, "promoted": promoted}
 
@@ -86,7 +88,7 @@ def test_the_table_of_stages_by_hand():
 
 
 def test_rendering_replaces_what_is_between_the_markers(repository):
-    file = repository / "docs" / "results.md"
+    file = repository / "docs" / "results" / "demo.md"
     before = file.read_text()
     assert run_sweep(repository) == 0
     once = file.read_text()
@@ -100,10 +102,10 @@ def test_rendering_replaces_what_is_between_the_markers(repository):
 @pytest.mark.parametrize("text", ["", "<!-- sweep:demo -->", "<!-- /sweep:demo --> <!-- sweep:demo -->",
                                   "<!-- sweep:demo --> <!-- /sweep:demo --> <!-- sweep:demo -->"])  # fmt: skip
 def test_missing_markers_are_named_before_anything_runs(repository, text):
-    (repository / "docs" / "results.md").write_text(text)
+    (repository / "docs" / "results" / "demo.md").write_text(text)
     with pytest.raises(UserError, match="must hold the lines '<!-- sweep:demo -->' and '<!-- /sweep:demo -->'"):
         run_sweep(repository)
-    assert not (repository / "outputs").exists() and (repository / "docs" / "results.md").read_text() == text
+    assert not (repository / "outputs").exists() and (repository / "docs" / "results" / "demo.md").read_text() == text
 
 
 def test_an_arm_without_results_is_missing_whatever_stages_it_is_to_show(repository):
@@ -111,7 +113,7 @@ def test_an_arm_without_results_is_missing_whatever_stages_it_is_to_show(reposit
     assert run_sweep(repository) == 0
     write_sweep(repository, {**SWEEP, "arms": arms})
     assert run_sweep(repository, render_=True) == 0
-    assert "| later | missing |" in (repository / "docs" / "results.md").read_text()
+    assert "| later | missing |" in (repository / "docs" / "results" / "demo.md").read_text()
 
 
 def test_stages_and_metrics_that_no_result_has_are_named(repository):
@@ -135,3 +137,12 @@ def test_run_folders_outside_of_a_sweep_have_the_same_table(tmp_path):
     assert done.stdout.splitlines()[-1] == (
         "| latent after curriculum | greedy | 100 | 0.300 [-0.971, 1.571] (0.200, 0.400) | 3 |"
     )
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "results").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_pages_of_results_are_as_rendered(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    values = load_sweep(file)
+    before, after = around_markers(file.stem)
+    rendered = render_sweep(file.stem, values, cells_of(file.stem, values))
+    assert page_of(file.stem).read_text(encoding="utf-8") == f"{before}\n{rendered}\n{after}"

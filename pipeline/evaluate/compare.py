@@ -27,7 +27,7 @@ class CompareError(UserError):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """One metric of two models.
 
     Attributes:
@@ -96,7 +96,7 @@ def sample_files(place: Path) -> dict[str, Path]:
     return dict(sorted(files.items(), key=lambda item: item[0] != "greedy"))
 
 
-def compare_files(a: Path, b: Path, ks: Sequence[int]) -> Iterator[Comparison]:
+def compare_files(a: Path, b: Path, ks: Sequence[int]) -> Iterator[ModelComparison]:
     """Accuracy, or pass@k for each k, of two files of samples.
 
     Raises:
@@ -131,14 +131,14 @@ def compare_files(a: Path, b: Path, ks: Sequence[int]) -> Iterator[Comparison]:
         of_a, of_b = pass_at_k(right_a, k), pass_at_k(right_b, k)
         metric = "accuracy" if right_a.shape[1] == right_b.shape[1] == 1 else "pass@k"
         difference = paired_difference(of_a, of_b, RESAMPLES)
-        yield Comparison(setting, metric, k, float(of_a.mean()), float(of_b.mean()), len(rows_a), difference)
+        yield ModelComparison(setting, metric, k, float(of_a.mean()), float(of_b.mean()), len(rows_a), difference)
 
 
 def _is_search(head: dict[str, Any]) -> bool:
     return head.get("setting", {}).get("search") is not None
 
 
-def _print(rows: Sequence[Comparison], a: dict[str, Path], b: dict[str, Path]) -> None:
+def _print(rows: Sequence[ModelComparison], a: dict[str, Path], b: dict[str, Path]) -> None:
     names = [next(iter(files.values())).parent for files in (a, b)]
     print(f"A            {names[0]}\nB            {names[1]}")
     table = Table(

@@ -1,4 +1,4 @@
-"""Measures a checkpoint: greedy accuracy, pass@k and maj@k, as rows of results.json."""
+"""Measures a checkpoint: greedy accuracy, pass@k and what selectors reach, as rows of results.json."""
 
 from __future__ import annotations
 
@@ -45,21 +45,22 @@ class Measurement:
     """One row of results.json.
 
     Attributes:
-        stage: Training stage of the checkpoint: sft, curriculum, rl, or a control.
-        mode: text, latent, pause, no_cot, or hybrid (latents, then steps in text: a curriculum that was stopped).
-        metric: accuracy (greedy), pass@k, that of a selector (`METRICS` in selection.py), or agreement@k.
+        stage: Stage of the checkpoint: sft, curriculum, rl, or a control.
+        mode: What stands between question and answer: text, latent, pause, no_cot, or hybrid (latents, then steps in
+            text, after a curriculum that was stopped).
+        metric: accuracy (greedy), pass@k, the metric of a selector (`METRICS` in selection.py), or agreement@k.
         ci95: Interval over problems (`share_ci`, `auroc_ci`).
-        n: Problems measured.
-        guess: Of accuracy and pass@k, what as many guesses reach (`guess_floor`).
-        setting: How its samples were drawn, as a name: that of their file.
-        num_samples: Samples of a problem that were drawn, of which k are taken.
-        num_latents: Of each thought, where the evaluation asked for a number.
-        answers_per_thought: Answers that share a thought.
-        search: How thoughts were found, as `Search.name`; None: each drawn apart from the others.
-        tokens: Written for the k samples of a problem.
-        latents: Made for them, those that a search gave up included.
-        seconds: Wall time of all samples of a problem, their scores included, and under selectors that need it that of
-            the latent reward model; None: some were drawn before, and kept.
+        n: Number of problems.
+        guess: For accuracy and pass@k, what k guesses reach (`guess_floor`).
+        setting: Name of the setting, and of the file of its samples.
+        num_samples: Samples that were drawn of each problem; k of them are taken.
+        num_latents: Latents of each thought, if the evaluation asked for a number.
+        answers_per_thought: Answers after each thought.
+        search: `Search.name` of the search that found the thoughts; None: they were drawn independently.
+        tokens: Answer tokens written for k samples of a problem, on average.
+        latents: Latents made for k samples of a problem, on average. Those that a search gave up count.
+        seconds: Wall time of all samples of a problem, scoring included; for selectors that use the latent reward
+            model, its time too. None: some samples were read from disk.
     """
 
     stage: str
@@ -109,7 +110,7 @@ def measure(
 
     Args:
         folder: Where to keep the samples, a file for each setting; None: nowhere.
-        source: Of the samples: what tells this checkpoint from others.
+        source: What tells this checkpoint from others, for the files of samples.
 
     Raises:
         RewardError: A scorer or a reward to choose by that cannot be used.
@@ -156,7 +157,7 @@ def measure(
 
 
 def _judge_for(reasoner: Reasoner, settings: EvaluateSection, checkpoint: str | None) -> LatentRewardModel | None:
-    """The latent reward model, if it was trained on thoughts of this checkpoint: those of others it cannot judge."""
+    """The latent reward model, if it was trained on thoughts of this checkpoint. It cannot judge those of others."""
     if settings.latent_reward is None:
         return None
     judge = load_latent_reward(settings.latent_reward, reasoner)
@@ -171,9 +172,9 @@ def _judge_for(reasoner: Reasoner, settings: EvaluateSection, checkpoint: str | 
 
 
 def _latents(sampled: Sequence[Sampled], way: Setting, k: int) -> float:
-    """Mean latents made for k of n samples of a problem: those of the thoughts that one of the k or more belongs to.
+    """Mean number of latents that k of n samples of a problem need, over all choices of the k.
 
-    Without noise there is one thought, however many the answers.
+    Samples may share a thought, whose latents count once. Without noise all samples share one thought.
     """
     made, shared = float(np.mean([row.latents_made for row in sampled])), way.answers_per_thought
     if not way.has_noise or way.search is not None:
@@ -184,13 +185,13 @@ def _latents(sampled: Sequence[Sampled], way: Setting, k: int) -> float:
 def _summaries(
     sampled: Sequence[Sampled], rewards: np.ndarray | None, way: Setting, settings: EvaluateSection, seed: int
 ) -> Iterator[tuple[str, int, float, tuple[float, float]]]:
-    """Metric, k, value and interval of what one setting gave."""
+    """Metric, k, value and interval of each figure of one setting."""
     right = np.array([row.right for row in sampled])
     if way.is_greedy:
         values = pass_at_k(right, 1)
         yield "accuracy", 1, float(values.mean()), share_ci(values, settings.bootstrap, seed)
         return
-    # What a search finds is meant to be taken together.
+    # The samples of a search belong together, so k is all of them.
     ks = settings.k if way.search is None else [way.n]
     found = [("pass@k", k, pass_at_k(right, k)) for k in ks]
     judged = sampled[0].latent_rewards is not None

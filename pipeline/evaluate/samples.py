@@ -30,7 +30,8 @@ class Effort:
 
     Attributes:
         reused: Problems whose samples were on disk.
-        judging: Seconds in which the latent reward model scored thoughts that were drawn; a search scores its own.
+        judging: Seconds that the latent reward model took for thoughts that were drawn. In a search it is part of the
+            search.
     """
 
     reused: int = 0
@@ -47,15 +48,15 @@ def draw_samples(
     judge: LatentRewardModel | None = None,
     effort: Effort | None = None,
 ) -> list[Sampled]:
-    """The samples of each problem; every process gets all of them.
+    """The samples of each problem. Every process gets all of them.
 
-    A sample depends on its problem's place and the seed alone, not on batches or on the number of processes.
+    A sample depends on its problem's place and on the seed only, not on batches or on the number of processes.
 
     Args:
         options: Scorer, longest answer and batch size.
-        file: Where to keep them; what it holds already is not drawn again.
-        judge: Scores thoughts that differ, and keeps a beam narrow.
-        effort: Is told what it took.
+        file: Where to keep the samples. Samples that it holds already are not drawn again.
+        judge: Gives thoughts their latent rewards, and chooses the thoughts of a beam.
+        effort: Is filled with what drawing took.
     """
     state = PartialState()
     effort = Effort() if effort is None else effort
@@ -139,18 +140,18 @@ def _draw(
 
 
 def _judge(judge: LatentRewardModel, reasoner: Reasoner, drawn: Sequence[_Drawn], batch_size: int) -> None:
-    """Scores the thoughts, each once however many answers share it."""
+    """Gives each thought its latent reward, once for all answers that share it."""
     questions = [one.problem.question for one in drawn]
     places = [list({seed: place for place, seed in enumerate(one.samples.seeds)}.values()) for one in drawn]
     latents = [one.samples.latents[rows] for one, rows in zip(drawn, places, strict=True)]
-    scores = judge_thoughts(judge, reasoner, questions, latents, batch_size)
-    for one, rows, found in zip(drawn, places, scores, strict=True):
-        by_seed = {one.samples.seeds[place]: score for place, score in zip(rows, found, strict=True)}
+    judged = judge_thoughts(judge, reasoner, questions, latents, batch_size)
+    for one, rows, found in zip(drawn, places, judged, strict=True):
+        by_seed = {one.samples.seeds[place]: reward for place, reward in zip(rows, found, strict=True)}
         one.rewards = [by_seed[seed] for seed in one.samples.seeds]
 
 
 def _held(file: SampleFile, problems: Sequence[Problem], seeds: list[list[int]]) -> dict[int, Sampled]:
-    """What the file holds of these very questions and seeds."""
+    """The samples in a file that are of these questions and seeds."""
     rows = {i: Sampled(**row) for i, row in file.read().items()}
     return {
         i: row

@@ -28,7 +28,7 @@ class Growth:
     """The thoughts of B questions while they grow: says, as the engine's `branch`, which go on.
 
     Attributes:
-        scores: (B, W) S_t of the thoughts that go on, of the latent reward model.
+        latent_rewards: (B, W) latent reward of each thought that goes on.
     """
 
     def __init__(self, search: Search, epsilon: Tensor, judge: LatentRewardModel | None) -> None:
@@ -39,21 +39,26 @@ class Growth:
         """
         self.search, self.epsilon, self.judge = search, epsilon, judge
         self.turn = 0
-        self.scores = torch.zeros(len(epsilon), 1, device=epsilon.device)
+        self.latent_rewards = torch.zeros(len(epsilon), 1, device=epsilon.device)
 
     def __call__(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows (M,) of the states (N, d) that go on, those of a question in a row, and epsilon (M, w) or None."""
-        count, width = self.scores.shape
+        count, width = self.latent_rewards.shape
         rows = torch.arange(count * width, device=states.device).view(count, width)
         if self.turn > 0 and self.judge is not None:
-            self.scores = self.scores + self.judge.rewards(states[:, None], self.turn - 1).view(count, width)
+            self.latent_rewards = self.latent_rewards + self.judge.rewards(states[:, None], self.turn - 1).view(
+                count, width
+            )
             if self.search.keep is not None and width > self.search.keep:
-                kept = self.scores.topk(self.search.keep).indices
-                self.scores, rows = self.scores.gather(1, kept), rows.gather(1, kept)
+                kept = self.latent_rewards.topk(self.search.keep).indices
+                self.latent_rewards, rows = self.latent_rewards.gather(1, kept), rows.gather(1, kept)
         if self.turn == len(self.search.children):
             return rows.flatten(), None
         children = self.search.children[self.turn]
-        rows, self.scores = rows.repeat_interleave(children, 1), self.scores.repeat_interleave(children, 1)
+        rows, self.latent_rewards = (
+            rows.repeat_interleave(children, 1),
+            self.latent_rewards.repeat_interleave(children, 1),
+        )
         epsilon = self.epsilon[:, : rows.size(1), self.turn].flatten(0, 1) if children > 1 else None
         self.turn += 1
         return rows.flatten(), epsilon
@@ -98,11 +103,11 @@ def search_thoughts(
 ) -> None:
     """Grows thoughts for each question and answers after each of them.
 
-    What is found for a question depends on its seed and on nothing else in its batch.
+    The result for a question depends on its seed, and not on the rest of its batch.
 
     Args:
         batch_size: Thoughts grown at once, at least those of one question.
-        on_samples: Called with a question's place, its samples, best thought first under a beam, and the judge's scores
+        on_samples: Called with a question's place, its samples (best thought first in a beam), and the latent rewards
             of their thoughts.
 
     Raises:
@@ -127,9 +132,10 @@ def search_thoughts(
         rows = own.repeat_interleave(search.thoughts)
         number = torch.arange(search.thoughts).repeat(len(own))
         drawn = write_answers(model, grown, grown.last_state(), rows, number, sampling, reasoner.eos_token_ids)
-        scores = None if judge is None else [[round(score, 5) for score in row] for row in growth.scores.tolist()]
+        found = growth.latent_rewards.tolist()
+        rewards = None if judge is None else [[round(reward, 5) for reward in row] for row in found]
         for row, samples in enumerate(reasoner.samples_of(drawn, search.thoughts)):
-            on_samples(begin + row, samples, None if scores is None else scores[row])
+            on_samples(begin + row, samples, None if rewards is None else rewards[row])
 
 
 def _draws(noise: Noise, seeds: Tensor, most: int, num_latents: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How the samples of a problem are drawn, and the settings that an evaluation measures a checkpoint under."""
+"""The settings under which an evaluation measures a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .search import check_search
 
 logger = logging.getLogger(__name__)
 
-# Problems that say where answers hang on the thought most.
+# Problems that are used to find the latent on which answers depend most.
 SENSITIVE_PROBLEMS = 128
 
 
 def settings_of(
     reasoner: Reasoner, options: EvaluateSection, problems: Sequence[Problem], mode: str, judged: bool
 ) -> list[Setting]:
-    """Greedy answers first, then every way to sample and to search that fits the checkpoint, each once.
+    """Greedy answers first, then each way to sample and to search that fits the checkpoint.
 
-    Noise and searches are left out where it makes no latents, a tree that would branch at one it does not make, and a
-    beam without a latent reward model.
+    Three kinds are left out: noise and searches for a checkpoint without latents, a tree that branches at a latent
+    that the checkpoint does not make, and a beam without a latent reward model.
 
     Args:
-        mode: Of the checkpoint, see `Measurement`.
-        judged: A latent reward model is at hand.
+        mode: The checkpoint's, see `Measurement`.
+        judged: Whether a latent reward model is at hand.
 
     Raises:
         NoiseError: Noise that the checkpoint's thought source has no part for.

@@ -1,4 +1,4 @@
-"""How latents lie to one another."""
+"""How similar latents are to one another."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from torch import Tensor
 
 
 def cosine_sums(latents: Float[Tensor, "B L d"], rows: Int[Tensor, " B"]) -> Tensor:
-    """Sum of the cosines between latents (B, L, d) of two rollouts of a question (B,), and the number of pairs: (2,).
+    """The sum of cosines between latents of two rollouts of one question, and the number of such pairs: (2,).
 
-    The cosines are averaged over the places of a latent.
+    Cosines are averaged over the L places of a thought.
+
+    Args:
+        rows: (B,) question of each rollout.
     """
     units, rows = torch.nn.functional.normalize(latents.float(), dim=-1), rows.to(latents.device)
     count = torch.zeros(int(rows.max()) + 1, device=rows.device).index_add(0, rows, torch.ones_like(rows).float())

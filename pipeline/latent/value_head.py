@@ -24,7 +24,7 @@ class ValueHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Values (...), computed in float32 at least: in bfloat16 advantages would lie on a grid of 1/256."""
+        """Values (...), in float32 or better: bfloat16 would round advantages to multiples of 1/256."""
         states = states.detach() if self.detach else states
         with torch.autocast(states.device.type, enabled=False):
             return precise(super().forward(states.to(self.weight.dtype)).squeeze(-1))

@@ -1,7 +1,7 @@
 """A reward model of latents: how likely a thought leads to a right answer, judged step by step.
 
-After LatentRM of arXiv 2510.07745: trained on several thoughts of the same question, by a softmax among them at every
-step. The trunk is the reasoner's own and stays as it is; what is trained is a small head on its states.
+After LatentRM (arXiv 2510.07745): it is trained on several thoughts of the same question, by a softmax among them at
+every latent. It is a small head on the states of the reasoner's trunk, which is not trained.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class LatentRewardConfig(PretrainedConfig):
     """Shape of a latent reward model.
 
     Attributes:
-        state_size: Of the states it reads, the reasoner's hidden size.
-        width: Of its hidden layer.
-        num_latents: It was trained on; a place of its own in the sum each.
+        state_size: Size of the states that it reads: the reasoner's hidden size.
+        width: Size of its hidden layer.
+        num_latents: Latents of the thoughts that it was trained on. Each place has a bias of its own.
         checkpoint: Digest of the checkpoint whose thoughts it was trained on; None: not known.
     """
 
@@ -53,7 +53,7 @@ class LatentRewardConfig(PretrainedConfig):
 
 
 class LatentRewardModel(PreTrainedModel):
-    """Scores of thoughts: S_t = Σ_{u ≤ t} r_u, r_u = w · gelu(A norm(h_u) + b_u) of the state h_u after latent u."""
+    """Latent rewards S_t = Σ_{u ≤ t} r_u, with r_u = w · gelu(A norm(h_u) + b_u) of the state h_u after latent u."""
 
     config_class = LatentRewardConfig
 
@@ -66,11 +66,11 @@ class LatentRewardModel(PreTrainedModel):
         self.post_init()
 
     def forward(self, states: Tensor) -> Tensor:
-        """Scores (N, L) in nats after each latent, from the states (N, L, d) after it."""
+        """Latent rewards S_t (N, L) in nats after each latent, from the states (N, L, d) after it."""
         return self.rewards(states, 0).cumsum(1)
 
     def rewards(self, states: Tensor, first: int) -> Tensor:
-        """r (N, L) of the states (N, L, d) after the latents from number `first` on, counted from 0."""
+        """r_u (N, L) of the states (N, L, d) after L latents, of which the first has index `first` (from 0)."""
         inner = self.first(self.norm(states.float())) + self.place.weight[first : first + states.size(1)]
         return self.last(nn.functional.gelu(inner)).squeeze(-1)
 
@@ -87,15 +87,15 @@ class LatentRewardModel(PreTrainedModel):
             nn.init.zeros_(module.weight)
 
 
-def step_loss(scores: Tensor, right: Tensor) -> Tensor:
-    """Mean over questions and steps of −Σ_i y_i log softmax_i(S_it), y_i = c_i / Σ_j c_j, i over a question's thoughts.
+def step_loss(latent_rewards: Tensor, right: Tensor) -> Tensor:
+    """Mean over questions and latents t of −Σ_i y_i log softmax_i(S_it), with y_i = c_i / Σ_j c_j over thoughts i.
 
     Args:
-        scores: (Q, K, L) of K thoughts for each of Q questions.
-        right: (Q, K) c_i: share of a thought's answers that is right; above 0 for one of each question.
+        latent_rewards: (Q, K, L) S of K thoughts for each of Q questions.
+        right: (Q, K) c: share of right answers after each thought. One thought of each question is above 0.
     """
     target = right / right.sum(1, keepdim=True)
-    return -(target[:, :, None] * scores.log_softmax(1)).sum(1).mean()
+    return -(target[:, :, None] * latent_rewards.log_softmax(1)).sum(1).mean()
 
 
 @torch.no_grad()
@@ -120,19 +120,20 @@ def judge_thoughts(
     latents: Sequence[Tensor],
     batch_size: int = 256,
 ) -> list[list[float]]:
-    """Scores of whole thoughts, latents (K, L, d) of each question, rounded as they are kept.
+    """Latent rewards of whole thoughts, rounded as they are kept: K for each question.
 
     Args:
+        latents: (K, L, d) of each question.
         batch_size: Thoughts read at once.
     """
     parts = [(asked, part) for asked, of in zip(questions, latents, strict=True) for part in of.split(batch_size)]
-    scores: list[float] = []
+    rewards: list[float] = []
     while parts:
         count = max(1, sum(total <= batch_size for total in accumulate(len(part) for _, part in parts)))
         asked, read = zip(*parts[:count], strict=True)
-        scores += model(thought_states(reasoner, asked, read))[:, -1].tolist()
+        rewards += model(thought_states(reasoner, asked, read))[:, -1].tolist()
         parts = parts[count:]
-    left = iter(scores)
+    left = iter(rewards)
     return [[round(next(left), 5) for _ in range(len(thoughts))] for thoughts in latents]
 
 
@@ -164,7 +165,7 @@ def load_latent_reward(folder: str | Path, reasoner: Reasoner) -> LatentRewardMo
             f"The latent reward model in {folder} cannot be loaded: {type(error).__name__}: {said[:300].rstrip('.')}. "
             "Train it again with `neuralese reward-model`."
         ) from error
-    if info["missing_keys"]:  # which would be left random
+    if info["missing_keys"]:  # they would stay random
         raise LatentRewardError(
             f"The latent reward model in {folder} lacks weights, the first: {min(info['missing_keys'])}. Train it "
             "again with `neuralese reward-model`."

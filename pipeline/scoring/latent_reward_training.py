@@ -1,4 +1,4 @@
-"""Trains a latent reward model on thoughts of training problems, judged by the answers that follow them."""
+"""Trains a latent reward model on thoughts of training problems. The answers after a thought judge it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .latent_reward import LatentRewardConfig, LatentRewardError, LatentRewardMo
 from .sampled import Sampled
 from .setting import Setting, seeds_of
 
-HELD_OUT = 0.2  # share of the problems that choose the epoch, and share that then tells what was reached
+HELD_OUT = 0.2  # share of the problems that choose the epoch, and share of those that measure the result
 BATCH = 64  # questions in a step
 
 
@@ -28,7 +28,7 @@ class Thoughts:
 
     Attributes:
         states: (Q, K, L, d) after each latent.
-        right: (Q, K) share of a thought's answers that is right.
+        right: (Q, K) share of right answers after each thought.
     """
 
     states: Tensor
@@ -37,14 +37,14 @@ class Thoughts:
 
 @dataclass(frozen=True)
 class Report:
-    """What a training of a latent reward model reached, on held-out problems that chose nothing.
+    """What a training reached, on held-out problems that did not choose the epoch.
 
     Attributes:
-        chosen: Chance that the thought with the highest score is right.
+        chosen: Chance that the thought with the highest latent reward is right.
         mean: Chance that any thought is right: pass@1.
         oracle: Chance that one of them is: pass@K.
-        mixed: Training problems with right and wrong thoughts, the only ones that teach.
-        epoch: The one that was kept.
+        mixed: Training problems with right and wrong thoughts. Only these teach.
+        epoch: The epoch whose weights were kept.
     """
 
     chosen: float
@@ -57,7 +57,7 @@ class Report:
 def draw_thoughts(
     reasoner: Reasoner, problems: Sequence[Problem], setting: Setting, options: EvaluateSection, seed: int
 ) -> Thoughts:
-    """Thoughts of problems, each judged by its answers. Noise alone makes the thoughts of a question differ.
+    """Draws thoughts of problems and judges each by its answers. Thoughts of a question differ by their noise.
 
     Raises:
         LatentRewardError: No noise, no latents, or fewer than two thoughts a question.
@@ -83,10 +83,10 @@ def draw_thoughts(
 def kept_thoughts(
     reasoner: Reasoner, sampled: Sequence[Sampled], setting: Setting, options: EvaluateSection
 ) -> Thoughts:
-    """The thoughts of samples that an evaluation drew and scored, made again from their seeds.
+    """Makes the thoughts of an evaluation's samples again from their seeds. Their scores are known.
 
     Args:
-        setting: How they were drawn.
+        setting: How the samples were drawn.
 
     Raises:
         LatentRewardError: As of `draw_thoughts`, or what a search found.
@@ -103,7 +103,7 @@ def kept_thoughts(
     def keep(at: int, samples: Samples) -> None:
         states.append(thought_states(reasoner, [questions[at]], [samples.latents]).cpu())
 
-    # A thought is its noise's, and the noise its seed's; answers need not be written again.
+    # Seeds give the noise, and noise the thoughts. The answers need not be written again, so one token is enough.
     reasoner.generate(
         questions, noise=setting.noise, max_new_tokens=1, seeds=[row.seeds[::shared] for row in sampled],
         batch_size=options.batch_size, on_samples=keep,
@@ -113,7 +113,11 @@ def kept_thoughts(
 
 
 def _check_differ(reasoner: Reasoner, setting: Setting) -> tuple[int, int]:
-    """Answers that share a thought, and thoughts of a question."""
+    """Returns answers for each thought and thoughts for each question.
+
+    Raises:
+        LatentRewardError: Thoughts of a question do not differ.
+    """
     shared, count = setting.answers_per_thought, setting.n // setting.answers_per_thought
     if setting.noise is None or reasoner.config.num_latents == 0 or count < 2:
         raise LatentRewardError(
@@ -124,17 +128,17 @@ def _check_differ(reasoner: Reasoner, setting: Setting) -> tuple[int, int]:
 
 
 def held_out(count: int) -> int:
-    """How many of so many problems choose the epoch, and how many are reported on."""
+    """How many of `count` problems choose the epoch. As many others measure the result."""
     return max(1, round(HELD_OUT * count))
 
 
 def train_latent_reward(
     thoughts: Thoughts, epochs: int, learning_rate: float, seed: int
 ) -> tuple[LatentRewardModel, Report]:
-    """Trains on three fifths of the problems, keeps the epoch that chooses best on a fifth, and reports on the last.
+    """Trains on three fifths of the problems, keeps the epoch that is best on one fifth, and measures on the last.
 
-    The best of many epochs looks better on the problems that chose it than it is: with labels that nothing can tell,
-    by 0.1 to 0.2 of 40 problems. Which problems are for what is drawn by seed.
+    The fifth that chooses the epoch would flatter it: with random labels by 0.1 to 0.2 on 40 problems. The seed decides
+    which problems are for what.
 
     Raises:
         LatentRewardError: No problem to train on has right and wrong thoughts.
@@ -153,8 +157,8 @@ def train_latent_reward(
     best, epoch_kept, kept = _chosen(model, choosing), 0, _weights(model)
     for epoch in range(1, epochs + 1):
         for part in mixed[torch.randperm(len(mixed))].split(BATCH):
-            scores = model(train.states[part].flatten(0, 1)).unflatten(0, (len(part), -1))
-            loss = step_loss(scores, train.right[part])
+            rewards = model(train.states[part].flatten(0, 1)).unflatten(0, (len(part), -1))
+            loss = step_loss(rewards, train.right[part])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -168,7 +172,7 @@ def train_latent_reward(
 
 
 def _parts(thoughts: Thoughts, seed: int) -> list[Thoughts]:
-    """The problems that are trained on, those that choose the epoch, and those that are reported on."""
+    """Problems to train on, problems that choose the epoch, and problems to measure on."""
     count, held = len(thoughts.right), held_out(len(thoughts.right))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     rows = order[2 * held :], order[:held], order[held : 2 * held]
@@ -181,6 +185,6 @@ def _weights(model: LatentRewardModel) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _chosen(model: LatentRewardModel, thoughts: Thoughts) -> float:
-    """Chance that of a problem's thoughts the one with the highest score is right."""
-    scores = model(thoughts.states.flatten(0, 1))[:, -1].unflatten(0, thoughts.right.shape)
-    return float(best_at_k(scores.numpy(), thoughts.right.numpy(), thoughts.right.size(1)).mean())
+    """Chance that the thought of a problem with the highest latent reward is right."""
+    rewards = model(thoughts.states.flatten(0, 1))[:, -1].unflatten(0, thoughts.right.shape)
+    return float(best_at_k(rewards.numpy(), thoughts.right.numpy(), thoughts.right.size(1)).mean())

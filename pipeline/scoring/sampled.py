@@ -19,13 +19,14 @@ class Sampled:
 
     Attributes:
         texts: Answers without special tokens.
-        scores: Of the scorer; None where it gave none.
-        logprobs: In nats, each summed over its answer's tokens.
-        tokens: Tokens of each answer.
-        latents: Latents of each thought.
-        latents_made: For all of them: answers may share a thought, and a search makes latents that it gives up.
-        seeds: `Reasoner.generate(..., seeds=...)` makes the same samples again; of a search: the one it began from.
-        latent_rewards: Of the thoughts, where a latent reward model was at hand.
+        scores: One for each answer; None where the scorer gave none.
+        logprobs: Log-prob of each answer in nats, summed over its tokens.
+        tokens: Number of tokens of each answer.
+        latents: Number of latents of each thought.
+        latents_made: Latents made for all samples together. Answers may share a thought, and a search gives up
+            latents that it has made.
+        seeds: `Reasoner.generate(..., seeds=...)` makes the same samples again. A search has one seed.
+        latent_rewards: Latent reward of each thought, if a latent reward model was at hand.
     """
 
     question: str
@@ -40,7 +41,7 @@ class Sampled:
 
     @classmethod
     def read(cls, path: Path) -> tuple[dict[str, Any], list[Sampled]]:
-        """What a file was sampled from, and its samples in the order of their problems.
+        """The head of a file, which says how it was sampled, and the samples in the order of their problems.
 
         Raises:
             SamplesError: It holds none, or was written by another version.
@@ -57,5 +58,5 @@ class Sampled:
 
     @property
     def answers(self) -> list[str]:
-        """What majorities count: the answers, extracted and normalised."""
+        """The answers, extracted and normalised, for majorities to count."""
         return [extract_answer(text) for text in self.texts]

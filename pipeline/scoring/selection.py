@@ -21,32 +21,34 @@ METRICS = {
     "latent_reward": "latent_reward@k",
     "latent_weighted": "latent_weighted@k",
 }
-# No selector: how well the agreement of samples tells problems with a right majority from others (`auroc`).
+# Not a selector: how well the agreement of samples tells problems with a right majority from others (`auroc`).
 AGREEMENT = "agreement@k"
 
 
 def fewest(selector: str) -> int:
-    """The fewest samples that a selector makes sense of: of one nothing can be chosen, a majority of two is any."""
+    """The fewest samples that a selector needs. A majority needs three: among two any answer is one."""
     return 3 if selector in ("majority", "agreement") else 2
 
 
 def selector_name(metric: str) -> str:
-    """What chooses, in words, from a metric of results.json."""
+    """The selector behind a metric of results.json, in words."""
     return {"pass@1": "any sample", "pass@k": "oracle", "maj@k": "majority"}.get(
         metric, metric.removesuffix("@k").replace("_", " ")
     )
 
 
 def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None, k: int) -> np.ndarray:
-    """Chance of each problem (P,) that what a selector chooses of k samples is right.
+    """Chance of each problem (P,) that the sample which a selector chooses among k is right.
 
-    majority: the answer that most samples give. weighted: the same, each vote counting as much as its reward lies above
-    the lowest of the problem. likelihood: the answer with the highest log-prob, given its thought. reward: the sample
-    with the highest reward. latent_reward: the sample whose thought the latent reward model scores highest.
-    latent_weighted: a vote in which each counts exp(S), the latent reward model's odds that the thought is right.
+    - majority: the answer that most samples give.
+    - weighted: a vote in which a sample counts its reward less the lowest reward of the problem.
+    - likelihood: the sample with the highest log-prob of its answer, given its thought.
+    - reward: the sample with the highest reward.
+    - latent_reward: the sample whose thought has the highest latent reward S.
+    - latent_weighted: a vote in which a sample counts exp(S), the odds that its thought is right.
 
     Args:
-        rewards: (P, n) of the samples; needed by reward and weighted.
+        rewards: (P, n) of the samples, for reward and weighted.
     """
     right = np.array([row.right for row in sampled])
     if selector == "likelihood":
@@ -56,8 +58,8 @@ def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None
     if selector == "majority":
         return vote_at_k([row.answers for row in sampled], right, k)
     if selector == "latent_weighted":
-        scores = np.array([row.latent_rewards for row in sampled])
-        odds = np.exp(scores - scores.max(1, keepdims=True))
+        judged = np.array([row.latent_rewards for row in sampled])
+        odds = np.exp(judged - judged.max(1, keepdims=True))
         return vote_at_k([row.answers for row in sampled], right, k, odds)
     assert rewards is not None
     if selector == "reward":
@@ -69,7 +71,7 @@ def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None
 def selection_rewards(
     reward: Callable[..., Any], problems: Sequence[Problem], sampled: Sequence[Sampled]
 ) -> np.ndarray:
-    """Rewards (P, n) of all samples; those without one get the lowest of all.
+    """Rewards (P, n) of all samples. A sample without a reward gets the lowest of all.
 
     Raises:
         RewardError: The reward returns something else than rewards.

@@ -11,7 +11,7 @@ import numpy as np
 from ...data.errors import UserError
 from ..latent.noise import parse_noise
 
-MOST = 4096  # thoughts of a question that may grow at once: they share a batch
+MOST = 4096  # thoughts of one question that may grow at once, since they share a batch
 
 
 class SearchError(UserError):
@@ -22,8 +22,8 @@ class Search(NamedTuple):
     """How the thoughts of a question grow.
 
     Attributes:
-        children: Of each thought at each latent (L,).
-        keep: Thoughts that go on after each latent, those that the latent reward model scores highest; None: all.
+        children: (L,) children of each thought at each latent.
+        keep: Thoughts that go on after each latent: those with the highest latent rewards; None: all.
     """
 
     children: tuple[int, ...]
@@ -31,7 +31,7 @@ class Search(NamedTuple):
 
     @classmethod
     def beam(cls, width: int, children: int, num_latents: int) -> Search:
-        """`width` thoughts are kept of width · children at every latent.
+        """At every latent, `width` thoughts are kept of width · children.
 
         Raises:
             SearchError: More thoughts at once than `MOST`.
@@ -40,7 +40,7 @@ class Search(NamedTuple):
 
     @classmethod
     def tree(cls, children: int, at: int | None, num_latents: int) -> Search:
-        """Branches at latent `at`, from 1; None: at each one.
+        """Branches at latent `at`, counted from 1, or with None at each latent.
 
         Raises:
             SearchError: More thoughts at once than `MOST`.
@@ -57,7 +57,7 @@ class Search(NamedTuple):
 
     @property
     def widths(self) -> list[int]:
-        """Thoughts of a question at each latent: as many latents are made there."""
+        """(L,) thoughts of a question at each latent, which is also the number of latents that are made there."""
         widths, width = [], 1
         for children in self.children:
             widths.append(width * children)
@@ -66,12 +66,12 @@ class Search(NamedTuple):
 
     @property
     def thoughts(self) -> int:
-        """Thoughts of a question at the end, each with an answer."""
+        """Thoughts of a question at the end. Each gets an answer."""
         return self.widths[-1] if self.keep is None else min(self.widths[-1], self.keep)
 
     @property
     def name(self) -> str:
-        """Such as beam4x4, tree-16at2 or tree-2each."""
+        """Short name, such as beam4x4, tree-16at2 or tree-2each."""
         if self.keep is not None:
             return f"beam{self.keep}x{self.children[0] // self.keep}"
         at = [latent for latent, children in enumerate(self.children, 1) if children > 1]
@@ -87,8 +87,8 @@ class Setting:
         noise: On the latents, as kind:scale.
         temperature: Of the answer tokens; 0 takes the most likely one.
         answers_per_thought: Answers in a row that share a thought.
-        num_latents: Of each thought; None: those of the checkpoint, 0: reason in text.
-        search: How the thoughts of a question are found, where they are not drawn apart from each other.
+        num_latents: Latents of each thought; None: as many as the checkpoint has; 0: reason in text.
+        search: The search that finds the thoughts of a question; None: they are drawn independently.
     """
 
     n: int = 1
@@ -100,23 +100,23 @@ class Setting:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Setting:
-        """A setting as the head of its file has it."""
+        """Reads a setting from the head of a file of samples."""
         search = values.get("search")
         return cls(**{**values, "search": None if search is None else Search(tuple(search[0]), search[1])})
 
     @property
     def has_noise(self) -> bool:
-        """Whether the thoughts of a question differ."""
+        """Whether there is noise, so that thoughts of a question differ."""
         return parse_noise(self.noise) is not None
 
     @property
     def is_greedy(self) -> bool:
-        """One answer without noise, the most likely tokens."""
+        """Whether it is one answer of most likely tokens, without noise."""
         return (self.n, self.noise, self.temperature, self.search) == (1, None, 0.0, None)
 
     @property
     def name(self) -> str:
-        """A file name: greedy, or such as n16-gaussian-0.3-T1."""
+        """Name of the file of samples: greedy, or such as n16-gaussian-0.3-T1."""
         latents = [f"L{self.num_latents}"] if self.num_latents is not None else []
         if self.is_greedy:
             return "-".join(["greedy", *latents])
@@ -127,7 +127,7 @@ class Setting:
 
 
 def seeds_of(problems: int, setting: Setting, seed: int) -> list[list[int]]:
-    """n seeds for each problem, those of answers that share a thought equal; a search has one."""
+    """n seeds for each problem. Answers that share a thought have equal seeds. A search has one seed."""
     rng = np.random.default_rng(seed)
     if setting.search is not None:
         return rng.integers(2**62, size=(problems, 1)).tolist()

@@ -17,7 +17,7 @@ from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
 from ...statistics.intervals import Mean
 from .counterfactual import Change, Counterfactual, measure_counterfactual
-from .gates import Comparison, Gate, judge, verdict
+from .gates import ControlComparison, Gate, judge, verdict
 from .information import TextThought, measure_text, thought_length
 from .interventions import Answers, Effect, answer, interventions, measure_effect
 from .probes import Probe, probe_steps
@@ -33,7 +33,11 @@ class AuditError(UserError):
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint under a name that says where it comes from."""
+    """A checkpoint to audit or to compare with.
+
+    Attributes:
+        name: Where it comes from.
+    """
 
     name: str
     reasoner: Reasoner
@@ -44,10 +48,10 @@ class Question:
     """What an audit measures on.
 
     Attributes:
-        problems: Interventions, counterfactuals and controls, all on the same ones.
-        probed: Problems that probes are fitted to and asked about, in turns.
+        problems: For interventions, counterfactuals and controls.
+        probed: For probes.
         floor: Accuracy of a guess.
-        change: Changes one operand or edge of a question; None: the data has no changed questions.
+        change: Changes one operand or edge of a question; None: the task has no changed questions.
     """
 
     problems: Sequence[Problem]
@@ -61,15 +65,15 @@ class Audit:
     """Everything an audit found. Its fields are keys of audit.json.
 
     Attributes:
-        problems: How many problems were answered.
-        accuracy: Greedy accuracy of the model on its own.
-        written: Mean tokens that it writes between its latents and the answer: 0 where latents are the whole thought,
-            more after a curriculum that was stopped.
+        problems: Number of problems that were answered.
+        accuracy: Greedy accuracy of the model with its own latents.
+        written: Mean tokens that it writes between its latents and the answer. Above 0 after a curriculum that was
+            stopped, which leaves some steps in text.
         effects: Each intervention on all latents of a thought.
-        information: Sum over the steps of the bits that the latent standing for a step says about it; None: no latent
-            stands for a step that was probed.
+        information: Bits that the latents say about the steps that they stand for, summed over the steps; None: no
+            latent stands for a step that was probed.
         decoder: Share of steps that the auxiliary decoder reads; None: the checkpoint has none.
-        text: The text chain of thought beside the latents; None: no checkpoint writes one.
+        text: The same for a chain of thought in text; None: no checkpoint writes one.
     """
 
     checkpoint: str
@@ -80,7 +84,7 @@ class Audit:
     written: float
     effects: list[Effect]
     counterfactual: Counterfactual | None
-    comparison: Comparison | None
+    comparison: ControlComparison | None
     places: list[Place]
     probes: list[Probe]
     information: float | None
@@ -91,7 +95,7 @@ class Audit:
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, which has no NaN: what could not be computed is None."""
+        """For JSON, which has no NaN: a figure that could not be computed is None."""
         return _finite(asdict(self))
 
 
@@ -104,7 +108,8 @@ def _finite(value: Any) -> Any:
 
 
 def check_subject(subject: Subject) -> None:
-    """
+    """Makes sure that a model has latents to audit.
+
     Raises:
         AuditError: A model that makes no latents.
     """
@@ -121,7 +126,8 @@ def check_subject(subject: Subject) -> None:
 
 
 def check_control(control: Subject) -> None:
-    """
+    """Makes sure that a control is a pause control.
+
     Raises:
         AuditError: A checkpoint that is no pause control.
     """
@@ -185,9 +191,9 @@ def audit(
     )
 
 
-def _compare(own: Answers, control: Subject, settings: EvaluateSection, seed: int) -> Comparison:
+def _compare(own: Answers, control: Subject, settings: EvaluateSection, seed: int) -> ControlComparison:
     theirs = answer(control.reasoner, own.problems, settings)
-    return Comparison(
+    return ControlComparison(
         control.name,
         control.reasoner.config.num_latents,
         accuracy=Mean.share(theirs.right, settings.bootstrap, seed),
@@ -202,7 +208,7 @@ def _probe(reasoner: Reasoner, problems: Sequence[Problem], settings: EvaluateSe
 
 
 def _information(probes: Sequence[Probe], latents_per_step: int) -> float | None:
-    """Of each step the most that one of the latents standing for it says, summed over the steps."""
+    """For each step the most bits that one of its latents says about it, summed over the steps."""
     best: dict[int, float] = {}
     for probe in probes:
         if (probe.latent - 1) // latents_per_step == probe.step - 1:

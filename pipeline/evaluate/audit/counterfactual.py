@@ -1,8 +1,8 @@
 """The counterfactual: a question is answered with the latents of itself with one operand or edge changed.
 
-Where the answer is made of the latents it becomes that of the changed question; where it is made of the question it
-stays. The two questions differ in one word, so that, other than after a swap, nearly all that the latents say still
-holds.
+If the answer is made of the latents, it becomes the answer of the changed question. If it is made of the question, it
+stays. The two questions differ in one word only, so nearly everything in the donor's latents fits the question. That is
+not so after a swap.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Change = Callable[[Problem], Problem | None]
 
 @dataclass(frozen=True)
 class Transplant:
-    """Answers to a question with the latents of the changed one, as shares of the same problems.
+    """Answers to questions with the latents of the changed questions, as shares of the same problems.
 
     Attributes:
         follow: Right for the changed question.
@@ -47,9 +47,9 @@ class Counterfactual:
 
     Attributes:
         original: Accuracy on the questions that have a change.
-        changed: Accuracy on the changed ones, with their own latents.
-        every: Over all of them.
-        known: Over the pairs whose questions are both answered right; None: there is none.
+        changed: Accuracy on the changed questions, with their own latents.
+        every: Over all pairs.
+        known: Over the pairs of which both questions are answered right; None: there is no such pair.
     """
 
     original: Mean
@@ -61,7 +61,7 @@ class Counterfactual:
 def measure_counterfactual(
     reasoner: Reasoner, own: Answers, change: Change, settings: EvaluateSection, seed: int
 ) -> Counterfactual | None:
-    """Changes every problem that can be, and puts the latents of the changed one into the thought of the other.
+    """Changes every problem that can be changed, and answers it with the latents of its changed form.
 
     Returns:
         None where no problem can be changed.

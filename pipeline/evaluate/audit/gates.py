@@ -1,8 +1,7 @@
-"""Gates: what must hold before a model is called a latent reasoner, and the sentence that says so.
+"""Gates: what must hold before a model is called a latent reasoner, and the verdict in one sentence.
 
-Each gate asks for a difference whose 95% interval over problems lies above 0, and for a size that matters: with a
-thousand problems a difference of three points is far from chance, and still says that the answers hardly need the
-latents.
+Each gate asks for a difference whose 95% interval over problems lies above 0, and for a size that matters. With a
+thousand problems a difference of three points is significant, but it shows that the answers hardly need the latents.
 """
 
 from __future__ import annotations
@@ -14,16 +13,15 @@ from ...statistics.intervals import Mean
 from .counterfactual import Counterfactual
 from .interventions import Effect
 
-# Share of the accuracy above a guess that answers must lose without their latents. Half: more comes from the latents
-# than from the question alone.
+# Share of the accuracy above a guess that must be lost without the latents. With half, more of the accuracy comes from
+# the latents than from the question.
 MINIMUM_LOSS = 0.5
-# Share of the answers that must become those of the changed question: most of them.
+# Share of the answers that must become the answers of the changed questions: more than half.
 MINIMUM_FOLLOW = 0.5
-# Accuracy by which latents must be ahead of pause tokens: what seeds of one recipe differ by (0.83 to 0.88 for the
-# quickstart's curriculum), which an interval over problems does not know of.
+# Accuracy by which latents must be ahead of pause tokens. Seeds of one recipe differ by as much (0.83 to 0.88 for the
+# quickstart's curriculum), and an interval over problems does not cover seeds.
 MINIMUM_LEAD = 0.05
-# Problems, or pairs of them, below which nothing is judged: the interval of a share of 20 is about 0.2 wide on each
-# side.
+# Problems, or pairs of problems, that a gate needs. With 20 the interval of a share is about 0.2 wide on each side.
 MINIMUM_PROBLEMS = 20
 
 
@@ -32,7 +30,7 @@ class Gate:
     """One question to a model.
 
     Attributes:
-        passed: None: it was not measured.
+        passed: None if it was not measured.
         because: The figures, or why it was not measured.
     """
 
@@ -42,13 +40,13 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ControlComparison:
     """A model beside a control, on the same problems.
 
     Attributes:
-        control: Where the control's checkpoint is.
-        num_latents: Pause tokens of the control.
-        accuracy: Of the control.
+        control: Path of the control's checkpoint.
+        num_latents: Number of its pause tokens.
+        accuracy: Accuracy of the control.
         lead: Paired difference, model less control.
     """
 
@@ -61,7 +59,7 @@ class Comparison:
 def judge(
     effects: Mapping[str, Effect],
     counterfactual: Counterfactual | None,
-    comparison: Comparison | None,
+    comparison: ControlComparison | None,
     floor: float,
 ) -> list[Gate]:
     """The four gates.
@@ -102,7 +100,7 @@ def _followed(found: Counterfactual | None) -> Gate:
     return Gate(name, passed, f"{_interval(follow)} of the answers follow, {found.known.stay.value:.3f} stay")
 
 
-def _better(comparison: Comparison | None) -> Gate:
+def _better(comparison: ControlComparison | None) -> Gate:
     name = "better than pause"
     if comparison is None:
         return Gate(name, None, "no pause control was given (--control)")

@@ -1,4 +1,4 @@
-"""How much a chain of thought in text says: entropy of its tokens, and what it compresses to."""
+"""How much a chain of thought in text says: the entropy of its tokens, and its compressed size."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from .readings import BATCH
 
 @dataclass(frozen=True)
 class TextThought:
-    """What a model's own chains of thought in text say, drawn at temperature 1.
+    """How much a model's own chains of thought in text say, drawn at temperature 1.
 
     Attributes:
         checkpoint: The model that wrote them.
         accuracy: Of the answers after them.
-        tokens: Mean tokens of a chain, the answer not counted.
+        tokens: Mean tokens of a chain, without the answer.
         entropy: Mean entropy of the next token in bits, given the question and the chain so far.
-        compressed: Bits a token of all chains together, compressed: what they say without the question, up to what
-            the compressor does not see.
+        compressed: Compressed bits for each token, of all chains together. The compressor does not know the question,
+            and does not see all regularities.
     """
 
     checkpoint: str
@@ -81,9 +81,9 @@ def measure_text(
 
 
 def compressed_bits(tokens: Sequence[int]) -> float:
-    """Bits a token, by the best of three compressors.
+    """Bits for each token, by the best of three compressors.
 
-    Tokens are numbered by how common they are, so that few of them need a second byte.
+    Common tokens get small numbers, so that few tokens need a second byte.
     """
     number = {token: rank for rank, (token, _) in enumerate(Counter(tokens).most_common())}
     text = "".join(chr(number[token]) for token in tokens)
@@ -92,7 +92,7 @@ def compressed_bits(tokens: Sequence[int]) -> float:
 
 
 def thought_length(reasoner: Reasoner, ids: Sequence[int]) -> int:
-    """Tokens before the marker of the answer; all of them where the answer never came."""
+    """Number of tokens before the marker of the answer; all tokens if there is no marker."""
     text = ""
     for length, piece in enumerate(reasoner.tokenizer.batch_decode([[token] for token in ids])):
         text += piece
@@ -111,7 +111,7 @@ def _entropies(reasoner: Reasoner, questions: Sequence[str], thoughts: Sequence[
     is_thought = torch.arange(ids.size(1), device=ids.device) >= ids.size(1) - lengths[:, None]
     if not is_thought.any():
         return torch.zeros(0)
-    # With labels, logits are computed where there is one and nowhere else.
+    # Logits are computed at labels only.
     labels = torch.where(is_thought, ids, IGNORE)
     logits = reasoner.model(input_ids=ids, attention_mask=mask, labels=labels).logits  # (N, V)
     logits = suppress(logits.float(), reasoner.config.token_ids)

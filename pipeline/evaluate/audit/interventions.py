@@ -1,8 +1,7 @@
 """Interventions: other latents in place of a model's own, and what becomes of its answers.
 
-An audit first lets the model answer on its own (`answer`), then again with latents that are put in place of those it
-would make (`Replacement`), the question and the weights left as they are. What the answers lose is what they were made
-of the latents.
+An audit first lets the model answer on its own (`answer`). Then the model answers again with other latents
+(`Replacement`), while the question and the weights stay the same. The accuracy that is lost came from the latents.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ...statistics.intervals import Mean
 
 @dataclass
 class Answers:
-    """What a model makes of P problems, greedily and without noise.
+    """Greedy answers of a model to P problems, without noise.
 
     Attributes:
         problems: The P problems.
@@ -34,7 +33,7 @@ class Answers:
         token_ids: P completions as ids.
         latents: (P, L, d) the vectors fed back, float32 on the CPU; zero beyond a row's count.
         counts: (P,) latents of each.
-        right: (P,) whether the scorer takes the answer.
+        right: (P,) whether the scorer takes the answer for right.
     """
 
     problems: Sequence[Problem]
@@ -55,7 +54,7 @@ def answer(
     """Answers problems with the model's own latents, or with given ones.
 
     Args:
-        latents: (P, L, d) to be put in place of its own.
+        latents: (P, L, d) in place of its own.
         num_latents: Default: those of the checkpoint; 0: reason in text.
     """
     samples = reasoner.generate(
@@ -79,12 +78,12 @@ def answer(
 
 @dataclass(frozen=True)
 class Intervention:
-    """Latents to be put in place of a model's own.
+    """Latents to put in place of a model's own.
 
     Attributes:
-        rows: (R,) the problems it is done to, as indices.
-        latents: (R, L, d).
-        donors: (R,) the problems that the latents come from, where they come from others.
+        rows: (R,) indices of the problems that get other latents.
+        latents: (R, L, d) the latents they get.
+        donors: (R,) indices of the problems that the latents come from; None: from no other problem.
     """
 
     name: str
@@ -96,8 +95,8 @@ class Intervention:
 def interventions(own: Answers, seed: int) -> Iterator[Intervention]:
     """Every intervention on a model's own latents.
 
-    `put back` changes nothing and shows that the machinery does not. Two need more than one of something: `swap` two
-    problems with different answers, `swap t alone`, `shuffle` and `keep t` two latents.
+    `put back` gives each problem its own latents: it shows that the method by itself changes nothing. `swap` needs two
+    problems with different answers. `swap t alone`, `shuffle` and `keep t` need two latents.
     """
     latents, counts = own.latents, own.counts
     every, most = np.arange(len(latents)), int(counts.max())
@@ -119,27 +118,30 @@ def interventions(own: Answers, seed: int) -> Iterator[Intervention]:
 
 
 def alone(latents: Tensor, place: int) -> Tensor:
-    """Latents (P, L, d) of which only those of a place are given; the model makes the others itself."""
+    """Latents (P, L, d) that are given at one place only. At the others they are NaN: the model makes its own."""
     result = torch.full_like(latents, torch.nan)
     result[:, place] = latents[:, place]
     return result
 
 
 def mean_of_places(latents: Tensor, counts: Tensor) -> Tensor:
-    """The mean latent of each place over the problems (P, L, d) that have it, for each of them; zero elsewhere."""
+    """For each problem and place the mean latent of that place, over the problems that have one there: (P, L, d).
+
+    Zero where a problem has no latent.
+    """
     has_place = (torch.arange(latents.size(1)) < counts[:, None])[..., None]  # (P, L, 1)
     mean = latents.sum(0) / has_place.sum(0).clamp_min(1)
     return mean * has_place
 
 
 def norm_matched_noise(latents: Tensor, seed: int) -> Tensor:
-    """Random directions, each with the norm of the latent (P, L, d) in whose place it is put."""
+    """Random directions (P, L, d), each with the norm of the latent that it replaces."""
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.normalize(noise, dim=-1) * latents.norm(dim=-1, keepdim=True)
 
 
 def shuffled(latents: Tensor, counts: Tensor, seed: int) -> Tensor:
-    """The latents (P, L, d) of each problem in another order than their own, each order with the same chance.
+    """The latents (P, L, d) of each problem in another order. All other orders are equally likely.
 
     Args:
         counts: (P,) at least 2 each.
@@ -159,11 +161,11 @@ class Effect:
     """What an intervention does.
 
     Attributes:
-        accuracy: Of the answers under it.
-        own: Accuracy of the same problems without it.
-        loss: Paired difference, own less under it.
-        unchanged: Share of answers that stay as they were, right or wrong.
-        donor: Share of answers that are right for the problem that the latents come from; None: from no other.
+        accuracy: Accuracy with the other latents.
+        own: Accuracy on the same problems with the model's own latents.
+        loss: Paired difference, `own` less `accuracy`.
+        unchanged: Share of answers that stay the same, right or wrong.
+        donor: Share of answers that are right for the donor; None: the latents have no donor.
     """
 
     name: str
@@ -177,7 +179,7 @@ class Effect:
 def measure_effect(
     reasoner: Reasoner, own: Answers, intervention: Intervention, settings: EvaluateSection, seed: int
 ) -> Effect:
-    """Answers the problems of an intervention under it, and compares with the model's own answers."""
+    """Answers the problems of an intervention with its latents, and compares with the model's own answers."""
     rows = intervention.rows
     problems = [own.problems[row] for row in rows]
     under = answer(reasoner, problems, settings, intervention.latents)

@@ -1,11 +1,11 @@
 """Linear probes: what a latent says about the intermediate results, as accuracy and as bits.
 
-A probe is multinomial logistic regression from one latent to one step. It is fitted on some problems and asked about
-others, in turns (`FOLDS`), so that every problem is predicted by a probe that has not seen it.
+A probe is a multinomial logistic regression from one latent to the result of one step. Problems are split into folds.
+Each fold is predicted by a probe that was fitted on the others, so that no probe has seen the problems it predicts.
 
 Information: for any q, I(z; step) = H(step) − H(step | z) ≥ H(step) + E log2 q(step | z). With the probe's predictions
 of unseen problems as q, the right side is a lower bound on what the latent says about the step (Barber and Agakov,
-2003); a better probe would find more.
+2003). A better probe may find more.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from torch import Tensor
 from ...statistics.intervals import Mean
 
 FOLDS = 4
-# Results that occur less often share one class: a probe cannot learn what it is shown once.
+# Results that occur less often share one class: a probe cannot learn a result that it is shown once.
 RARE = 8
 # Weight of ‖W‖²/2 beside the mean cross-entropy, on standardised latents.
 PENALTY = 3e-3
-# Largest entry of the gradient at which a fit is done, and iterations, of which fits take far fewer.
+# A fit ends when the largest entry of the gradient is below this. Fits take far fewer iterations than allowed.
 TOLERANCE = 1e-7
 ITERATIONS = 10_000
-# Problems with a step below which it is not probed.
+# Steps that fewer problems have are not probed.
 MINIMUM_PROBLEMS = 40
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one latent says about one step. Places and steps count from 1.
+    """What one latent says about one step. Both are counted from 1.
 
     Attributes:
-        accuracy: Of unseen problems.
+        accuracy: On unseen problems.
         majority: Accuracy of always naming the most common result.
-        shuffled: Accuracy of the same probe where every problem has the result of another: what fitting alone gives.
-        entropy: H(step) in bits, of the results as they occur (an underestimate, by about (classes − 1) / 2n nats).
+        shuffled: Accuracy of the same probe when results are shuffled among problems: what fitting alone gives.
+        entropy: H(step) in bits, from the frequencies of results (too low by about (classes − 1) / 2n nats).
         bits: Lower bound on the information in bits, at least 0.
-        classes: Different results, rare ones counted as one.
+        classes: Number of different results; rare ones count as one.
     """
 
     latent: int
@@ -58,15 +58,15 @@ class Probe:
 
 
 def result_of(step: str) -> str:
-    """The intermediate result that a step ends with: what stands after its last `=`, else the step itself.
+    """The intermediate result of a step: the text after its last `=`, or the whole step without one.
 
-    GSM8K-Aug writes `<<48/2=24>>`, of which the expression names the question's numbers and only the result is new.
+    GSM8K-Aug writes `<<48/2=24>>`. The expression repeats numbers of the question; only the result is new.
     """
     return step.rsplit("=", 1)[-1].strip(" <>.")
 
 
 def classes_of(results: Sequence[str]) -> np.ndarray:
-    """Class of each result (n,), the most common 0; all that occur less than `RARE` times share the last class."""
+    """Class of each result (n,). The most common result is class 0; results rarer than `RARE` share the last class."""
     counts = Counter(results).most_common()
     common = [result for result, count in counts if count >= RARE]
     number = {result: index for index, result in enumerate(common)}
@@ -80,7 +80,7 @@ def probe_steps(
     resamples: int,
     seed: int,
 ) -> list[Probe]:
-    """Probes every latent for every step, where enough problems have both.
+    """Probes every latent for every step that enough problems have together with that latent.
 
     Args:
         counts: Latents of each problem.
@@ -127,7 +127,7 @@ def _probe(
 
 
 def held_out_logprobs(inputs: Tensor, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Log-probabilities in nats (n, C) of each class, each row by a probe that was fitted without the row's fold.
+    """Log-probabilities in nats (n, C) of each class. The probe of a row was fitted without the row's fold.
 
     Args:
         inputs: (n, d).
@@ -151,11 +151,11 @@ class Fitted:
     """A fitted probe.
 
     Attributes:
-        weight: (d, S) of the S classes that it was shown.
+        weight: (d, S) for the S classes that occur among its problems.
         bias: (S,)
         seen: (S,) these classes, ascending.
-        number: C, all classes there are.
-        problems: n, that it was fitted to.
+        number: C, the number of all classes.
+        problems: n, the number of problems that it was fitted to.
     """
 
     weight: np.ndarray
@@ -167,8 +167,8 @@ class Fitted:
     def logprobs(self, inputs: np.ndarray) -> np.ndarray:
         """Log-probabilities (m, C) of inputs (m, d).
 
-        A class that the probe was never shown gets 1 / (n + C), what one count added to each class would give it, so
-        that one rare result costs a finite number of bits.
+        A class that does not occur among the probe's problems gets probability 1 / (n + C), as if one count were added
+        to each class. So a rare result costs a finite number of bits.
         """
         unseen = 1 / (self.problems + self.number)
         result = np.full((len(inputs), self.number), np.log(unseen))
@@ -187,7 +187,7 @@ def fit(inputs: np.ndarray, labels: np.ndarray, number: int) -> Fitted:
     seen, n = np.unique(labels), len(labels)
     if len(seen) == 1:
         return Fitted(np.zeros((inputs.shape[1], 1)), np.zeros(1), seen, number, n)
-    # Of two classes scikit-learn fits one column w, which stands for (−w/2, w/2): ‖W‖² = ‖w‖²/2.
+    # For two classes scikit-learn fits one column w. It stands for (−w/2, w/2), so ‖W‖² = ‖w‖²/2.
     share = 2 if len(seen) == 2 else 1
     model = LogisticRegression(C=share / (PENALTY * n), tol=TOLERANCE, max_iter=ITERATIONS).fit(inputs, labels)
     weight, bias = model.coef_.T, model.intercept_

@@ -1,4 +1,4 @@
-"""Reading latents, one place of the thought at a time: logit lens, auxiliary decoder, sensitivity, geometry."""
+"""Reads latents at each place of a thought: logit lens, auxiliary decoder, sensitivity, geometry."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ LENS_TOKENS = 3
 
 @dataclass(frozen=True)
 class Place:
-    """What is measured of the latents at one place of the thought, from 1.
+    """Measurements of the latents at one place of the thought.
 
     Attributes:
+        latent: The place, counted from 1.
         rms: Root mean square of their entries over that of the token embeddings.
         cosine: Mean cosine between the latents of two problems.
-        effective_rank: exp(entropy of the normalised singular values), after centring; at most d, or problems less one.
-        sensitivity: Mean norm of d log p(answer) / d latent in nats, for a change of the latent by its own norm,
-            through all that follows; None: not measured.
-        lens: Share of problems whose step's first token is the most likely one under the logit lens; None: the latent
-            stands for no step.
-        common: Share of problems whose step begins with the most common first token: what `lens` is to be held against.
+        effective_rank: exp(entropy of the normalised singular values), after centring. At most d, and at most the
+            number of problems less one.
+        sensitivity: ‖latent‖ · ‖d log p(answer) / d latent‖ in nats, averaged; see `sensitivity`. None: not measured.
+        lens: Share of problems for which the logit lens reads the first token of the step that the latent stands for;
+            None: the latent stands for no step.
+        common: Share of problems whose step begins with the most common first token, the floor for `lens`.
     """
 
     latent: int
@@ -53,9 +54,9 @@ class Reading:
 
     Attributes:
         lens: The most likely tokens at each latent, most likely first.
-        probabilities: Of the most likely token at each latent.
-        hits: Whether that token is the first one of the step that the latent stands for; None: it stands for no step.
-        decoded: The steps that the auxiliary decoder reads; None: the checkpoint has none.
+        probabilities: Probability of the most likely token at each latent.
+        hits: Whether that token is the first of the step that the latent stands for; None: it stands for no step.
+        decoded: The steps that the auxiliary decoder reads; None: the checkpoint has no decoder.
     """
 
     question: str
@@ -91,10 +92,10 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
 
 
 def lens(reasoner: Reasoner, own: Answers) -> tuple[Tensor, Tensor]:
-    """Logit lens: the tokens that the model's head finds most likely in the state each latent is made from.
+    """Logit lens: the tokens that the model's head finds most likely in the state that each latent is made from.
 
     Returns:
-        (P, L, k) tokens and their probabilities. Beyond a row's latents: no meaning.
+        (P, L, k) tokens and their probabilities. Entries beyond a row's latents mean nothing.
     """
     model, most = reasoner.model, own.latents.size(1)
     found = torch.zeros(len(own.problems), most, LENS_TOKENS, dtype=torch.long)
@@ -102,7 +103,7 @@ def lens(reasoner: Reasoner, own: Answers) -> tuple[Tensor, Tensor]:
     for rows in _batches(len(own.problems)):
         ids, mask = _prompts(reasoner, own, rows)
         is_latent = ids == reasoner.config.token_ids[1]
-        # A label on a placeholder asks for the logits of the state before it, and for no others.
+        # A label on a placeholder asks for the logits of the state before it. No other logits are computed.
         labels = torch.where(is_latent, ids, IGNORE)
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=mask, labels=labels).logits  # (N, V)
@@ -115,15 +116,18 @@ def lens(reasoner: Reasoner, own: Answers) -> tuple[Tensor, Tensor]:
 
 
 def lens_and_steps(reasoner: Reasoner, own: Answers) -> list[list[tuple[int, int]]]:
-    """For each place, of the problems with both, the token the lens reads and the first of the step it stands for."""
+    """For each place, pairs of tokens: what the lens reads, and the first token of the step that the latent stands for.
+
+    Problems without such a latent or step are left out.
+    """
     rows = _beside_steps(reasoner, own, lens(reasoner, own)[0][..., 0])
     return [[pair for row in rows if (pair := row[place]) is not None] for place in range(own.latents.size(1))]
 
 
 def _beside_steps(reasoner: Reasoner, own: Answers, tokens: Tensor) -> list[list[tuple[int, int] | None]]:
-    """For each problem and place a token (P, L) and the first one of the step that the latent stands for.
+    """Pairs the token (P, L) read at each place with the first token of the step that the latent stands for.
 
-    None: no latent there, or none that stands for a step.
+    None where there is no latent, or where the latent stands for no step.
     """
     c, encoded, read = reasoner.config.latents_per_step, encode(own.problems, reasoner.tokenizer), tokens.tolist()
     return [
@@ -138,16 +142,19 @@ def _beside_steps(reasoner: Reasoner, own: Answers, tokens: Tensor) -> list[list
 
 
 def sensitivity(reasoner: Reasoner, own: Answers) -> Float[Tensor, " L"] | None:
-    """‖z_t‖ · ‖d log p(answer) / d z_t‖ in nats, averaged over the problems that have the latent.
+    """‖z_t‖ · ‖d log p(answer) / d z_t‖ in nats, averaged over the problems that have latent t.
 
-    The answer is the model's own, all tokens after the latents. The derivative goes through the later latents too.
-    None where latents are not made one after the other (`jacobi_sweeps`).
+    It estimates the change of log p when a latent changes by its own norm. The answer is the model's own: all tokens
+    after the latents. The derivative also goes through later latents. None with Jacobi sweeps, where latents are not
+    made one after another.
     """
     if reasoner.config.jacobi_sweeps is not None:
         return None
     model, section = reasoner.model, reasoner.config
     total = torch.zeros(own.latents.size(1))
-    model.latent_config = replace(section, backprop_steps=None)  # training may cut the derivative short
+    model.latent_config = replace(
+        section, backprop_steps=None
+    )  # the checkpoint may have been trained with a shortened derivative
     try:
         for rows in _batches(len(own.problems)):
             _add_sensitivities(reasoner, own, rows, total)
@@ -158,7 +165,7 @@ def sensitivity(reasoner: Reasoner, own: Answers) -> Float[Tensor, " L"] | None:
 
 
 def _add_sensitivities(reasoner: Reasoner, own: Answers, rows: range, total: Tensor) -> None:
-    """Adds those of some problems to the sums by place (L,)."""
+    """Adds the sensitivities of some problems to the sums (L,) by place."""
     model = reasoner.model
     ids, mask = _prompts(reasoner, own, rows, with_answers=True)
     written = torch.zeros_like(ids, dtype=torch.bool)
@@ -204,7 +211,7 @@ def read(reasoner: Reasoner, own: Answers, how_many: int) -> list[Reading]:
 
 
 def decoder_accuracy(reasoner: Reasoner, own: Answers, resamples: int) -> Mean | None:
-    """Share of the steps with latents that the auxiliary decoder reads word for word, averaged over problems.
+    """Share of steps that the auxiliary decoder reads word for word from their latents, averaged over problems.
 
     None without a decoder, or without a step.
     """

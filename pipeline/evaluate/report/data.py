@@ -1,4 +1,4 @@
-"""What a report shows of a run besides its table: learning curves, pass@k, what selectors reach and what they cost."""
+"""The data of a report's figures: learning curves, pass@k, and what selectors reach at what cost."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Point = tuple[int, float, float, float]
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SettingResult:
     """What a checkpoint reaches with samples of one setting.
 
     Attributes:
         stage: The checkpoint's stage.
-        model: The same in words.
-        setting: How samples were drawn, in words.
-        points: (k, pass@k, low, high) of the 95% interval, by k; of a search at one k alone.
-        guess: (k, pass@k of k guesses) where it was measured.
-        measured: Its rows of the results.
-        is_kept: Its samples are on disk.
-        trust: (mean agreement, share of right majorities, problems) by fifths of the agreement, where it was measured.
+        model: The stage in words.
+        setting: The setting in words.
+        points: (k, pass@k, low end, high end of the 95% interval) for each k. A search has one k.
+        guess: (k, pass@k of k guesses), if measured.
+        measured: Its rows of results.json.
+        is_kept: Whether its samples are on disk.
+        trust: (mean agreement, share of right majorities, problems) for each fifth of the agreement, if measured.
     """
 
     stage: str
@@ -46,12 +46,12 @@ class Sampling:
 
     @property
     def is_search(self) -> bool:
-        """Its samples were found together, and are not drawn apart from each other."""
+        """Whether a search found its samples."""
         return self.measured[0].search is not None
 
 
 def read_curves(folder: Path, metric: str) -> dict[str, list[tuple[int, float]]]:
-    """(optimizer step, value) of a logged metric for each stage that has it, in the order they were trained in."""
+    """(optimizer step, value) of a logged metric, for each stage that has it, in the order of training."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in read_rows(folder / "metrics.jsonl"):
         if isinstance(row.get(metric), int | float):
@@ -59,27 +59,27 @@ def read_curves(folder: Path, metric: str) -> dict[str, list[tuple[int, float]]]
     return {stage: sorted(points) for stage, points in curves.items()}
 
 
-def read_samplings(samples: Path, rows: Sequence[Measurement], resamples: int) -> list[Sampling]:
-    """Every checkpoint under every sampling setting that was measured, from its samples where they were kept.
+def read_setting_results(samples: Path, rows: Sequence[Measurement], resamples: int) -> list[SettingResult]:
+    """Results of every checkpoint and setting that was measured, from the kept samples where there are any.
 
-    Files that another evaluation left beside them are not read.
+    Sample files of other evaluations in the same folder are not read.
 
     Args:
-        samples: Folder of the samples, with one for each stage.
-        resamples: Behind the 95% intervals.
+        samples: Folder with a folder of samples for each stage.
+        resamples: Resamples of the bootstrap behind the 95% intervals.
     """
     found: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows:
         if row.metric != "accuracy":
             found.setdefault((row.stage, row.setting or setting_name(row)), []).append(row)
-    samplings = []
+    results = []
     for (stage, name), ours in found.items():
         sampled = None
         if ours[0].search is None:
             sampled = _read_sampled(samples / stage / f"{name}.jsonl", ours[0].n)
         passed = {row.k: row for row in ours if row.metric == "pass@k"}
-        samplings.append(
-            Sampling(
+        results.append(
+            SettingResult(
                 stage,
                 stage_name(ours[0]),
                 setting_name(ours[0]),
@@ -92,11 +92,11 @@ def read_samplings(samples: Path, rows: Sequence[Measurement], resamples: int) -
                 _trust(sampled) if sampled is not None and any(row.metric == AGREEMENT for row in ours) else [],
             )
         )
-    return [sampling for sampling in samplings if sampling.points]
+    return [result for result in results if result.points]
 
 
 def _read_sampled(path: Path, problems: int) -> list[Sampled] | None:
-    """The samples of all problems; None where the file does not hold them."""
+    """The samples of all problems; None if the file does not hold them all."""
     if not path.is_file():
         return None
     try:
@@ -107,7 +107,7 @@ def _read_sampled(path: Path, problems: int) -> list[Sampled] | None:
 
 
 def _points(sampled: Sequence[Sampled], measured: Sequence[int], resamples: int, seed: int) -> list[Point]:
-    """pass@k at every power of two, at all samples, and at each k that was measured."""
+    """pass@k at every power of two, at the number of samples, and at each k that was measured."""
     right = np.array([row.right for row in sampled])  # (P, n)
     n = right.shape[1]
     ks = sorted({2**i for i in range(n.bit_length())} | {n} | {k for k in measured if k <= n})
@@ -116,7 +116,7 @@ def _points(sampled: Sequence[Sampled], measured: Sequence[int], resamples: int,
 
 
 def _trust(sampled: Sequence[Sampled]) -> list[tuple[float, float, int]]:
-    """How often majorities of an agreement from 0 to 1/5, to 2/5, ... to 1 are right; empty fifths are left out."""
+    """Mean agreement, share of right majorities and problems, for each fifth of the agreement that has problems."""
     sure, right = agreement([row.answers for row in sampled]), select("majority", sampled, None, len(sampled[0].texts))
     fifth = np.ceil(np.round(5 * sure, 9))
     return [
@@ -126,16 +126,16 @@ def _trust(sampled: Sequence[Sampled]) -> list[tuple[float, float, int]]:
     ]
 
 
-def selector_k(samplings: Sequence[Sampling]) -> int | None:
-    """The k at which samples are held against each other and against searches; None: nothing was chosen.
+def selector_k(results: Sequence[SettingResult]) -> int | None:
+    """The k at which selectors and searches are compared; None: no selector was measured.
 
-    Of those at which every setting with selectors has all of them the largest, or the one whose samples cost nearest to
-    what the searches did, in latents and tokens.
+    Only a k at which every setting has all its selectors is considered. Without searches it is the largest such k. With
+    searches it is the k whose samples cost as much as the searches did, as nearly as possible, in latents and tokens.
     """
-    drawn = [one for one in samplings if not one.is_search]
+    drawn = [one for one in results if not one.is_search]
     ks = [{row.k for row in one.measured if row.metric in METRICS.values()} for one in drawn]
     common = set.intersection(*[one for one in ks if one] or [set()])
-    spent = [_cost(row) for one in samplings if one.is_search for row in one.measured]
+    spent = [_cost(row) for one in results if one.is_search for row in one.measured]
     by_k = {k: np.mean([_cost(row) for one in drawn for row in one.measured if row.k == k]) for k in sorted(common)}
     if not spent or min(by_k.values(), default=0.0) == 0.0:
         return max(common, default=None)
@@ -143,14 +143,14 @@ def selector_k(samplings: Sequence[Sampling]) -> int | None:
 
 
 def _cost(row: Measurement) -> float:
-    """Latents and tokens of a problem."""
+    """Latents and tokens together, for one problem."""
     return (row.latents or 0.0) + (row.tokens or 0.0)
 
 
-def chosen_at(sampling: Sampling, k: int) -> dict[str, Measurement]:
-    """What each selector reaches with k samples, and last the oracle: pass@k, that any of them is right.
+def chosen_at(result: SettingResult, k: int) -> dict[str, Measurement]:
+    """What each selector reaches with k samples; a search counts with all its samples.
 
-    Of a search: with all that it found.
+    Last comes the oracle, pass@k: one of the samples is right.
     """
-    rows = {row.metric: row for row in sampling.measured if row.k == k or sampling.is_search}
+    rows = {row.metric: row for row in result.measured if row.k == k or result.is_search}
     return {metric: rows[metric] for metric in (*METRICS.values(), "pass@k") if metric in rows}

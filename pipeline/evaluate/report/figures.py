@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from ...scoring.selection import METRICS, selector_name
 from ..table import STAGE_NAMES
-from .data import Sampling, chosen_at
+from .data import SettingResult, chosen_at
 
 WIDTH = 5.2  # inches; at 10 pt the text can be read on a page of 360 pixels
 # Okabe and Ito's colours, which differ for colour-blind readers too, and two of Tol's.
@@ -52,17 +52,17 @@ def learning_curve(metric: str, label: str, curves: Mapping[str, Sequence[tuple[
     return Plot(f"learning-{metric}", f"{label[0].upper()}{label[1:]}.", figure)
 
 
-def pass_curves(samplings: Sequence[Sampling]) -> list[Plot]:
+def pass_curves(results: Sequence[SettingResult]) -> list[Plot]:
     """pass@k against k: a plot for each model, a line for each sampling setting."""
-    settings = list(dict.fromkeys(sampling.setting for sampling in samplings))
+    settings = list(dict.fromkeys(result.setting for result in results))
     plots = []
-    for stage, model in {sampling.stage: sampling.model for sampling in samplings}.items():
+    for stage, model in {result.stage: result.model for result in results}.items():
         figure, axes = _axes(3.6)
-        ours = [sampling for sampling in samplings if sampling.stage == stage]
-        for sampling in ours:
-            ks, values, low, high = (np.array(column) for column in zip(*sampling.points, strict=True))
-            at = settings.index(sampling.setting)
-            axes.plot(ks, values, color=_colour(at), marker=MARKERS[at % len(MARKERS)], ms=4, label=sampling.setting)
+        ours = [result for result in results if result.stage == stage]
+        for result in ours:
+            ks, values, low, high = (np.array(column) for column in zip(*result.points, strict=True))
+            at = settings.index(result.setting)
+            axes.plot(ks, values, color=_colour(at), marker=MARKERS[at % len(MARKERS)], ms=4, label=result.setting)
             axes.fill_between(ks, low, high, color=_colour(at), alpha=0.18, linewidth=0)
         if ours[0].guess:
             axes.plot(*zip(*ours[0].guess, strict=True), color="#666666", linestyle="--", label="guessing")
@@ -75,22 +75,22 @@ def pass_curves(samplings: Sequence[Sampling]) -> list[Plot]:
     return plots
 
 
-def frontier(samplings: Sequence[Sampling]) -> Plot | None:
+def frontier(results: Sequence[SettingResult]) -> Plot | None:
     """pass@1 against pass@n, a point for each model and setting; None where there is one point at most."""
-    shown = [sampling for sampling in samplings if sampling.points[0][0] == 1 < sampling.points[-1][0]]
+    shown = [result for result in results if result.points[0][0] == 1 < result.points[-1][0]]
     if len(shown) < 2:
         return None
-    settings, n = list(dict.fromkeys(sampling.setting for sampling in shown)), shown[0].points[-1][0]
+    settings, n = list(dict.fromkeys(result.setting for result in shown)), shown[0].points[-1][0]
     figure, axes = _axes(4.4)
-    for sampling in shown:
-        (_, x, *x_ends), (_, y, *y_ends) = sampling.points[0], sampling.points[-1]
+    for result in shown:
+        (_, x, *x_ends), (_, y, *y_ends) = result.points[0], result.points[-1]
         axes.errorbar(
-            x, y, xerr=_arms(x, x_ends), yerr=_arms(y, y_ends), color=_stage_colour(sampling.stage),
-            marker=MARKERS[settings.index(sampling.setting) % len(MARKERS)], markersize=7, elinewidth=0.8,
+            x, y, xerr=_arms(x, x_ends), yerr=_arms(y, y_ends), color=_stage_colour(result.stage),
+            marker=MARKERS[settings.index(result.setting) % len(MARKERS)], markersize=7, elinewidth=0.8,
         )  # fmt: skip
     axes.set(xlabel="pass@1: how good a sample is", ylabel=f"pass@{n}: what {n} samples reach")
     axes.grid(alpha=0.25)
-    stages = {sampling.model: sampling.stage for sampling in shown}
+    stages = {result.model: result.stage for result in shown}
     handles = [Line2D([], [], color=_stage_colour(stage), linewidth=4, label=model) for model, stage in stages.items()]
     handles += [
         Line2D([], [], color="#666666", marker=MARKERS[at % len(MARKERS)], linestyle="", label=setting)
@@ -101,15 +101,15 @@ def frontier(samplings: Sequence[Sampling]) -> Plot | None:
     return Plot("frontier", caption, figure)
 
 
-def selector_plot(samplings: Sequence[Sampling], k: int) -> Plot:
+def selector_plot(results: Sequence[SettingResult], k: int) -> Plot:
     """What each selector reaches with the same k samples, or those a search found, between any one and the oracle."""
-    figure, axes = _axes(1.6 + 0.5 * len(samplings))
+    figure, axes = _axes(1.6 + 0.5 * len(results))
     metrics = ["pass@1", *METRICS.values(), "pass@k"]
     seen: dict[str, Line2D] = {}
-    for row, sampling in enumerate(samplings):
-        one = [(1, value, (low, high)) for at, value, low, high in sampling.points if at == 1]
+    for row, result in enumerate(results):
+        one = [(1, value, (low, high)) for at, value, low, high in result.points if at == 1]
         values = {"pass@1": one[0][1:]} if one else {}
-        values |= {metric: (found.value, found.ci95) for metric, found in chosen_at(sampling, k).items()}
+        values |= {metric: (found.value, found.ci95) for metric, found in chosen_at(result, k).items()}
         for metric, (value, ends) in values.items():
             at = metrics.index(metric)
             axes.errorbar(
@@ -118,7 +118,7 @@ def selector_plot(samplings: Sequence[Sampling], k: int) -> Plot:
             )  # fmt: skip
             marker, name = MARKERS[at % len(MARKERS)], selector_name(metric)
             seen.setdefault(metric, Line2D([], [], color=_colour(at), marker=marker, linestyle="", label=name))
-    axes.set_yticks(range(len(samplings)), [f"{one.model}\n{one.setting}" for one in samplings], fontsize=8)
+    axes.set_yticks(range(len(results)), [f"{one.model}\n{one.setting}" for one in results], fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="share of problems")
     axes.grid(axis="x", alpha=0.25)
@@ -131,14 +131,14 @@ def selector_plot(samplings: Sequence[Sampling], k: int) -> Plot:
     return Plot("selectors", caption, figure)
 
 
-def trust_plots(samplings: Sequence[Sampling]) -> list[Plot]:
+def trust_plots(results: Sequence[SettingResult]) -> list[Plot]:
     """How often majorities are right against how many samples agree: a plot for each model where that was measured."""
-    settings = list(dict.fromkeys(sampling.setting for sampling in samplings))
+    settings = list(dict.fromkeys(result.setting for result in results))
     plots = []
-    for stage, model in {one.stage: one.model for one in samplings if one.trust}.items():
+    for stage, model in {one.stage: one.model for one in results if one.trust}.items():
         figure, axes = _axes(3.6)
         axes.plot([0, 1], [0, 1], color="#666666", linestyle="--", linewidth=1, label="as sure as right")
-        for one in [one for one in samplings if one.stage == stage and one.trust]:
+        for one in [one for one in results if one.stage == stage and one.trust]:
             sure, right, counts = zip(*one.trust, strict=True)
             at = settings.index(one.setting)
             axes.plot(sure, right, color=_colour(at), marker=MARKERS[at % len(MARKERS)], ms=5, label=one.setting)

@@ -1,9 +1,9 @@
 """Keys and values of several differentiable passes, written once.
 
-Transformers' DynamicCache copies all keys and values at every pass, so that k latents after P tokens cost O(k·P) memory
-in training, and its `update` may not run twice, as activation checkpointing does. Here every layer owns one buffer for
-all columns. A pass writes its own columns and reads all columns up to them; what an earlier pass saved for its backward
-stays valid because no column changes after it was read. Writing the same columns again is harmless.
+Transformers' DynamicCache copies all keys and values at every pass: k latents after P tokens cost O(k·P) memory in
+training. Its `update` may not run twice either, and activation checkpointing runs it twice. Here every layer owns one
+buffer for all columns. A pass writes its own columns and reads all columns up to them. What a pass saved for its
+backward stays valid, because no column changes after it was read. Writing the same columns twice is harmless.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _PassLayer(CacheLayerMixin):
         return keys, values
 
     def following(self) -> _PassLayer:
-        """The layer in the next pass. This one, which the graph of its pass may hold, lets go of that graph."""
+        """The layer in the next pass. This one forgets its keys and values, which hold the graph of its pass."""
         following = _PassLayer(self.capacity, self.buffers, self.present)
         self.present = None
         return following
@@ -82,7 +82,7 @@ class _PassLayer(CacheLayerMixin):
 
 
 class PassCache(Cache):
-    """The cache of one pass. `next` gives, once, that of the pass after it; this one may still be written again."""
+    """The cache of one pass. `next` gives the cache of the following pass, once. A recomputation may write it again."""
 
     def __init__(self, num_layers: int, capacity: int) -> None:
         """
@@ -103,7 +103,7 @@ class PassCache(Cache):
         return all(layer.is_written for layer in self.layers)
 
     def move_values(self, shift: Callable[[int, Tensor], Tensor] | None) -> None:
-        """Lets a function of layer and values (B, h, Q, e) change the values that the pass writes."""
+        """Changes the values (B, h, Q, e) that the pass will write, by a function of layer index and values."""
         for index, layer in enumerate(self.layers):
             layer.move = functools.partial(shift, index) if shift is not None else None
 
@@ -112,7 +112,7 @@ class PassCache(Cache):
         return self._of([layer.following() for layer in self.layers])
 
     def select(self, rows: Tensor) -> PassCache:
-        """The same for rows (N,) of the batch, in buffers of its own."""
+        """A cache of rows (N,) of the batch, in new buffers."""
         layers = []
         for layer in self.layers:
             assert layer.past is not None

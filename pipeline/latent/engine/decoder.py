@@ -1,4 +1,4 @@
-"""Runs the decoder column block by column block: cache, masks and activation checkpointing in one place."""
+"""Runs the decoder one block of columns after another: cache, masks and activation checkpointing in one place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CachedDecoder:
 
     Attributes:
         is_token: (B, S) the columns so far that later columns may attend to.
-        rank: (B, S) tokens of the same row before each column.
+        rank: (B, S) number of tokens of the same row before each column.
         layers: (B, Q, d) hidden states after each layer in the latest call, where `keep_layers` asks for them.
     """
 
@@ -67,7 +67,7 @@ class CachedDecoder:
             embeds: (B, Q, d).
             is_token: (B, Q) False at padding.
             position_ids: (B, Q).
-            is_dense: Nothing is padding, known without asking the device.
+            is_dense: The caller knows that no column is padding, so the device need not be asked.
             shift: Moves the values of these columns before they are written and read.
         """
         is_first = self.calls == 0
@@ -110,7 +110,7 @@ class CachedDecoder:
         self.is_token[:, start:end] = False
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with rows (N,) of the batch, which may repeat."""
+        """Keeps rows (N,) of the batch, which may repeat."""
         self.is_token, self.rank = self.is_token[rows], self.rank[rows]
         self.cache = self.cache.select(rows)
 
@@ -120,12 +120,12 @@ class LayerCheckpointing:
     """Activation checkpointing of a trunk whose layers keep their cache.
 
     Transformers takes the cache away from checkpointed layers, since a recomputation would write an ordinary cache
-    twice. PassCache may be written twice. Layers are recomputed from what they were called with, so these settings
-    matter in the forward alone.
+    twice. PassCache may be written twice. The settings matter in the forward only: a layer is recomputed from the
+    arguments that it was called with.
 
     Attributes:
-        layers: Those that are recomputed.
-        others: Other modules with a flag of their own: GPT-2 as a whole drops the cache where its flag is set.
+        layers: Layers that are recomputed.
+        others: Other modules with a checkpointing flag. GPT-2 as a whole drops the cache where its flag is set.
     """
 
     layers: list[Any]

@@ -26,7 +26,7 @@ from ...system.compat import is_sharded
 
 
 class _Slots(torch.autograd.Function):
-    """(weight, bias) -> (R, out), of which only the gradient matters: the output gradients of R rows."""
+    """(weight, bias) -> (R, out). Only its gradient matters: it is the output gradients of R rows."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor | None, layer: _DeferredLinear) -> Tensor:
@@ -113,7 +113,7 @@ class DeferredWeightGrads:
 
     @contextmanager
     def during(self, number: int) -> Iterator[None]:
-        """The layers' `forward` is ours while pass `number` runs."""
+        """Replaces the `forward` of the layers while pass `number` runs."""
         self.current = number
         self.ran.clear()
         plain = [layer.module.forward for layer in self.layers]
@@ -127,7 +127,7 @@ class DeferredWeightGrads:
 
     def _run(self, layer: _DeferredLinear, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         slot = layer.slot_of.get(self.current)
-        # A layer that runs twice in a pass, or on other rows than all, takes the ordinary way.
+        # A layer that runs twice in a pass, or on a part of the rows, takes the ordinary way.
         if slot is None or layer in self.ran or x.shape[:-1].numel() != layer.sizes[slot]:
             return plain(x)
         self.ran.add(layer)

@@ -1,13 +1,12 @@
-"""Where every token of a ragged batch goes, so that one row's latents never wait for another row's tokens.
+"""The packed order of a ragged batch: which tokens of which row run in which pass.
 
-A row with k latents is k + 1 pieces: the tokens before its first latent, then each latent with the tokens that follow
-it. Piece by piece through a KV cache is exact for one row. For a batch of rows with different counts, the pieces are
-aligned at both ends: piece 0 runs in pass 0 and the last piece of every row in the last pass, so that the long tails
-share one pass. Inside a pass, rows are padded on the left, so that the hidden state a latent is made from is always
-in the last column.
+A row with k latents has k + 1 pieces: the tokens before its first latent, then each latent with the tokens that follow
+it. One row is computed exactly by running its pieces one after another through a KV cache. Rows of a batch may have
+different numbers of latents, so their pieces are aligned at both ends: the first piece of every row runs in the first
+pass, and the last piece of every row in the last pass. The long texts after the latents then share one pass. Inside a
+pass rows are padded on the left, so that the hidden state that makes the next latent is always in the last column.
 
-Jacobi sweeps need no such order. There a row is three pieces: before its first latent, from the first to the last
-latent, and after.
+With Jacobi sweeps a row has three pieces: before its first latent, from its first to its last latent, and after.
 """
 
 from __future__ import annotations
@@ -73,24 +72,35 @@ def plan_sweeps(is_latent: Tensor, attention_mask: Tensor) -> Layout:
 
 
 def _count(is_latent: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mask, latents under it, latents of each row (B,), and latents at or before each cell (B, T)."""
+    """Counts the latents of a batch.
+
+    Returns:
+        mask: (B, T) True at tokens.
+        is_latent: (B, T) True at placeholders that are not padding.
+        counts: (B,) latents of each row.
+        seen: (B, T) latents of the row up to each cell, the cell included.
+    """
     mask = attention_mask.bool()
     is_latent = is_latent & mask
     return mask, is_latent, is_latent.sum(1), is_latent.cumsum(1)
 
 
 def _beyond_questions(mask: Tensor, seen: Tensor, counts: Tensor) -> Tensor:
-    """Cells (B, T) of rows without latents that run with the tails.
+    """Cells (B, T) of rows without latents that run in the last pass.
 
-    Such a row may be cut anywhere; it is cut where the longest question of the other rows ends, and never before its
-    first token: every row has a token in the first piece.
+    A row without latents may be cut anywhere. It is cut at the length of the longest question of the other rows, but
+    never before its first token, so that every row has a token in the first piece.
     """
     before = (mask & (seen == 0) & (counts > 0)[:, None]).sum(1).max().clamp_min(1)
     return (counts == 0)[:, None] & (mask.cumsum(1) - 1 >= before)
 
 
 def _pack(piece: Tensor, num_pieces: int, mask: Tensor, is_latent: Tensor, counts: Tensor) -> Layout:
-    """Packs cells by their piece (B, T), left-padded inside each."""
+    """Packs cells in the order of their pieces. Inside a piece rows are padded on the left.
+
+    Args:
+        piece: (B, T) index of the piece of each cell.
+    """
     one_hot = torch.nn.functional.one_hot(piece, num_pieces) * mask[..., None]  # (B, T, pieces)
     sizes = one_hot.sum(1)  # (B, pieces) tokens of each row in each piece
     widths = sizes.max(0).values.clamp_min(1)
@@ -98,10 +108,10 @@ def _pack(piece: Tensor, num_pieces: int, mask: Tensor, is_latent: Tensor, count
     rank_in_piece = (one_hot.cumsum(1) * one_hot).sum(-1) - 1  # (B, T)
     packed_column = (ends - sizes).gather(1, piece) + rank_in_piece
     packed_column = torch.where(mask, packed_column, 0)
-    # One transfer to the host for everything the passes are steered by.
+    # One transfer to the host for all numbers that steer the passes.
     end_list, has_tokens, is_dense = torch.stack([ends, (sizes > 0).all(0), (sizes == widths).all(0)]).tolist()
     batch, total = mask.size(0), end_list[-1]
-    # Padding is written to a column of its own that is cut off again, so that it cannot overwrite a token.
+    # Padding is written to one extra column, which is cut off, so that it cannot overwrite a token.
     target = torch.where(mask, packed_column, total)
     columns = torch.arange(mask.size(1), device=mask.device).expand(batch, -1)
     source = columns.new_zeros(batch, total + 1).scatter_(1, target, columns)[:, :total]

@@ -45,17 +45,17 @@ def attention_kinds(config: Any) -> list[str]:
 
 
 def attention_mask(config: Any, is_token: Tensor, rank: Tensor, num_queries: int, dtype: torch.dtype) -> Any:
-    """What each of the last `num_queries` columns may attend to: earlier tokens of its row, and itself.
+    """The attention mask of the last `num_queries` columns. A column sees earlier tokens of its row, and itself.
 
     Args:
         config: Of the decoder.
         is_token: (B, S) True at columns that may be attended to.
-        rank: (B, S) how many tokens of its row stand before a column.
+        rank: (B, S) number of tokens of the row before each column.
         dtype: Of the hidden states; eager attention adds the mask to its scores.
 
     Returns:
-        (B, 1, Q, S), True (eager: 0) where attention is allowed, or, where layers differ, one of those for each kind
-        of layer: the forms that decoders take a finished mask in.
+        (B, 1, Q, S), True where attention is allowed; for eager attention 0 there and the lowest number elsewhere.
+        Where layers differ, a dict of such masks by kind of layer. Decoders take a finished mask in these forms.
     """
     size = is_token.size(1)
     columns = torch.arange(size, device=is_token.device)

@@ -29,14 +29,14 @@ class NoiseError(UserError):
 
 @dataclass(frozen=True)
 class Noise(ABC):
-    """A kind of noise and its scale. Draws are scale-free where the kind allows it; `apply` puts them on a latent.
+    """A kind of noise and its scale. `sample` draws epsilon, and `apply` puts it on a latent.
 
-    Where a draw is 0 a latent stays as it is.
+    A draw of 0 leaves a latent as it is.
 
     Attributes:
-        scale: Size of the noise, in what unit the kind says.
-        first_only: The noise falls on the first latent of a row alone.
-        needs: The part of a `Thought` that the kind works on, which the thought source must give; None: the latent.
+        scale: Size of the noise. The unit is up to the kind.
+        first_only: The noise falls on the first latent of a row only.
+        needs: The part of a `Thought` that the kind works on, such as its std. None: the latent.
     """
 
     kind: ClassVar[str]
@@ -51,12 +51,12 @@ class Noise(ABC):
     def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
         """Draws epsilon (L, W) of one rollout from its seed alone, on the CPU in float32.
 
-        The draws of seed -s mirror those of s (`normal`, `uniform`), so that two rollouts make an antithetic pair.
+        The draws of seed -s mirror those of s (see `normal`, `uniform`), which makes antithetic pairs.
         """
 
     @abstractmethod
     def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
-        """The latents (..., d) to feed back, from thoughts without noise and epsilon (..., W)."""
+        """The latents (..., d) to feed back, from thoughts before noise and epsilon (..., W)."""
 
     @property
     def has_density(self) -> bool:
@@ -64,10 +64,10 @@ class Noise(ABC):
         return type(self).log_prob is not Noise.log_prob
 
     def log_prob(self, thought: Thought, latent: Tensor, size: Tensor | None = None) -> Tensor:
-        """Log-density (...) in nats of noisy latents (..., d) given thoughts without noise, summed over d.
+        """Log-density (...) in nats of noisy latents (..., d) given thoughts before noise, summed over d.
 
         Args:
-            size: (..., 1) what the noise was relative to when the latents were drawn; None: what it is now.
+            size: (..., 1) RMS of the latents before noise when they were drawn; None: their RMS now.
         """
         raise NoiseError(f"Noise {self} has no density that is known here. Use gaussian or learned.")
 
@@ -76,16 +76,16 @@ class Noise(ABC):
         return model.config.get_text_config().hidden_size
 
     def prepare(self, model: Any) -> None:  # noqa: B027 (most kinds take nothing)
-        """Called before rollouts are sampled, for kinds that take something from the weights as they are then."""
+        """Called before rollouts are drawn. Kinds that depend on the weights read them here."""
 
     def value_shift(self, model: Any) -> ValueShift | None:
-        """What the kind does to value states of latents; None: nothing."""
+        """The shift that the kind gives to the values of latents; None: it leaves them alone."""
         return None
 
     def sample_batch(self, seeds: Tensor, counts: Tensor, width: int) -> Tensor:
         """Epsilon (B, max count, W) for seeds (B,) and latents per row (B,), zero beyond a row's count.
 
-        Row b depends on seeds[b] and counts[b] alone, never on the batch around it.
+        Row b depends on seeds[b] and counts[b] only, not on the rest of the batch.
         """
         drawn = [self.sample(seed, count, width) for seed, count in zip(seeds.tolist(), counts.tolist(), strict=True)]
         epsilon = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True)
@@ -122,7 +122,7 @@ def register_noise(kind: str) -> Callable[[type[Noise]], type[Noise]]:
 
 
 def check_fits(key: str, noise: Noise | None, thought_source: str) -> None:
-    """Makes sure that a thought source gives a kind of noise what it falls on.
+    """Makes sure that a thought source gives the part that a kind of noise works on.
 
     Args:
         key: Where the noise comes from, for the message.
@@ -164,7 +164,7 @@ def parse_noise(spec: str | None) -> Noise | None:
 
 
 def rms(vector: Tensor) -> Tensor:
-    """Root mean square (..., 1), detached: the size of the noise is no way for a gradient to make a latent smaller."""
+    """Root mean square (..., 1), detached, so that no gradient can shrink the noise by shrinking a latent."""
     return precise(vector.detach()).pow(2).mean(-1, keepdim=True).sqrt()
 
 
@@ -182,7 +182,7 @@ class NormalNoise(Noise):
 
 
 def part_of(noise: Noise, thought: Thought) -> Any:
-    """The part of a thought that a kind of noise works on.
+    """The part of a thought that a kind of noise works on (see `Noise.needs`).
 
     Raises:
         NoiseError: The thought source gives none.

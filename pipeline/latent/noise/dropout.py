@@ -13,8 +13,9 @@ from .base import Noise, NoiseError, register_noise, uniform
 @register_noise("dropout")
 @dataclass(frozen=True)
 class DropoutNoise(Noise):
-    """z' = z · m / (1 − scale): a share `scale` of the coordinates is dropped, the same ones from all latents of a
-    rollout (one mask a rollout, Dropout-GRPO, arXiv 2606.10184, which drops inside the layers too).
+    """z' = z · m / (1 − scale). The mask m drops a share `scale` of the coordinates.
+
+    All latents of a rollout share one mask (Dropout-GRPO, arXiv 2606.10184, which also drops inside the layers).
     """
 
     def __post_init__(self) -> None:

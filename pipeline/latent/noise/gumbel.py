@@ -14,8 +14,8 @@ from .base import Noise, part_of, register_noise, uniform
 @register_noise("gumbel")
 @dataclass(frozen=True)
 class GumbelNoise(Noise):
-    """z' = Σ p_v E(v), p = softmax((logits + scale · g) / temperature), g ~ Gumbel(0, 1), over the tokens that a
-    mixture is made of (`soft_vocabulary`; SofT-GRPO, arXiv 2511.06411). At scale 1 and a low temperature: a sample.
+    """z' = Σ p_v E(v), p = softmax((logits + scale · g) / temperature), g ~ Gumbel(0, 1), over the tokens of a
+    mixture (`soft_vocabulary`; SofT-GRPO, arXiv 2511.06411). At scale 1 and a low temperature this samples a token.
     """
 
     needs = "mixture"
@@ -35,8 +35,8 @@ class GumbelNoise(Noise):
 @register_noise("gumbel_onesided")
 @dataclass(frozen=True)
 class OneSidedGumbelNoise(GumbelNoise):
-    """As `gumbel`, with g = clamp(Gumbel(0, 1), −1.5, 3) + 1.5 >= 0 (Latent-GRPO, arXiv 2604.27998): it lifts tokens
-    and pushes none down, so that no likely token is lost."""
+    """As `gumbel`, with g = clamp(Gumbel(0, 1), −1.5, 3) + 1.5 >= 0 (Latent-GRPO, arXiv 2604.27998). It raises
+    tokens and lowers none, so that no likely token is lost."""
 
     def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
         return super().sample(seed, num_latents, width).clamp(-1.5, 3.0) + 1.5

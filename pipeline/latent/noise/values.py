@@ -1,4 +1,4 @@
-"""Noise on value matrices: where they are in a model, their singular vectors, and the shift of the values they make."""
+"""The value matrices of a model, their singular vectors, and the shift that noise gives to values (see `svp`)."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class ValueBases:
 
 @dataclass(frozen=True)
 class ValueShift:
-    """What a rollout's draws do to the values of its latents.
+    """Moves the values of latents by the draws of a rollout.
 
     Attributes:
         scale: Of the noise, relative to each singular value.
-        epsilon: (B, Q or 1, W) draws of the columns of a pass, the layers one after the other.
-        is_latent: (B, Q) the columns that it falls on.
+        epsilon: (B, Q or 1, W) draws for the columns of a pass; W holds the draws of all layers, the first layer first.
+        is_latent: (B, Q) columns whose values move.
     """
 
     bases: ValueBases
@@ -57,7 +57,7 @@ class ValueShift:
         return replace(self, epsilon=epsilon, is_latent=is_latent)
 
     def __call__(self, layer: int, values: Tensor) -> Tensor:
-        """The values (B, h, Q, e) of a layer, moved where there are latents."""
+        """The values (B, h, Q, e) of a layer, moved at latents."""
         assert self.epsilon is not None and self.is_latent is not None
         vectors, bias = self.bases.vectors[layer], self.bases.biases[layer]
         begin = sum(other.size(1) for other in self.bases.vectors[:layer])
@@ -70,9 +70,12 @@ class ValueShift:
 
 @torch.no_grad()
 def value_bases(model: Any, renew: bool = False) -> ValueBases:
-    """The singular vectors of a model's value matrices, as they were when they were last renewed.
+    """The singular vectors of a model's value matrices, computed once and kept.
 
-    A replay needs those of its rollouts, also after the weights have changed.
+    A replay needs the vectors that its rollouts were drawn with, also after the weights have changed.
+
+    Args:
+        renew: Compute them anew from the present weights.
 
     Raises:
         ModelError: The model's value matrices were not found.
@@ -88,7 +91,7 @@ def value_bases(model: Any, renew: bool = False) -> ValueBases:
 
 @contextlib.contextmanager
 def keeping_bases(model: Any) -> Iterator[None]:
-    """Leaves the singular vectors of a model as they are: rollouts that wait to be replayed were drawn with them."""
+    """Restores the singular vectors at its end. Rollouts that wait to be replayed were drawn with them."""
     kept = model.__dict__.get(BASES)
     try:
         yield
@@ -98,7 +101,7 @@ def keeping_bases(model: Any) -> Iterator[None]:
 
 
 def share_bases(model: Any, other: Any) -> None:
-    """Lets another model, such as a reference, be moved in the same directions as `model`, if that has any."""
+    """Gives the singular vectors of `model`, if it has any, to another model such as a reference."""
     if BASES in model.__dict__:
         other.__dict__[BASES] = model.__dict__[BASES]
 

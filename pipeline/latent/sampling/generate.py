@@ -1,8 +1,8 @@
 """Sampling: latents, then an answer, for a batch of prompts with a KV cache.
 
-A sample is a function of the weights, the prompt and its seed: noise and token draws come from the seed alone, so it
-does not change with the batch it is drawn in, the number of processes, or a resume. Samples of one prompt and one seed
-share their thought and draw an answer each; they are counted, and the m-th one is always the same.
+A sample depends on the weights, the prompt and its seed only. Noise and token draws come from the seed, so a sample
+does not change with its batch, with the number of processes, or with a resume. Samples of one prompt and one seed share
+their thought, and each draws an answer of its own: the m-th of them is always the same.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ def generate(
     noise: Noise | None,
     eos_token_ids: Sequence[int],
 ) -> Generated:
-    """Samples N answers from B prompts; equal prompts are prefilled once, equal thoughts are thought once.
+    """Samples N answers from B prompts. Equal prompts are prefilled once, and equal thoughts are computed once.
 
     Args:
-        model: A latent reasoner, unwrapped, with its full weights at hand. `noise.prepare` is up to the caller.
+        model: A latent reasoner, unwrapped, with all its weights at hand. The caller has called `noise.prepare`.
         prompt_ids: B prompts as token ids, latent placeholders included.
         rows: (N,) prompt of each answer.
         seeds: (N,) one seed per answer.
@@ -152,11 +152,11 @@ def write_answers(
 
 
 def _share_thoughts(rows: Tensor, seeds: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Which answers have a thought in common: the same prompt and, under noise, the same seed.
+    """Finds answers that share a thought: the same prompt and, under noise, the same seed.
 
     Returns:
-        thoughts: (K,) an answer of each different thought.
-        thought: (N,) the thought of each answer, as an index into it.
+        thoughts: (K,) one answer of each different thought.
+        thought: (N,) the thought of each answer, as an index into `thoughts`.
         number: (N,) answers of the same prompt and seed before each answer.
     """
     different: dict[tuple[int, int], int] = {}
@@ -204,8 +204,8 @@ def _decode(
 ) -> tuple[Tensor, Tensor]:
     """Draws answers token by token; returns tokens (N, A), padded after the end, and their log-probs (N, A).
 
-    Answers that ended are taken out of the batch once they are half of it, so that a few long answers do not pay for
-    many short ones.
+    Finished answers leave the batch once they are half of it, so that a few long answers do not run many short ones
+    along.
 
     Args:
         draws: (N, A) uniform numbers that the tokens are drawn by; None: the most likely ones are taken.

@@ -1,4 +1,4 @@
-"""Alarms for RL: what went wrong, in words, as soon as the log shows it. docs/metrics.md lists them."""
+"""Alarms of RL: each says in words what goes wrong, as soon as the log shows it. docs/metrics.md lists them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 
 logger = logging.getLogger(__name__)
-PATIENCE = 10  # logs in a row that a state must last before it is an alarm
-FEW = 3  # the same, of a state that does not come and go
+PATIENCE = 10  # a state is an alarm after so many logs in a row
+FEW = 3  # the same, for a state that does not come and go
 CUT = "completions/clipped_ratio"  # TRL's name
 Logs = Mapping[str, float]
 # Nats that rounding may move a log-prob by between a rollout and its replay, in other batches and kernels.
@@ -22,7 +22,10 @@ REPLAY_LIMITS = {"float32": 0.1, "float64": 0.1, "bfloat16": 1.0}
 
 @dataclass
 class Lasting:
-    """Holds when a condition held in each of the last `logs` logs that could tell."""
+    """Is true when a condition held in each of the last `logs` logs.
+
+    A log for which the condition is None does not count.
+    """
 
     holds: Callable[[Logs], bool | None]
     logs: int = PATIENCE
@@ -37,7 +40,7 @@ class Lasting:
 
 @dataclass
 class Narrowing:
-    """Holds when the mean reward rose and the best of the group fell by more than `by` each, over 2 `PATIENCE` logs."""
+    """Is true when the mean reward rose and the best of a group fell, each by more than `by`, in 2 `PATIENCE` logs."""
 
     by: float = 0.05
     means: deque[float] = field(default_factory=lambda: deque(maxlen=2 * PATIENCE))
@@ -59,7 +62,7 @@ class Narrowing:
 
 @dataclass
 class Drift:
-    """Holds when a value has left the range [first / factor, first · factor] of its first log."""
+    """Is true when a value is outside [first / factor, first · factor], where `first` is its value in the first log."""
 
     name: str
     factor: float = 4.0
@@ -75,7 +78,7 @@ class Drift:
 
 
 def above(name: str, limit: float) -> Callable[[Logs], bool]:
-    """Holds when a value is above a limit."""
+    """Is true when a value is above a limit."""
     return lambda logs: logs.get(name, 0.0) > limit
 
 
@@ -86,7 +89,7 @@ def _not_finite(logs: Mapping[str, Any]) -> bool:
 
 
 def all_alarms(compute_dtype: str = "float32") -> dict[str, tuple[Callable[[Logs], bool], str]]:
-    """Condition and message of each alarm; the message may name what the log holds.
+    """Condition and message of each alarm. The message may name values of the log in braces.
 
     Args:
         compute_dtype: What the model computes in.

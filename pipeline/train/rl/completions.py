@@ -12,12 +12,12 @@ from ...tracking.tracker import Tracker
 
 
 class CompletionsCallback(TrainerCallback):
-    """Sends a table at every log where `rl.trainer.log_completions` is set; TRL prints and keeps the same ones."""
+    """Sends a table at every log where `rl.trainer.log_completions` is set. TRL prints and keeps the same rows."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
         self.trainer: Any = None
-        self.sent = 0  # the step of the latest table; the summary of a training is logged at its last step again
+        self.sent = 0  # step of the latest table: the summary of a training is a second log at its last step
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero and args.log_completions and state.global_step > self.sent:
@@ -27,9 +27,9 @@ class CompletionsCallback(TrainerCallback):
 
 
 def completions_table(logs: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of what a GRPOTrainer keeps of its latest rollouts.
+    """Columns and rows of the latest rollouts of a GRPOTrainer.
 
-    A column that a reward function did not give for each of them (`log_extra`) is left out.
+    A column of `log_extra` that lacks some rollouts is left out.
     """
     columns = {"prompt": logs["prompt"], "completion": logs["completion"], **logs["rewards"], **logs["extra"]}
     columns["advantage"] = logs["advantages"]

@@ -1,4 +1,4 @@
-"""Groups of rollouts whose rewards are all equal teach nothing: they are kept, left out of the mean, or drawn again."""
+"""Groups whose rewards are all equal teach nothing. They are kept, left out of the mean, or drawn again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESAMPLES = 2  # times a batch is drawn again, at most
 
 
 def fill_unscored(rewards: Tensor, is_scored: Tensor) -> tuple[Tensor, Tensor]:
-    """Rewards (P, G) with the mean of a group's scored rollouts for those that no reward function scored (None)."""
+    """Fills in rewards (P, G) that are missing, since every reward function gave None, by the mean of their group."""
     means = (rewards * is_scored).sum(1, keepdim=True) / is_scored.sum(1, keepdim=True).clamp_min(1)
     return torch.where(is_scored, rewards, means), is_scored
 
@@ -23,12 +23,15 @@ def equal_groups(rewards: Tensor) -> Tensor:
 
 
 def mixed_share(rewards: Tensor) -> float:
-    """Share of groups (P, G) with variance, at least one group: what a mean over them alone is divided by."""
+    """Share of groups whose rewards (P, G) differ. Dividing by it turns a mean over all groups into one over these.
+
+    At least one group counts, so that nothing is divided by 0.
+    """
     return max(1, int((~equal_groups(rewards)).sum())) / len(rewards)
 
 
 def replace_rows(batch: dict[str, Any], other: dict[str, Any], rows: Tensor, pad_token_id: int) -> dict[str, Any]:
-    """A batch of rollouts in which some rows (B,) are those of another draw of the same questions.
+    """Takes some rows (B,) of a batch from another draw of the same questions.
 
     Args:
         pad_token_id: Fills answers that are shorter than those of the other draw.

@@ -39,8 +39,8 @@ from .advantages import max_at_k_advantages, thought_advantages
 from .estimators import density_logps, drawn_densities, replayed_logps
 from .groups import RESAMPLES, equal_groups, fill_unscored, mixed_share, replace_rows
 from .logps import ActionLogps, Answers
+from .metrics import LatentGradients, averaged, ratio_metrics, replay_gap, reward_metrics, thought_metrics
 from .rollouts import RolloutSettings, draw_seeds
-from .watch import LatentGradients, averaged, ratio_metrics, replay_gap, reward_metrics, thought_metrics
 from .work import Drawn, Work
 
 

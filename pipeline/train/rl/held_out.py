@@ -1,4 +1,4 @@
-"""What RL does to problems it is not trained on: greedy and sampled accuracy, and whether the latents matter."""
+"""Measures RL on problems that it does not train on: greedy and sampled accuracy, and whether the latents matter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..lora import inner_model
 
 
 class HeldOutCallback(TrainerCallback):
-    """Measures held-out problems every few steps; docs/metrics.md explains the names. The processes share them out."""
+    """Measures held-out problems every few optimizer steps. Processes share out the problems."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class HeldOutCallback(TrainerCallback):
     ) -> None:
         """
         Args:
-            noise: On the latents of sampled answers.
-            samples: Of each problem, k of pass@k.
-            sampling: temperature, top_k, top_p, min_p of their tokens.
+            noise: On the latents of samples.
+            samples: Samples of each problem, the k of pass@k.
+            sampling: temperature, top_k, top_p and min_p of the answers.
         """
         self.reasoner, self.problems, self.settings, self.every = reasoner, problems, settings, every
         self.noise, self.samples, self.sampling = noise, samples, sampling
@@ -63,14 +63,14 @@ class HeldOutCallback(TrainerCallback):
             policy = inner_model(model)
             with keeping_bases(policy):
                 right = self._right(Reasoner(policy, self.reasoner.tokenizer), mine)
-        # Sums and counts: where answers are swapped, those of one answer too many have no donor.
+        # Sums and counts: with swapped latents some problems have no donor and do not count.
         pairs = [[sum(values), len(values)] for values in right.values()]
         totals = torch.tensor(pairs, dtype=torch.float32, device=state.device)
         summed = reduce(totals, "sum").tolist()
         return {f"held_out/{name}": hits / n for name, (hits, n) in zip(right, summed, strict=True) if n}
 
     def _right(self, reasoner: Reasoner, problems: Sequence[Problem]) -> dict[str, list[float]]:
-        """Share of right answers of each problem, under each way to answer it; swapped, of those that have a donor."""
+        """Share of right answers of each problem, for each way to answer. Swapped: of problems with a donor."""
         questions = [problem.question for problem in problems]
         settings = self.settings
         options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
@@ -79,7 +79,7 @@ class HeldOutCallback(TrainerCallback):
         right = {"accuracy": self._judged(problems, greedy).mean(1).tolist()}
         section = reasoner.config
         if section.num_latents and THOUGHT_SOURCES[section.thought_source].is_recurrent:
-            # A process may have no problem, and must give the same names all the same.
+            # A process without problems must give the same names as the others.
             latents = torch.cat([sample.latents for sample in greedy]) if greedy else torch.empty(0, 0, 0)
             having, donated = self._swapped(latents, section.num_latents)
             for name, some, given in (("swap", having, donated), ("zero", problems, torch.zeros_like(latents))):
@@ -92,9 +92,9 @@ class HeldOutCallback(TrainerCallback):
         return right | {"pass@1": samples.mean(1).tolist(), f"pass@{self.samples}": samples.any(1).tolist()}
 
     def _swapped(self, latents: Tensor, count: int) -> tuple[list[Problem], Tensor]:
-        """Problems of this process, and for each the latents (R, L, d) of a problem with another answer.
+        """Problems of this process with a donor, and the latents (R, L, d) of the donors, which have other answers.
 
-        Donors are drawn among the problems of all processes, so that the figure does not depend on how many there are.
+        Donors are drawn among the problems of all processes, so that the number of processes changes nothing.
 
         Args:
             latents: (P, L, d) of the problems that this process was given.

@@ -23,9 +23,9 @@ from ...system.compat import logged_metric
 from .actions import latent_mask
 from .gae import gae
 from .grpo import LatentGRPOTrainer, answers_of
+from .metrics import replay_gap
 from .rollouts import RolloutSettings
 from .value_loss import action_values, value_loss
-from .watch import replay_gap
 from .work import Drawn, Work
 
 KL_GAIN, KL_CLIP = 0.1, 0.2  # arXiv 1909.08593, section 2.2

@@ -1,4 +1,4 @@
-"""What RL trains on and how its rollouts are drawn, checked before anything is trained."""
+"""The rows that RL trains on, the settings of its rollouts and its trainer's arguments, checked before training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..trainer_config import trainer_config
 from .estimators import EstimatorError, check_estimator, parse_estimator
 from .rollouts import RolloutSettings, check_rollouts
 
-# Fields of GRPOConfig and the values under which latents may stand among the tokens; the first is the default.
+# Fields of GRPOConfig, and the values with which latents may be actions beside tokens. The first is the default.
 FIT_DENSITY: dict[str, tuple[Any, ...]] = {
     "importance_sampling_level": ("token",),
     "top_entropy_quantile": (1.0,),
@@ -59,10 +59,11 @@ def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class RowCollator:
-    """The rows that a batch of their numbers stands for: in an Arrow table they would not stay what they were.
+    """Turns row numbers into rows.
 
-    There objects would all get the keys of each other, integers have 64 bits, and a column has one type. Each row is a
-    copy, which whoever gets it may change.
+    TRL shuffles and repeats a dataset of numbers. The rows themselves cannot lie in that dataset: an Arrow table gives
+    all objects of a column the same keys, integers 64 bits, and a column one type. Each row is given as a copy, which
+    its reader may change.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -71,7 +72,7 @@ class RowCollator:
         return [deepcopy(self.rows[item["row"]]) for item in batch]
 
     def numbers(self) -> Dataset:
-        """The dataset of the rows' numbers, which TRL shuffles and repeats."""
+        """The dataset of row numbers, for TRL."""
         return Dataset.from_dict({"row": range(len(self.rows))})
 
 
@@ -117,10 +118,10 @@ def rollout_settings(recipe: Recipe) -> RolloutSettings:
 
 
 def check_batch(section: RLSection, args: GRPOConfig) -> None:
-    """Makes sure that a process draws whole thoughts, and pairs of them.
+    """Makes sure that a process draws whole thoughts, and whole pairs of mirrored thoughts.
 
     Raises:
-        EstimatorError: It does not.
+        EstimatorError: Its batch would cut one.
     """
     assert args.steps_per_generation is not None
     rollouts = args.per_device_train_batch_size * args.steps_per_generation
@@ -150,18 +151,20 @@ def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
 
 
 def _align_saves(args: GRPOConfig, is_given: bool) -> None:
-    """Has checkpoints lie between two draws of rollouts. Those in hand are not saved, so that a run that went on from
-    between would draw new ones, and end with other weights.
+    """Moves checkpoints to optimizer steps before which new rollouts are drawn.
+
+    Rollouts are not saved. A run that resumed from a checkpoint in the middle of a draw would draw new rollouts and end
+    with other weights.
 
     Args:
-        is_given: The recipe sets save_steps, which is then not changed.
+        is_given: The recipe sets save_steps, so it may not be changed.
 
     Raises:
-        RecipeError: It cannot be done.
+        RecipeError: The given save_steps falls into the middle of a draw.
     """
     assert args.steps_per_generation is not None
     cycle = args.steps_per_generation * args.num_iterations
-    steps = cycle // math.gcd(cycle, args.gradient_accumulation_steps)  # optimizer steps between two draws
+    steps = cycle // math.gcd(cycle, args.gradient_accumulation_steps)  # optimizer steps from one draw to the next
     if steps == 1 or args.save_strategy == "no":
         return
     if not is_given:

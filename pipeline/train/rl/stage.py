@@ -35,7 +35,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     """Trains on the rewards of sampled answers and leaves `folder/final`."""
     section = context.recipe.rl
     assert section is not None
-    # Before the config of the trainer: under ZeRO-3 every model loaded after that would be sharded.
+    # Loaded before the trainer's config is made: under ZeRO-3 every model that is loaded later is sharded.
     rewards = [recipe_reward(reward) for reward in section.rewards]
     settings = rollout_settings(context.recipe)
     args = grpo_args(context.recipe, folder)
@@ -52,7 +52,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         raise RecipeError(
             f"rl replays a fixed number of latents, and {base} was trained to stop by itself (stop_head)."
         )
-    # A checkpoint from elsewhere need not be what the recipe's latent section says.
+    # A checkpoint from elsewhere may differ from the latent section of the recipe.
     check_estimator(settings.estimator, settings.noise, reasoner.config.jacobi_sweeps is not None)
     check_fits("rl.noise", settings.noise, reasoner.config.thought_source)
     latents = reasoner.config.num_latents
@@ -93,13 +93,15 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Keeps TRL from printing a whole row of the data at every step in which a completion has no reward: how many have
-    none is the metric `group/unscored`, which has an alarm."""
+    """Filters out TRL's warning of completions without a reward, which prints a whole row at every step.
+
+    The metric `group/unscored` counts them, and an alarm watches it.
+    """
     return "All reward functions returned None" not in record.getMessage()
 
 
 def _trainer_of(section: RLSection, reasoner: Reasoner, settings: RolloutSettings) -> Callable[..., LatentGRPOTrainer]:
-    """The trainer of an algorithm. PPO gets its value head here: a LoRA must know of it."""
+    """The trainer of an algorithm. PPO's value head is added here, before a LoRA is made that must know of it."""
     if section.algorithm == "grpo":
         return partial(LatentGRPOTrainer, reasoner, settings)
     critic = Critic(**(section.ppo or PPOSection()).model_dump())

@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState
 from neuralese.pipeline.latent.geometry import cosine_sums
 from neuralese.pipeline.latent.sampling.generate import Generated
 from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
-from neuralese.pipeline.train.rl.watch import reward_metrics, thought_metrics
+from neuralese.pipeline.train.rl.metrics import reward_metrics, thought_metrics
 
 
 def drawn(latents, answers):

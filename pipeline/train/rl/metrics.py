@@ -14,7 +14,7 @@ from .groups import equal_groups
 
 
 def thought_metrics(drawn: Generated, rows: Tensor, embedding_rms: float) -> dict[str, float]:
-    """Of the latents and answers of a process's rollouts.
+    """Metrics of the latents and answers of this process's rollouts.
 
     Args:
         rows: (B,) question of each rollout.
@@ -33,7 +33,13 @@ def thought_metrics(drawn: Generated, rows: Tensor, embedding_rms: float) -> dic
 
 
 def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int) -> dict[str, float]:
-    """Of the rewards (P, G) of all processes' groups, thought by thought, filled in where `is_scored` is not."""
+    """Metrics of rewards.
+
+    Args:
+        rewards: (P, G) of the groups of all processes, the answers of a thought in a row. Where no reward function gave
+            a reward, the mean of the group stands.
+        is_scored: (P, G) True where one did.
+    """
     metrics = {
         "group/best": rewards.max(1).values.mean().item(),
         "group/mean": rewards.mean().item(),
@@ -57,7 +63,8 @@ def replay_gap(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, float]:
 
 
 def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, float]:
-    """Spread of the importance ratios of answer tokens; on-policy, where it is 0, also the gap of the replay."""
+    """Standard deviation of the importance ratios of answer tokens. On-policy it is 0, and the gap of the replay is
+    measured here."""
     assert logps is not None
     if "old_per_token_logps" not in inputs:
         return {"ratio/sd": 0.0, **replay_gap(logps, inputs)}
@@ -66,13 +73,13 @@ def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, 
 
 
 class LatentGradients:
-    """Norms of the gradient of the loss by each latent, collected while a backward runs."""
+    """Collects, while a backward runs, the norm of the loss's gradient with respect to each latent."""
 
     def __init__(self) -> None:
         self.norms: dict[int, list[Tensor]] = {}
 
     def __call__(self, latent: Tensor, turn: Tensor) -> None:
-        """Watches the latents (B, d) of a pass, which are the `turn`-th (B,) of their rows; below 0: none."""
+        """Watches the latents (B, d) of a pass. `turn` (B,) is the index of each in its row, below 0 for none."""
         if latent.requires_grad:
             latent.register_hook(lambda gradient: self._keep(gradient, turn))
 
@@ -82,14 +89,14 @@ class LatentGradients:
             self.norms.setdefault(place, []).append(norms[turn == place].mean())
 
     def take(self) -> dict[str, float]:
-        """`latent/gradient_t` of each place t, from 1, since the last call."""
+        """The mean norms since the last call, as `latent/gradient_t` with t counted from 1."""
         found = {f"latent/gradient_{t + 1}": torch.stack(n).mean().item() for t, n in sorted(self.norms.items())}
         self.norms = {}
         return found
 
 
 def averaged(accelerator: Any, metrics: dict[str, float]) -> dict[str, float]:
-    """Means over the processes, which must all give the same names."""
+    """Means over the processes. All processes must give the same names."""
     if accelerator.num_processes == 1 or not metrics:
         return metrics
     values = torch.tensor(list(metrics.values()), device=accelerator.device)
