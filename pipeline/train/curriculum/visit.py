@@ -17,7 +17,7 @@ from ...latent.noise import parse_noise
 from ...model.load import load_reasoner
 from ...model.reasoner import Reasoner
 from ...problems.collate import Collator, LevelDataset
-from ...problems.encode import Format
+from ...problems.format import Format
 from ...problems.schedule import TEXT, Level
 from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe
