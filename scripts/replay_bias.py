@@ -30,7 +30,8 @@ from neuralese.pipeline.model.build import build_tokenizer
 from neuralese.pipeline.model.load import make_reasoner
 from neuralese.pipeline.model.reasoner import Reasoner
 from neuralese.pipeline.problems.collate import Collator
-from neuralese.pipeline.problems.encode import Format, encode
+from neuralese.pipeline.problems.encode import encode
+from neuralese.pipeline.problems.format import Format
 from neuralese.pipeline.problems.schedule import Level
 
 TASK = ChainTask(modulus=5, num_operations=2)

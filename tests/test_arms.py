@@ -16,8 +16,10 @@ from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.train import callbacks
 from neuralese.pipeline.train.curriculum import promotion, visit
+from neuralese.pipeline.train.curriculum.arm_plan import plan_arm
 from neuralese.pipeline.train.curriculum.arms import ARMS, latent_levels
 from neuralese.pipeline.train.curriculum.limits import level_limits
+from neuralese.pipeline.train.curriculum.order import Rules
 
 TINY = ROOT / "tests" / "tiny.yaml"
 DECODER = ["curriculum.supervision=decoder", "curriculum.supervision_options={layers: 1}"]
@@ -111,8 +113,10 @@ def test_a_missed_threshold_keeps_the_best_level_and_says_so(tmp_path, monkeypat
         main(command)
     assert exit.value.code == STOPPED
     message = " ".join(capsys.readouterr().err.split())
-    assert "level 2 ended after 4 steps with held-out accuracy 0.250, below curriculum.promote_at=0.95" in message
-    assert "Kept: the weights of level-1" in message
+    assert (
+        "level 2 ended after 4 optimizer steps with held-out accuracy 0.250, below curriculum.promote_at=0.95"
+        in message
+    )
     folder = tmp_path / "tiny"
     assert load_reasoner(folder / "curriculum" / "final").config.num_latents == 1
     assert not (folder / "rl").exists() and (folder / "report.html").is_file()
@@ -140,7 +144,7 @@ def test_no_level_promoted_keeps_the_weights_it_started_from(tmp_path, monkeypat
     assert {row["stage"] for row in json.loads((tmp_path / "again.json").read_text())} == {"sft"}
 
 
-def test_it_steps_back_to_a_level_whose_score_fell(tmp_path, monkeypatch):
+def test_it_steps_back_to_a_level_whose_accuracy_fell(tmp_path, monkeypatch):
     """Measured in order: level 1; level 2, and level 1 after it, which has fallen; level 1 again; level 2, level 1."""
     measured = iter([1.0, 1.0, 0.1, 1.0, 1.0, 0.9])
     monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: next(measured))
@@ -169,6 +173,23 @@ def test_levels_may_be_as_long_as_epochs_of_the_data(tmp_path):
     assert level_limits(of, planned, 184) == [7, 23]
     assert level_limits(recipe(tmp_path, trainer.replace("{", "{max_steps: null, ", 1)), planned, 184) == [12, 12]
     assert [visit["steps"] for visit in report(tmp_path / "tiny" / "curriculum")["visits"]] == [12, 23]
+
+
+def test_the_plan_of_each_arm(tmp_path):
+    """Three levels of at most 5, 5 and 9 optimizer steps; the last one ends early in the latent arm alone."""
+    options = ["curriculum.trainer.max_steps=5", "curriculum.last_level_trainer={max_steps: 9}"]
+    options += ["curriculum.promote_at=0.9", "curriculum.last_level_at=0.5", "curriculum.at_limit=stop"]
+    of = load_recipe(TINY, [f"output_dir={tmp_path}", *options, "curriculum.step_back_at=0.4"])
+
+    def planned(name):
+        plan = plan_arm(of, name, 3, 100)
+        return plan.limits, [plan.threshold(level) for level in plan.levels], plan.rules
+
+    none = Rules(stop_at_limit=False)
+    assert planned("latent") == ([5, 5, 9], [0.9, 0.9, 0.5], Rules(stop_at_limit=True, step_back_at=0.4))
+    assert planned("pause") == planned("pause_multi") == ([5, 5, 9], [0.9, 0.9, 0.9], none)
+    assert planned("no_curriculum") == planned("text_cot") == planned("no_cot") == ([19], [0.9], none)
+    assert planned("more_supervised") == ([4], [None], none)  # as many as RL has
 
 
 def test_noise_grows_in_the_last_level(tmp_path):

@@ -1,4 +1,4 @@
-"""An epoch of a curriculum stage is a pass over the problems."""
+"""An epoch of a curriculum level is a pass over the problems."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def test_a_stage_trains_on_each_problem_once_an_epoch(tmp_path, monkeypatch):
+def test_a_level_trains_on_each_problem_once_an_epoch(tmp_path, monkeypatch):
     trained = []
 
     class Spy(visit.Collator):

@@ -84,8 +84,8 @@ def test_finished_stages_of_other_data_are_told(finished, tmp_path, caplog):
     assert not (copy / DATA).exists()
 
 
-def test_a_kill_right_after_a_stage_was_finished_resumes(finished, tmp_path, monkeypatch):
-    """Killed between the renaming of a curriculum stage's `final` and the start of the next one."""
+def test_a_kill_right_after_a_level_was_finished_resumes(finished, tmp_path, monkeypatch):
+    """Killed between the renaming of a level's `final` and the start of the next level."""
     folder, _ = finished
     recipe = tiny(tmp_path, "tracking.wandb=false")
     original = stage.train_visit
@@ -125,7 +125,7 @@ def test_torn_files_of_a_killed_run_do_not_stop_a_resume(finished, tmp_path, mon
 
 
 def test_no_checkpoint_is_left_at_the_last_step(tmp_path, monkeypatch):
-    """Resuming from one would train past the end, and forget that the stage was promoted."""
+    """Resuming from one would train past the end, and forget that the level was promoted."""
 
     def die(trainer):
         raise KeyboardInterrupt

@@ -241,5 +241,5 @@ def test_accelerate_launch_runs_the_script(tmp_path):
     done = subprocess.run(
         [*command, "name=short", "curriculum.at_limit=stop"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 1 and "The curriculum was stopped: level 1 ended after 4 steps" in done.stderr
+    assert done.returncode == 1 and "The curriculum was stopped: level 1 ended after 4 optimizer steps" in done.stderr
     assert (tmp_path / "short" / "results.json").is_file()

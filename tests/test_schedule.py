@@ -43,7 +43,7 @@ def order(outcomes, num_levels, rules):
     return [visit["level"] for visit in visits]
 
 
-def test_stages_follow_each_other():
+def test_levels_follow_each_other():
     assert order(lambda level, times: report(level), 3, Rules(stop_at_limit=True)) == [1, 2, 3]
 
 
@@ -57,20 +57,20 @@ def test_a_missed_threshold_stops_or_does_not():
     assert without_target == [1, 2, 3]  # nothing was asked of the levels
 
 
-def test_the_best_stage_is_the_highest_that_was_promoted():
+def test_the_best_visit_is_of_the_highest_level_that_was_promoted():
     visits = [report(1), report(2), report(1), report(2), report(3, promoted=False)]
     assert best_visit(visits) == 3
     assert best_visit([report(1, promoted=False)]) is None
 
 
-def test_it_steps_back_when_an_earlier_score_falls():
+def test_it_steps_back_when_the_accuracy_on_the_level_below_falls():
     rules = Rules(stop_at_limit=True, step_back_at=0.5, max_step_backs=1)
 
     def forgets(level, times):
         return report(level, earlier=0.4 if level == 3 and times == 0 else 0.9)
 
     assert order(forgets, 4, rules) == [1, 2, 3, 2, 3, 4]
-    # A score that never recovers is worth one more training of each level, not an endless loop.
+    # If the accuracy never recovers, each level is trained once more, and there is no endless loop.
     assert order(lambda level, times: report(level, earlier=0.0 if level > 1 else None), 3, rules) == [1, 2, 1, 2, 3]
     two = Rules(stop_at_limit=True, step_back_at=0.5, max_step_backs=2)
     assert order(lambda level, times: report(level, earlier=0.0 if level == 2 else None), 2, two) == [1, 2, 1, 2, 1, 2]

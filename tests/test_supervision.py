@@ -11,7 +11,8 @@ from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.supervision import States
 from neuralese.pipeline.latent.thoughts import Thought
 from neuralese.pipeline.problems.collate import Collator
-from neuralese.pipeline.problems.encode import Encoded, Format
+from neuralese.pipeline.problems.encode import Encoded
+from neuralese.pipeline.problems.format import Format
 from neuralese.pipeline.problems.schedule import TEXT, Level
 
 STAGE = Level(2, 2, 4)

@@ -17,7 +17,7 @@ def check_reward(
             help="package.module:function, path/to/file.py:function, a built-in name, or a model.", callback=home
         ),
     ],
-    completion: Annotated[list[str] | None, typer.Option(help="A completion to score; repeat for more.")] = None,
+    completion: Annotated[list[str] | None, typer.Option(help="A completion to judge; repeat for more.")] = None,
     question: Annotated[str, typer.Option(help="The question, for rewards that read it.")] = "?",
     answer: Annotated[str, typer.Option(help="The right answer, for rewards that compare with it.")] = "72",
     latents: Annotated[int, typer.Option(help="Latents used, for rewards that charge for them.")] = 6,

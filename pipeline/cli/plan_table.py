@@ -33,7 +33,7 @@ def print_plan(path: str, recipe: Recipe) -> None:
     console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
     problems = _problems_or_none(recipe, console)
     table = Table(title="Planned stages")
-    for heading in ("stage", "steps", "per device batch", "text steps replaced", "latents"):
+    for heading in ("stage", "optimizer steps", "per device batch", "text steps replaced", "latents"):
         table.add_column(heading)
     for row in plan_rows(recipe, problems):
         table.add_row(*row)

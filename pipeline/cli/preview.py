@@ -16,7 +16,8 @@ from ..latent.tokens import LATENT, special_token_ids
 from ..model.build import build_config, build_tokenizer
 from ..model.folder import Unreachable
 from ..model.load import load_tokenizer
-from ..problems.encode import Encoded, Format
+from ..problems.encode import Encoded
+from ..problems.format import Format
 from ..problems.load import Problems
 from ..problems.schedule import TEXT, Level
 from ..recipe.schema import Recipe

@@ -18,7 +18,8 @@ from ..latent.engine.packed import Keep
 from ..latent.noise import Noise, check_fits, parse_noise
 from ..latent.sampling.generate import SamplingParams, pad_left, write_answers
 from ..model.reasoner import Reasoner, Samples
-from ..problems.encode import check_room, encode_prompts
+from ..problems.encode import encode_prompts
+from ..problems.fit import check_room
 from ..recipe.schema import LatentSection
 from ..scoring.latent_reward import LatentRewardModel
 from ..scoring.setting import Search, SearchError

@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..latent.supervision import IGNORE
-from .encode import Encoded, Format
+from .encode import Encoded
+from .format import Format
 from .schedule import Level
 
 

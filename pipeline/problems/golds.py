@@ -58,9 +58,10 @@ def check_golds(key: str, name: str, problems: Sequence[Problem], what: str) -> 
     """
     looked_at = problems[:: -(-len(problems) // LOOKED_AT) or 1]
     texts = [[f"{MARKER} {problem.answer}"] for problem in looked_at]
-    scores = call_reward(checked_reward(name), looked_at, texts)
-    unread = [problem.answer for problem, score in zip(looked_at, scores, strict=True) if score is None]
-    wrong = [p.answer for p, score in zip(looked_at, scores, strict=True) if score is not None and not is_high(score)]
+    judged = call_reward(checked_reward(name), looked_at, texts)
+    unread = [problem.answer for problem, reward in zip(looked_at, judged, strict=True) if reward is None]
+    read = [(p.answer, reward) for p, reward in zip(looked_at, judged, strict=True) if reward is not None]
+    wrong = [answer for answer, reward in read if not is_high(reward)]
     effect = "count as wrong" if key == SCORER else "get no reward"
     advice = f"Choose a reward that can in {key} (exact_match compares texts), or correct the answers."
     if unread and len(unread) == len(looked_at):

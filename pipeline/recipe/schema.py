@@ -447,7 +447,7 @@ class Recipe(Section):
         if self.controls.chosen and self.curriculum is None:
             raise ValueError("controls train under the curriculum section, which is missing")
         if self.controls.more_supervised and (self.rl is None or "max_steps" not in self.rl.trainer):
-            raise ValueError("controls.more_supervised takes as many steps as RL; give rl.trainer.max_steps")
+            raise ValueError("controls.more_supervised takes as many optimizer steps as RL; give rl.trainer.max_steps")
         if not self.controls.latent and (self.rl is not None or not self.controls.chosen):
             raise ValueError("controls.latent=false leaves nothing for rl to train; set rl=null and choose a control")
         section = self.curriculum

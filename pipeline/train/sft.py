@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ..latent.engine.precision import computing
 from ..model.load import load_reasoner
-from ..problems.encode import Format
+from ..problems.format import Format
 from ..problems.schedule import TEXT
 from ..recipe.schema import Recipe
 from ..tracking.tracker import TrackingCallback

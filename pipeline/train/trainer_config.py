@@ -10,7 +10,8 @@ from transformers import TrainingArguments
 
 from ..recipe.load import RecipeError, nearest
 from ..system.processes import on_cpu
-from .trainer_values import check_together, check_values, settled
+from .trainer_trial import check_together
+from .trainer_values import check_values, config_values
 
 # Trainer keys that the pipeline sets itself -> where their value comes from. A recipe may not set them.
 RESERVED = {
@@ -103,7 +104,7 @@ def trainer_config(
         "bf16": False,  # the reasoner casts by itself, alike in training and measuring and under every launcher
     }
     try:
-        args = cls(**{**ours, **settled(key, cls, values), **fixed})
+        args = cls(**{**ours, **config_values(key, cls, values), **fixed})
     except Exception as error:  # libraries that a value needs raise their own classes of errors
         text = " ".join(str(error).split())
         raise RecipeError(f"{key}: {cls.__name__} refuses these values: {text}") from error

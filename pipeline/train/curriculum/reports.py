@@ -50,9 +50,9 @@ def why_stopped(summary: dict[str, Any]) -> str:
     """The message to the user about a stopped curriculum: which level, its accuracy, what was kept, what to change."""
     last, kept = summary["visits"][-1], summary["kept"]
     return (
-        f"The curriculum was stopped: level {last['level']} ended after {last['steps']} steps with held-out accuracy "
-        f"{last['accuracy']:.3f}, below curriculum.promote_at={last['target']}. Kept: "
+        f"The curriculum was stopped: level {last['level']} ended after {last['steps']} optimizer steps with held-out "
+        f"accuracy {last['accuracy']:.3f}, below curriculum.promote_at={last['target']}. Kept: "
         f"{'the weights of ' + kept if kept else 'the weights it started from, since no level was promoted'}. Under "
-        "another name, give the levels more steps, a lower threshold or a supervision, or set "
+        "another name, give the levels more optimizer steps, a lower threshold or a supervision, or set "
         "curriculum.at_limit=continue to go on regardless."
     )

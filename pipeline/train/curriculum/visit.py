@@ -17,7 +17,7 @@ from ...latent.noise import parse_noise
 from ...model.load import load_reasoner
 from ...model.reasoner import Reasoner
 from ...problems.collate import Collator, LevelDataset
-from ...problems.encode import Format
+from ...problems.format import Format
 from ...problems.schedule import TEXT, Level
 from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe
@@ -176,7 +176,7 @@ def _end(trainer: Trainer, promotion: Promotion, plan: ArmPlan, visit: Visit) ->
         earlier = promotion.measure(plan.levels[level.index - 2].num_latents)
     if promotion.target is not None and not promotion.is_promoted and is_main:
         logger.warning(
-            "Level %d of %s ended after %d of at most %d steps with held-out accuracy %.3f, below %.2f.",
+            "Level %d of %s ended after %d of at most %d optimizer steps with held-out accuracy %.3f, below %.2f.",
             level.index, visit.folder.parent.name, steps, visit.max_steps, promotion.accuracy, promotion.target,
         )  # fmt: skip
     return {
