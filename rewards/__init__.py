@@ -15,7 +15,7 @@ from .errors import RewardError
 from .loading import load_reward
 from .mathematics import math_verify
 from .numbers import parse_number
-from .patience import Patience
+from .retries import Patience
 
 __all__ = [
     "BUILTIN",

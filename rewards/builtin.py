@@ -1,4 +1,8 @@
-"""Built-in reward functions, with TRL's signature `f(prompts, completions, **columns) -> list[float | None]`."""
+"""Built-in reward functions, with TRL's signature `f(prompts, completions, **columns) -> list[float | None]`.
+
+`BUILTIN` names them. A reward that compares a completion with the data also goes into `COMPARING` of
+`pipeline/problems/readable_answers.py`, which checks before training that it can read the answers.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise

@@ -20,7 +20,7 @@ from .answers import completion_text
 from .errors import RewardError
 from .loading import load_reward
 from .mathematics import check_timeout, math_verify
-from .patience import DaemonLoop, Patience, Tries, in_time
+from .retries import DaemonLoop, Patience, Tries, in_time
 
 Rewards = list[float | None]
 LARGEST = 1e12  # the largest reward, and so 1e18 with its weight, the variance of which float32 can hold

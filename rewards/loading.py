@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from ..data.errors import suggest
-from ..data.importing import import_source
+from ..data.user_code import import_source
 from .builtin import BUILTIN
 from .errors import RewardError
 from .mathematics import LIBRARY, missing

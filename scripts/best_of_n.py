@@ -31,8 +31,8 @@ from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.run.results import evaluate_checkpoint
 from neuralese.pipeline.scoring.latent_reward_training import draw_thoughts, train_latent_reward
-from neuralese.pipeline.scoring.selection import selector_name
-from neuralese.pipeline.scoring.setting import Setting
+from neuralese.pipeline.scoring.sampling_setting import Setting
+from neuralese.pipeline.scoring.selectors import selector_name
 
 EPOCHS, LEARNING_RATE = 30, 1e-3  # the defaults of `neuralese reward-model`
 SELECTORS = ("majority", "likelihood", "latent_weighted", "latent_reward", "agreement")

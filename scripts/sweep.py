@@ -42,7 +42,7 @@ from sweep_handover import take_over
 from sweep_page import around_markers, render
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.cli.border import STOPPED
+from neuralese.pipeline.cli.errors import STOPPED
 from neuralese.pipeline.recipe.load import load_recipe, nearest
 
 TRAIN = [sys.executable, "-m", "neuralese.pipeline.cli", "train"]

@@ -13,7 +13,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 from sweep_file import PLACE, Cell, Strict, SweepError
 
-from neuralese.pipeline.cli.border import STOPPED
+from neuralese.pipeline.cli.errors import STOPPED
 from neuralese.pipeline.recipe.load import Recipe, RecipeError, parse_recipe
 from neuralese.pipeline.system.files import write_whole
 

@@ -22,7 +22,7 @@ def take_over(cell: Cell) -> list[str]:
     """
     # Imported here: these load torch, which --list does not need.
     from neuralese.pipeline.evaluate.measure import read_results, write_results
-    from neuralese.pipeline.system.whole import read_seconds
+    from neuralese.pipeline.system.integrity import read_seconds
     from neuralese.pipeline.train.hand_over import is_done
 
     source = cell.after

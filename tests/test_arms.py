@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.cli.app import main
-from neuralese.pipeline.cli.border import STOPPED
+from neuralese.pipeline.cli.errors import STOPPED
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.train import callbacks

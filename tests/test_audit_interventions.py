@@ -19,7 +19,7 @@ from neuralese.pipeline.evaluate.audit.interventions import (
     shuffled,
 )
 from neuralese.pipeline.latent.noise import Replacement
-from neuralese.pipeline.problems.swap import derange
+from neuralese.pipeline.problems.donors import derange
 from neuralese.pipeline.statistics.intervals import Mean
 
 LATENTS = torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(1))

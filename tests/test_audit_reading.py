@@ -9,7 +9,6 @@ from audit_models import SETTINGS, copying, word_problem, word_problems
 from reference import latent_forward, latent_inputs
 
 from neuralese.pipeline.evaluate.audit import probes as probes_module
-from neuralese.pipeline.evaluate.audit.information import compressed_bits, measure_text
 from neuralese.pipeline.evaluate.audit.interventions import answer
 from neuralese.pipeline.evaluate.audit.probes import classes_of, fit, held_out_logprobs, probe_steps, result_of
 from neuralese.pipeline.evaluate.audit.readings import (
@@ -20,6 +19,7 @@ from neuralese.pipeline.evaluate.audit.readings import (
     read,
     sensitivity,
 )
+from neuralese.pipeline.evaluate.audit.text_chain import compressed_bits, measure_text
 from neuralese.pipeline.latent.geometry import effective_ranks
 from neuralese.pipeline.recipe.schema import EvaluateSection
 

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from neuralese.pipeline.evaluate.measure import Measurement, write_results
 from neuralese.pipeline.recipe.schema import SearchSection
-from neuralese.pipeline.scoring.setting import Search
+from neuralese.pipeline.scoring.sampling_setting import Search
 
 FILE = ROOT / "docs" / "results" / "best_of_n" / "plan.yaml"
 

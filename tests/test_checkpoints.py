@@ -8,7 +8,7 @@ import pytest
 import torch
 from checkpoint_files import cut, make_checkpoint
 
-from neuralese.pipeline.system.whole import fault_in
+from neuralese.pipeline.system.integrity import fault_in
 from neuralese.pipeline.train.resume import (
     CheckpointError,
     Launch,

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from neuralese.pipeline.cli.app import main
-from neuralese.pipeline.cli.plan_table import plan_rows
+from neuralese.pipeline.cli.check_output import plan_rows
 from neuralese.pipeline.cli.recipes import packaged_recipes
 from neuralese.pipeline.problems.load import load_all
 from neuralese.pipeline.recipe.load import load_recipe

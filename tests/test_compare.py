@@ -6,9 +6,9 @@ from dataclasses import asdict
 import pytest
 from test_cli import assert_one_paragraph, neuralese
 
+from neuralese.pipeline.scoring.problem_samples import Sampled
 from neuralese.pipeline.scoring.sample_files import SampleFile
-from neuralese.pipeline.scoring.sampled import Sampled
-from neuralese.pipeline.scoring.setting import Search, Setting
+from neuralese.pipeline.scoring.sampling_setting import Search, Setting
 
 
 def write(folder, setting, right, scorer="exact_match", questions=None):

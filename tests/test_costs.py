@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neuralese.pipeline.evaluate import samples
+from neuralese.pipeline.evaluate import draw_samples as drawing
+from neuralese.pipeline.evaluate.draw_samples import Effort, draw_samples
 from neuralese.pipeline.evaluate.measure import _latents, measure
-from neuralese.pipeline.evaluate.samples import Effort, draw_samples
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.scoring.latent_reward import judge_thoughts
-from neuralese.pipeline.scoring.sampled import Sampled
-from neuralese.pipeline.scoring.setting import Search, Setting
+from neuralese.pipeline.scoring.problem_samples import Sampled
+from neuralese.pipeline.scoring.sampling_setting import Search, Setting
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=24)
 TREE = Search.tree(4, 2, 3)
@@ -55,7 +55,7 @@ def test_thoughts_are_judged_once_each_and_apart_from_the_drawing(reasoner, prob
         judged.append([len(row) for row in latents])
         return original(model, reasoner, questions, latents, batch_size)
 
-    monkeypatch.setattr("neuralese.pipeline.evaluate.samples.judge_thoughts", counting)
+    monkeypatch.setattr("neuralese.pipeline.evaluate.draw_samples.judge_thoughts", counting)
     effort, shared = Effort(), Setting(6, "gaussian:0.5", 1.0, answers_per_thought=3)
     rows = draw_samples(reasoner, problems[:4], shared, OPTIONS, 0, judge=judge, effort=effort)
     assert judged == [[2, 2, 2, 2]] and effort.judging > 0
@@ -72,13 +72,13 @@ def test_thoughts_are_judged_once_each_and_apart_from_the_drawing(reasoner, prob
 def test_only_who_needs_the_judge_pays_for_it(reasoner, problems, judge, tmp_path, monkeypatch):
     """Judging that takes 50 seconds is in the seconds of selectors by thoughts, and in no others."""
     judge.save_pretrained(tmp_path)
-    now, original = [0.0], samples._judge
+    now, original = [0.0], drawing._judge
 
     def slow(*arguments):
         now[0] += 50
         original(*arguments)
 
-    monkeypatch.setattr(samples, "_judge", slow)
+    monkeypatch.setattr(drawing, "_judge", slow)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     options = EvaluateSection.model_validate(
         {

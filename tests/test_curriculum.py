@@ -8,9 +8,9 @@ import torch
 from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.latent.config import LatentConfig
+from neuralese.pipeline.problems.checks import check_answers, check_one_token_steps
 from neuralese.pipeline.problems.collate import Collator, LevelDataset
 from neuralese.pipeline.problems.encode import Encoded, encode, encode_prompts
-from neuralese.pipeline.problems.fit import check_answers, check_one_token_steps
 from neuralese.pipeline.problems.format import Format
 from neuralese.pipeline.problems.schedule import TEXT, Level, plan_levels
 

@@ -7,7 +7,12 @@ import pytest
 
 from neuralese.data import DataError, GraphPathTask
 from neuralese.data.graph_path import generate
-from neuralese.data.graphs import count_shortest_paths, distances, draw_shortest_path, neighbours
+from neuralese.data.graphs import (
+    count_shortest_paths,
+    distances,
+    draw_shortest_path,
+    neighbours,
+)
 from neuralese.rewards import valid_path
 
 TASKS = [GraphPathTask(), GraphPathTask(8, 11, 3), GraphPathTask(15, 24, 3, num_sources=3, min_paths=1)]

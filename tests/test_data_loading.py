@@ -7,7 +7,13 @@ from pathlib import Path
 import datasets
 import pytest
 
-from neuralese.data import DataError, Problem, load_problems, parse_gsm8k, read_problems
+from neuralese.data import (
+    DataError,
+    Problem,
+    load_problems,
+    parse_gsm8k,
+    read_problems,
+)
 from neuralese.data.gsm8k import normalise_number
 from neuralese.data.loading import split_lines, split_sentences
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from neuralese.data import DataError, Problem, UserError, parse_problem, read_problems, write_problems
+from neuralese.data import (
+    DataError,
+    Problem,
+    UserError,
+    parse_problem,
+    read_problems,
+    write_problems,
+)
 
 ROW = {"question": "1 + 1 =", "steps": ["2"], "answer": "2"}
 

@@ -6,7 +6,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from neuralese.data import DataError, Problem, load_problems, parse_problem, read_problems
+from neuralese.data import (
+    DataError,
+    Problem,
+    load_problems,
+    parse_problem,
+    read_problems,
+)
 from neuralese.data.rows import read_rows
 
 ROW = {"question": "q", "steps": ["s"], "answer": "1"}

@@ -2,7 +2,14 @@
 
 import pytest
 
-from neuralese.data import TASKS, DataError, generate_task, read_problems, split_of, write_problems
+from neuralese.data import (
+    TASKS,
+    DataError,
+    generate_task,
+    read_problems,
+    split_of,
+    write_problems,
+)
 
 OPTIONS = {
     "chain": {"modulus": 7, "num_operations": 3},

@@ -17,11 +17,11 @@ from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.validate import check_recipe
 from neuralese.pipeline.train.rl.actions import with_latents
 from neuralese.pipeline.train.rl.advantages import max_at_k_advantages, thought_advantages
+from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.estimators import EstimatorError, check_estimator, parse_estimator
 from neuralese.pipeline.train.rl.grpo import answers_of
 from neuralese.pipeline.train.rl.rollouts import draw_seeds
 from neuralese.pipeline.train.rl.settings import check_batch
-from neuralese.pipeline.train.rl.work import Work
 
 
 def test_the_gradient_of_a_recurrence_equals_finite_differences(make):

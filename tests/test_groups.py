@@ -5,9 +5,9 @@ import torch
 from test_grpo import G, make_trainer, rollouts
 
 from neuralese.pipeline.train.rl import grpo as latent_grpo
+from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.groups import equal_groups, fill_unscored, mixed_share, replace_rows
 from neuralese.pipeline.train.rl.grpo import answers_of
-from neuralese.pipeline.train.rl.work import Work
 
 REWARDS = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
 

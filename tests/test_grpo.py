@@ -11,11 +11,11 @@ from neuralese.data.errors import DataError
 from neuralese.data.problem import Problem
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import NormMatched, Thought, suppress
+from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.estimators import parse_estimator
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer, answers_of
 from neuralese.pipeline.train.rl.rollouts import RolloutSettings
 from neuralese.pipeline.train.rl.settings import rl_rows
-from neuralese.pipeline.train.rl.work import Work
 
 G = 4
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from test_cli import assert_one_paragraph, neuralese
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.evaluate.samples import draw_samples
+from neuralese.pipeline.evaluate.draw_samples import draw_samples
 from neuralese.pipeline.model.load import load_reasoner
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.run.train import run
@@ -29,7 +29,7 @@ from neuralese.pipeline.scoring.latent_reward_training import (
     kept_thoughts,
     train_latent_reward,
 )
-from neuralese.pipeline.scoring.setting import Search, Setting
+from neuralese.pipeline.scoring.sampling_setting import Search, Setting
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=8)
 

@@ -18,6 +18,7 @@ from neuralese.pipeline.latent.thoughts import Thought
 from neuralese.pipeline.latent.value_head import ValueHead, add_value_head
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.estimators import parse_estimator
 from neuralese.pipeline.train.rl.gae import gae
 from neuralese.pipeline.train.rl.grpo import answers_of
@@ -25,7 +26,6 @@ from neuralese.pipeline.train.rl.ppo import Critic, LatentPPOTrainer
 from neuralese.pipeline.train.rl.rollouts import RolloutSettings
 from neuralese.pipeline.train.rl.settings import rl_rows
 from neuralese.pipeline.train.rl.value_loss import value_loss
-from neuralese.pipeline.train.rl.work import Work
 
 
 def naive_gae(rewards, values, gamma, lam):

@@ -13,11 +13,17 @@ from wandb_reader import read_run
 
 from neuralese.pipeline.evaluate.measure import Measurement, write_results
 from neuralese.pipeline.evaluate.report.data import read_setting_results, selector_k
-from neuralese.pipeline.evaluate.report.figures import frontier, pass_curves, selector_plot, thoughts_map, trust_plots
+from neuralese.pipeline.evaluate.report.figures import (
+    frontier,
+    pass_curves,
+    selector_plot,
+    thoughts_map,
+    trust_plots,
+)
 from neuralese.pipeline.evaluate.report.page import write_report
 from neuralese.pipeline.run.audit import audit_folder
+from neuralese.pipeline.scoring.problem_samples import Sampled
 from neuralese.pipeline.scoring.sample_files import SampleFile
-from neuralese.pipeline.scoring.sampled import Sampled
 
 
 def test_pass_curves_are_the_results_and_what_lies_between(finished):

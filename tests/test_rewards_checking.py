@@ -12,7 +12,14 @@ import pytest
 import torch
 
 from neuralese.data import UserError
-from neuralese.rewards import RewardCheck, RewardError, check_reward, checked, exact_match, latent_cost
+from neuralese.rewards import (
+    RewardCheck,
+    RewardError,
+    check_reward,
+    checked,
+    exact_match,
+    latent_cost,
+)
 
 CALL = {"prompts": ["p", "q"], "completions": ["first text", "second text"]}
 

@@ -17,7 +17,7 @@ from test_cli import neuralese
 from test_rewards_model import classifier
 
 from neuralese.pipeline.recipe.schema import RLSection
-from neuralese.pipeline.scoring.reward_model import recipe_reward
+from neuralese.pipeline.scoring.recipe_rewards import recipe_reward
 from neuralese.rewards import BUILTIN, RewardError, check_reward
 
 PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def test_a_function_with_a_column_of_its_own(capsys):
 
 
 def test_a_service(capsys, service, monkeypatch):
-    monkeypatch.setattr("neuralese.rewards.patience.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("neuralese.rewards.retries.FIRST_PAUSE", 0.01)
     file = write_code("Example: a service")
     assert check_reward_lines(capsys, "Example: a service") == ["5"]
     assert service["asked"] == [{"question": "3 + 4 =", "completion": "### 7"}]

@@ -32,7 +32,7 @@ def both(function):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    monkeypatch.setattr("neuralese.rewards.patience.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("neuralese.rewards.retries.FIRST_PAUSE", 0.01)
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=KINDS)

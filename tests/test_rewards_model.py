@@ -20,8 +20,8 @@ from transformers import (
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.recipe.schema import Reward
 from neuralese.pipeline.run.validate import check_recipe
-from neuralese.pipeline.scoring import reward_model
-from neuralese.pipeline.scoring.reward_model import RewardModel, recipe_reward
+from neuralese.pipeline.scoring import recipe_rewards as reward_model
+from neuralese.pipeline.scoring.recipe_rewards import RewardModel, recipe_reward
 from neuralese.rewards import RewardError
 
 WORDS = ["a", "b", "c", "d", "e", "###", "1", "2", "3", "4", "5", "7", "8", "9", "+", "="]

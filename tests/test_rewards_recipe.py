@@ -8,7 +8,7 @@ from test_rewards_model import classifier
 
 from neuralese.pipeline.recipe.load import RecipeError, load_recipe
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.scoring.reward_model import RewardModel
+from neuralese.pipeline.scoring.recipe_rewards import RewardModel
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from neuralese.pipeline.run.recipe_changes import differences
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.scoring.sample_files import read_samples
 from neuralese.pipeline.system import lock
-from neuralese.pipeline.system.whole import read_seconds
+from neuralese.pipeline.system.integrity import read_seconds
 from neuralese.pipeline.tracking.metrics_file import mend, read_rows
 from neuralese.pipeline.tracking.wandb_run import token as wandb_token
 from neuralese.pipeline.train import callbacks

@@ -5,10 +5,10 @@ from dataclasses import asdict
 
 import pytest
 
-from neuralese.pipeline.evaluate.samples import draw_samples
+from neuralese.pipeline.evaluate.draw_samples import draw_samples
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.scoring.sample_files import SampleFile, digest, read_samples
-from neuralese.pipeline.scoring.setting import Setting, seeds_of
+from neuralese.pipeline.scoring.sampling_setting import Setting, seeds_of
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=6)
 NOISY = Setting(3, "gaussian:0.5", 1.0)

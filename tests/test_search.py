@@ -9,7 +9,7 @@ from runs import tiny
 from test_cli import assert_one_paragraph, neuralese
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.evaluate.samples import Effort, draw_samples
+from neuralese.pipeline.evaluate.draw_samples import Effort, draw_samples
 from neuralese.pipeline.evaluate.search import _draws, search_thoughts
 from neuralese.pipeline.evaluate.settings import most_sensitive, settings_of
 from neuralese.pipeline.latent.noise import Replacement, parse_noise
@@ -18,7 +18,7 @@ from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.scoring.latent_reward import LatentRewardConfig, LatentRewardModel, judge_thoughts
 from neuralese.pipeline.scoring.sample_files import SampleFile
-from neuralese.pipeline.scoring.setting import Search, SearchError, Setting
+from neuralese.pipeline.scoring.sampling_setting import Search, SearchError, Setting
 
 OPTIONS = EvaluateSection(max_new_tokens=4, batch_size=24)
 BEAM, TREE, EACH = Search.beam(2, 3, 3), Search.tree(4, 2, 3), Search.tree(2, None, 3)

@@ -12,9 +12,9 @@ from neuralese.pipeline.evaluate.table import results_columns
 from neuralese.pipeline.recipe.load import RecipeError
 from neuralese.pipeline.recipe.schema import Reward
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.scoring.reward_model import recipe_reward
-from neuralese.pipeline.scoring.sampled import Sampled
-from neuralese.pipeline.scoring.selection import METRICS, fewest, select, selection_rewards
+from neuralese.pipeline.scoring.problem_samples import Sampled
+from neuralese.pipeline.scoring.recipe_rewards import recipe_reward
+from neuralese.pipeline.scoring.selectors import METRICS, fewest, select, selection_rewards
 from neuralese.pipeline.statistics.at_k import best_at_k, vote_at_k
 
 

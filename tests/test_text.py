@@ -12,8 +12,8 @@ from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent.config import LatentConfig
 from neuralese.pipeline.latent.tokens import prepare_tokenizer, special_token_ids
 from neuralese.pipeline.model.build import CONTROL, build_tokenizer
+from neuralese.pipeline.problems.checks import check_answers
 from neuralese.pipeline.problems.encode import encode, encode_prompts
-from neuralese.pipeline.problems.fit import check_answers
 from neuralese.pipeline.problems.format import Format
 from neuralese.pipeline.problems.schedule import TEXT, Level
 from neuralese.pipeline.problems.text import control_ids, text_ids

@@ -10,11 +10,11 @@ from typing import Any
 import typer
 
 from .audit import audit
-from .border import guard
 from .calibrate import calibrate
 from .check import check
 from .check_reward import check_reward
 from .compare import compare
+from .errors import guard
 from .evaluate import evaluate
 from .recipes import recipes_app
 from .reward_model import reward_model

@@ -20,7 +20,7 @@ def check(
         raise RecipeError("Name at least one recipe file.")
     loaded = [load_recipe(path, [item for item in recipes if "=" in item]) for path in paths]
     quiet()
-    from .plan_table import print_plan
+    from .check_output import print_plan
 
     for path, recipe in zip(paths, loaded, strict=True):
         print_plan(path, recipe)

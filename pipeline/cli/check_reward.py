@@ -37,7 +37,7 @@ def check_reward(
     reward: Any = spec
     if model:
         quiet()
-        from ..scoring.reward_model import RewardModel
+        from ..scoring.recipe_rewards import RewardModel
 
         reward = RewardModel(spec, label)
     result = judge(reward, given, {name: [value] * len(given) for name, value in row.items()}, timeout)

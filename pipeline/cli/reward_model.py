@@ -36,8 +36,8 @@ def reward_model(
             context, ("noise", "thoughts", "answers", "temperature", "problems"), "--samples takes thoughts as drawn"
         )
     quiet()
-    from ..run.reward_model import train_reward_model
-    from ..scoring.setting import Setting
+    from ..run.latent_reward import train_reward_model
+    from ..scoring.sampling_setting import Setting
 
     setting = Setting(thoughts * answers, noise, temperature, answers)
     train_reward_model(folder, overrides or [], setting, problems, epochs, learning_rate, output, recipe, samples)

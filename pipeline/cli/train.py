@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..system.activity import NOW
-from .border import STOPPED, complain
+from .errors import STOPPED, complain
 from .terminal import Overrides, home, quiet
 
 
@@ -22,7 +22,7 @@ def train(
 
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from ..run.finished import stopped_curriculum
+    from ..run.finished_stages import stopped_curriculum
     from ..run.train import run
     from ..system.processes import leave_processes
 

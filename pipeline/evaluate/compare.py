@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from ...data.errors import UserError
-from ..scoring.sampled import Sampled
+from ..scoring.problem_samples import Sampled
 from ..statistics.at_k import pass_at_k
 from ..statistics.paired import Difference, paired_difference
 from ..system.files import writable, write_whole

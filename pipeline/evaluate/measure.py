@@ -21,16 +21,16 @@ from ...rewards.score import warn_of_unscored
 from ..model.reasoner import Reasoner
 from ..recipe.schema import EvaluateSection
 from ..scoring.latent_reward import LatentRewardModel, load_latent_reward
-from ..scoring.reward_model import recipe_reward
+from ..scoring.problem_samples import Sampled
+from ..scoring.recipe_rewards import recipe_reward
 from ..scoring.sample_files import SampleFile, digest
-from ..scoring.sampled import Sampled
-from ..scoring.selection import AGREEMENT, METRICS, fewest, select, selection_rewards
-from ..scoring.setting import Setting
+from ..scoring.sampling_setting import Setting
+from ..scoring.selectors import AGREEMENT, METRICS, fewest, select, selection_rewards
 from ..statistics.at_k import agreement, auroc, pass_at_k
 from ..statistics.intervals import auroc_ci, share_ci
 from ..statistics.paired import guess_floor
 from ..system.files import write_whole
-from .samples import Effort, draw_samples
+from .draw_samples import Effort, draw_samples
 from .settings import settings_of
 
 logger = logging.getLogger(__name__)

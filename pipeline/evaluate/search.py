@@ -18,11 +18,11 @@ from ..latent.engine.packed import Keep
 from ..latent.noise import Noise, check_fits, parse_noise
 from ..latent.sampling.generate import SamplingParams, pad_left, write_answers
 from ..model.reasoner import Reasoner, Samples
+from ..problems.checks import check_room
 from ..problems.encode import encode_prompts
-from ..problems.fit import check_room
 from ..recipe.schema import LatentSection
 from ..scoring.latent_reward import LatentRewardModel
-from ..scoring.setting import Search, SearchError
+from ..scoring.sampling_setting import Search, SearchError
 
 
 class Growth:

@@ -11,7 +11,7 @@ from ...data.problem import Problem
 from ..latent.noise import check_fits, parse_noise
 from ..model.reasoner import Reasoner
 from ..recipe.schema import EvaluateSection, SearchSection
-from ..scoring.setting import Search, Setting
+from ..scoring.sampling_setting import Search, Setting
 from .audit.interventions import answer
 from .audit.readings import sensitivity
 from .search import check_search

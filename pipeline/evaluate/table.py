@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..scoring.selection import AGREEMENT, METRICS, selector_name
+from ..scoring.selectors import AGREEMENT, METRICS, selector_name
 from .measure import Measurement
 
 STAGE_NAMES = {

@@ -18,7 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from ..system.compat import find_file, keeps_a_recurrent_state
 from .config import SECTION, LatentConfig, ModelError
 from .engine.masks import attention_kinds
-from .engine.zero import whole
+from .engine.sharded_weights import whole
 from .mixin import LatentMixin
 from .supervision import build_supervision
 from .thoughts import build_source, embedding_rms

@@ -19,7 +19,16 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from .batch import Batch, Draw, Given
 from .config import LatentConfig, ModelError, context_window
 from .engine.layout import Layout, plan_passes, plan_sweeps
-from .engine.packed import KEEP_NOTHING, NO_DRAWS, Between, Branch, Draws, Keep, Packed, PassResult
+from .engine.packed import (
+    KEEP_NOTHING,
+    NO_DRAWS,
+    Between,
+    Branch,
+    Draws,
+    Keep,
+    Packed,
+    PassResult,
+)
 from .engine.passes import run_passes
 from .engine.precision import in_compute_dtype
 from .engine.sweeps import run_sweeps

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...data.problem import Problem
 from ..problems.encode import Encoded, encode
-from ..problems.golds import compares
+from ..problems.readable_answers import compares
 from ..recipe.load import RecipeError
 from ..recipe.schema import Recipe
 from .load import load_tokenizer

@@ -17,7 +17,13 @@ from ...data.errors import reason
 from ..latent.config import VERSION, LatentConfig, ModelError
 from ..latent.engine.precision import dtype_name, weight_dtype
 from ..latent.engine.verify import check_exact
-from ..latent.latentize import MODULES, latent_section, latentize, load_modules, measure_embedding_rms
+from ..latent.latentize import (
+    MODULES,
+    latent_section,
+    latentize,
+    load_modules,
+    measure_embedding_rms,
+)
 from ..latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
 from .folder import check_config, check_model, check_vocabulary, not_loaded
 from .reasoner import Reasoner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...data.importing import import_source
+from ...data.user_code import import_source
 
 
 def load_plugins(sources: Sequence[str]) -> None:

@@ -16,8 +16,8 @@ from ..latent.noise import Noise, parse_noise
 from ..latent.sampling.generate import Generated, SamplingParams, generate
 from ..latent.supervision import StepDecoder
 from ..latent.thoughts import THOUGHT_SOURCES
+from ..problems.checks import check_room
 from ..problems.encode import encode_prompts
-from ..problems.fit import check_room
 from ..system.files import follow_umask
 
 DEFAULT_NEW_TOKENS = 64

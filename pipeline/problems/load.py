@@ -15,7 +15,7 @@ from ...data.problem import Problem
 from ...data.tasks import generate_task
 from ..recipe.load import RecipeError
 from ..recipe.schema import DataSource, Recipe
-from .golds import check_rewards, check_scorer
+from .readable_answers import check_rewards, check_scorer
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,16 @@ from accelerate import PartialState
 
 from ...data.problem import Problem
 from ...data.tasks import change_one, guess_share
-from ..evaluate.audit.audit import PAUSE, Audit, AuditError, Question, Subject, audit, check_control, check_subject
+from ..evaluate.audit.audit import (
+    PAUSE,
+    Audit,
+    AuditError,
+    Question,
+    Subject,
+    audit,
+    check_control,
+    check_subject,
+)
 from ..evaluate.audit.table import print_audit, write_audit
 from ..evaluate.report.page import report_images, write_report
 from ..latent.config import LatentConfig
@@ -24,7 +33,7 @@ from ..system.activity import doing
 from ..system.files import writable
 from ..system.processes import join_processes
 from ..tracking.tracker import Tracker
-from .finished import find_checkpoints, run_folder, trained_stages
+from .finished_stages import find_checkpoints, run_folder, trained_stages
 from .folder import RunError
 
 # Problems whose latents are read by probes, for each problem that is answered. Latents cost less than answers.

@@ -20,7 +20,7 @@ from ..recipe.load import load_recipe
 from ..recipe.schema import Recipe, SamplingSection
 from ..system.files import writable, write_whole
 from ..system.processes import join_processes
-from .finished import find_checkpoints, run_folder
+from .finished_stages import find_checkpoints, run_folder
 from .folder import RunError
 from .results import evaluate_checkpoint
 from .training_data import warn_of_other_data

@@ -11,10 +11,10 @@ from ..evaluate.table import print_results
 from ..model.answer_limits import check_checkpoints_fit
 from ..problems.load import load_evaluation
 from ..system.files import writable
+from ..system.integrity import read_seconds
 from ..system.lock import hold_for_all
 from ..system.processes import join_processes
-from ..system.whole import read_seconds
-from .finished import find_checkpoints
+from .finished_stages import find_checkpoints
 from .results import evaluate_checkpoint
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from ...data.errors import UserError
 from ..recipe.load import RecipeError, load_recipe
 from ..recipe.schema import Recipe
 from ..system.files import write_whole
+from ..system.integrity import fault_in
 from ..system.lock import hold
 from ..system.processes import on_main
-from ..system.whole import fault_in
 from ..train.curriculum.reports import read_report
 from .plan import STAGES
 from .recipe_changes import differences

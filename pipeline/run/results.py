@@ -14,7 +14,13 @@ import torch
 from accelerate import PartialState
 
 from ...data.problem import Problem
-from ..evaluate.measure import Measurement, ResultsError, measure, read_results, write_results
+from ..evaluate.measure import (
+    Measurement,
+    ResultsError,
+    measure,
+    read_results,
+    write_results,
+)
 from ..evaluate.report.page import report_images, write_report
 from ..evaluate.table import metric_name, print_results
 from ..model.load import load_reasoner
@@ -22,7 +28,7 @@ from ..recipe.schema import Recipe
 from ..scoring.sample_files import digest
 from ..system.activity import doing
 from ..system.files import write_whole
-from ..system.whole import read_seconds
+from ..system.integrity import read_seconds
 from ..tracking.tracker import Tracker
 from ..tracking.wandb_run import print_wandb
 from ..train.curriculum.reports import stopped_summary

@@ -22,7 +22,7 @@ from ..train.checked_problems import encode_checked
 from ..train.context import Context
 from ..train.hand_over import is_done
 from ..train.lora_check import check_lora_modules
-from .finished import checkpoint_of, stopped_curriculum, trained_stages
+from .finished_stages import checkpoint_of, stopped_curriculum, trained_stages
 from .folder import open_folder
 from .launch import announce, check_launched
 from .plan import PlannedStage, plan

@@ -15,7 +15,7 @@ from ..model.plugins import load_plugins
 from ..recipe.load import RecipeError, nearest
 from ..recipe.schema import Recipe
 from ..scoring.latent_reward import check_latent_reward
-from ..scoring.reward_model import check_recipe_reward
+from ..scoring.recipe_rewards import check_recipe_reward
 from ..system.files import check_writable
 from ..tracking.wandb_run import check_wandb
 from ..train.curriculum.limits import curriculum_args

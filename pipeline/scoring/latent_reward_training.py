@@ -14,9 +14,15 @@ from ...rewards.score import is_right
 from ..model.reasoner import Reasoner, Samples
 from ..recipe.schema import EvaluateSection
 from ..statistics.at_k import best_at_k
-from .latent_reward import LatentRewardConfig, LatentRewardError, LatentRewardModel, step_loss, thought_states
-from .sampled import Sampled
-from .setting import Setting, seeds_of
+from .latent_reward import (
+    LatentRewardConfig,
+    LatentRewardError,
+    LatentRewardModel,
+    step_loss,
+    thought_states,
+)
+from .problem_samples import Sampled
+from .sampling_setting import Setting, seeds_of
 
 HELD_OUT = 0.2  # share of the problems that choose the epoch, and share of those that measure the result
 BATCH = 64  # questions in a step

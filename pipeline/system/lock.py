@@ -10,8 +10,8 @@ from pathlib import Path
 from filelock import SoftFileLock, Timeout
 
 from ...data.errors import UserError
+from .integrity import flush_one
 from .processes import on_main
-from .whole import flush_one
 
 WAIT = 1.0  # seconds; on network disks filelock takes over a lock of a dead process only at its second attempt
 

@@ -14,11 +14,16 @@ from ..latent.latentize import latent_section
 from ..latent.noise import parse_noise
 from ..latent.supervision import check_supervision
 from ..model.answer_limits import check_answers_fit, check_evaluation_fits
+from ..problems.checks import (
+    check_answers,
+    check_context,
+    check_one_token_steps,
+    check_room,
+)
 from ..problems.encode import Encoded, encode, encode_prompts, latent_block
-from ..problems.fit import check_answers, check_context, check_one_token_steps, check_room
 from ..problems.format import Format
-from ..problems.golds import compares
 from ..problems.load import Problems
+from ..problems.readable_answers import compares
 from ..problems.schedule import TEXT, Level
 from ..recipe.load import RecipeError
 from ..recipe.schema import Recipe, RLSection

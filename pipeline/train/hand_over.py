@@ -17,7 +17,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from ..model.reasoner import Reasoner
 from ..system.compat import reset_accelerator_state
 from ..system.files import check_room, follow_umask
-from ..system.whole import flush
+from ..system.integrity import flush
 from .callbacks import NoLastCheckpointCallback, ProgressCallback, UmaskCallback
 from .context import Context
 from .lora import merge_adapter, thin_frozen

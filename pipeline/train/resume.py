@@ -14,8 +14,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from ...data.errors import UserError
+from ..system.integrity import fault_in, flush
 from ..system.processes import on_main
-from ..system.whole import fault_in, flush
 
 logger = logging.getLogger(__name__)
 STATE = "trainer_state.json"

@@ -2,7 +2,7 @@
 
 import shutil
 
-from .day import TINY, BadDay
+from neuralese.tests.bad_days.day import TINY, BadDay
 
 RL = "{finished}/rl/final"
 

@@ -13,8 +13,7 @@ from disks import mount, read_only_run, remount
 from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.run import evaluate
 from neuralese.pipeline.train import callbacks, hand_over
-
-from .day import TINY, BadDay
+from neuralese.tests.bad_days.day import TINY, BadDay
 
 SFT = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null"]
 SFT += ["tracking.wandb=false", "evaluate.sampling=[]"]

@@ -18,10 +18,10 @@ from ...recipe.schema import EvaluateSection
 from ...statistics.intervals import Mean
 from .counterfactual import Change, Counterfactual, measure_counterfactual
 from .gates import ControlComparison, Gate, judge, verdict
-from .information import TextThought, measure_text, thought_length
 from .interventions import Answers, Effect, answer, interventions, measure_effect
 from .probes import Probe, probe_steps
 from .readings import Place, Reading, decoder_accuracy, measure_places, read
+from .text_chain import TextThought, measure_text, thought_length
 
 READ = 10  # problems whose thoughts are put into words
 PAUSE = ("pause", "pause_multi")

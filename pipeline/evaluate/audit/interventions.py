@@ -18,7 +18,7 @@ from ....rewards.answers import extract_answer
 from ....rewards.score import is_right
 from ...latent.noise import Replacement
 from ...model.reasoner import Reasoner
-from ...problems.swap import derange
+from ...problems.donors import derange
 from ...recipe.schema import EvaluateSection
 from ...statistics.intervals import Mean
 

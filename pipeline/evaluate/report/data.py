@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...scoring.problem_samples import Sampled
 from ...scoring.sample_files import SamplesError
-from ...scoring.sampled import Sampled
-from ...scoring.selection import AGREEMENT, METRICS, select
+from ...scoring.selectors import AGREEMENT, METRICS, select
 from ...statistics.at_k import agreement, pass_at_k
 from ...statistics.intervals import share_ci
 from ...tracking.metrics_file import read_rows

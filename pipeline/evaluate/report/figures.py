@@ -1,4 +1,7 @@
-"""The figures of a report. Each has one pair of axes and a legend below, so that it can be read on a phone."""
+"""The figures of a report. Each has one pair of axes and a legend below, so that it can be read on a phone.
+
+`page.py` puts them into the report.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...scoring.selection import METRICS, selector_name
+from ...scoring.selectors import METRICS, selector_name
 from ..table import STAGE_NAMES
 from .data import SettingResult, chosen_at
 

@@ -15,14 +15,30 @@ from jinja2 import Environment, PackageLoader, Template
 
 from ...recipe.load import load_recipe
 from ...recipe.schema import EvaluateSection
-from ...scoring.selection import selector_name
+from ...scoring.selectors import selector_name
 from ...system.files import write_whole
-from ...system.whole import read_json, read_seconds
+from ...system.integrity import read_json, read_seconds
 from ..audit.table import VERDICTS
 from ..measure import Measurement, ResultsError, read_results
 from ..table import costs, metric_name, results_columns, stage_name, table_rows
-from .data import SettingResult, chosen_at, read_curves, read_setting_results, selector_k
-from .figures import WIDTH, Plot, frontier, learning_curve, pass_curves, save, selector_plot, thoughts_map, trust_plots
+from .data import (
+    SettingResult,
+    chosen_at,
+    read_curves,
+    read_setting_results,
+    selector_k,
+)
+from .figures import (
+    WIDTH,
+    Plot,
+    frontier,
+    learning_curve,
+    pass_curves,
+    save,
+    selector_plot,
+    thoughts_map,
+    trust_plots,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ...system.compat import checkpointing_with_cache, checkpoints_reentrantly, is_compiled
+from ...system.compat import (
+    checkpointing_with_cache,
+    checkpoints_reentrantly,
+    is_compiled,
+)
 from ..config import ModelError
 from ..noise.values import ValueShift
 from .cache import PassCache

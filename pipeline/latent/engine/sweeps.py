@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .decoder import CachedDecoder
-from .packed import KEEP_NOTHING, NO_DRAWS, Draws, Keep, Packed, PassResult, Think, next_position, run_first
+from .packed import (
+    KEEP_NOTHING,
+    NO_DRAWS,
+    Draws,
+    Keep,
+    Packed,
+    PassResult,
+    Think,
+    next_position,
+    run_first,
+)
 
 
 def run_sweeps(

@@ -5,7 +5,17 @@ seed, and `rms` is the root mean square of a vector.
 """
 
 from . import dropout, gaussian, gumbel, learned, spherical, svp
-from .base import NOISES, Noise, NoiseError, check_fits, normal, parse_noise, register_noise, rms, uniform
+from .base import (
+    NOISES,
+    Noise,
+    NoiseError,
+    check_fits,
+    normal,
+    parse_noise,
+    register_noise,
+    rms,
+    uniform,
+)
 from .replacement import Replacement
 
 __all__ = [

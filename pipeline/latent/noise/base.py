@@ -1,7 +1,8 @@
 """Noise on latents. A rollout stores one integer seed; the noise it saw is made again from that seed anywhere.
 
-To add a kind, subclass `Noise` and decorate it with `@register_noise("name")`, as the other files of this folder do.
-A recipe names it as `name:scale`, or as `name:scale@first` to have it on the first latent only.
+To add a kind, subclass `Noise` and decorate it with `@register_noise("name")`, as the other files of this folder do;
+`__init__.py` imports them. A recipe names a kind as `name:scale`, or as `name:scale@first` to have it on the first
+latent only.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config import ModelError
 from ..engine.precision import precise
-from ..engine.zero import whole
+from ..engine.sharded_weights import whole
 
 # Names that architectures give to the module that makes values, alone or together with queries and keys.
 ALONE, GPT2, NEOX, FUSED = "v_proj", "c_attn", "query_key_value", "qkv_proj"

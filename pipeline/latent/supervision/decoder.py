@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from ..engine.precision import computing, precise
-from ..engine.zero import whole
+from ..engine.sharded_weights import whole
 from .base import IGNORE, States, Supervision
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelError, check_options
-from ..engine.zero import whole
+from ..engine.sharded_weights import whole
 
 
 class Mixture(NamedTuple):

@@ -7,7 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from ..engine.precision import precise
-from .base import Mixture, Thought, ThoughtSource, register_thought_source, suppress
+from .base import (
+    Mixture,
+    Thought,
+    ThoughtSource,
+    register_thought_source,
+    suppress,
+)
 
 
 @register_thought_source("soft_vocabulary")

@@ -36,12 +36,25 @@ from ...system.compat import logged_metric, rollout_tokenizer
 from ..lora import inner_model
 from .actions import latent_mask, with_latents
 from .advantages import max_at_k_advantages, thought_advantages
+from .call_state import Drawn, Work
 from .estimators import density_logps, drawn_densities, replayed_logps
-from .groups import RESAMPLES, equal_groups, fill_unscored, mixed_share, replace_rows
+from .groups import (
+    RESAMPLES,
+    equal_groups,
+    fill_unscored,
+    mixed_share,
+    replace_rows,
+)
 from .logps import ActionLogps, Answers
-from .metrics import LatentGradients, averaged, ratio_metrics, replay_gap, reward_metrics, thought_metrics
+from .metrics import (
+    LatentGradients,
+    averaged,
+    ratio_metrics,
+    replay_gap,
+    reward_metrics,
+    thought_metrics,
+)
 from .rollouts import RolloutSettings, draw_seeds
-from .work import Drawn, Work
 
 
 class LatentGRPOTrainer(GRPOTrainer):

@@ -19,7 +19,7 @@ from ...latent.noise import Noise, Replacement
 from ...latent.noise.values import keeping_bases
 from ...latent.thoughts import THOUGHT_SOURCES
 from ...model.reasoner import Reasoner, Samples
-from ...problems.swap import derange
+from ...problems.donors import derange
 from ...recipe.schema import EvaluateSection
 from ...system.compat import logged_metric
 from ..lora import inner_model

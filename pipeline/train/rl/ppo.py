@@ -21,12 +21,12 @@ from ...latent.value_head import add_value_head
 from ...model.reasoner import Reasoner
 from ...system.compat import logged_metric
 from .actions import latent_mask
+from .call_state import Drawn, Work
 from .gae import gae
 from .grpo import LatentGRPOTrainer, answers_of
 from .metrics import replay_gap
 from .rollouts import RolloutSettings
 from .value_loss import action_values, value_loss
-from .work import Drawn, Work
 
 KL_GAIN, KL_CLIP = 0.1, 0.2  # arXiv 1909.08593, section 2.2
 

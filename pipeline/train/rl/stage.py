@@ -15,7 +15,7 @@ from ...model.load import load_reasoner
 from ...model.reasoner import Reasoner
 from ...recipe.load import RecipeError
 from ...recipe.schema import PPOSection, RLSection
-from ...scoring.reward_model import recipe_reward
+from ...scoring.recipe_rewards import recipe_reward
 from ...tracking.tracker import TrackingCallback
 from ..callbacks import ProgressCallback
 from ..context import Context

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...rewards.answers import extract_answer
 from ...rewards.score import is_high
-from ..scoring.sample_files import SamplesError, read_samples
+from .sample_files import SamplesError, read_samples
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ...data.errors import TerminatedError, UserError
 from ..system.activity import NOW, begin
 from ..system.files import write_whole
 from ..system.sigterm import TERMINATED, sigterm_raises
-from .foreign_errors import explain
+from .machine_errors import explain
 
 BAD_INPUT, UNEXPECTED, STOPPED, INTERRUPTED = 2, 1, 3, 130
 

@@ -18,9 +18,9 @@ from ..latent.sampling.generate import SamplingParams
 from ..model.reasoner import Reasoner, Samples
 from ..recipe.schema import EvaluateSection
 from ..scoring.latent_reward import LatentRewardModel, judge_thoughts
+from ..scoring.problem_samples import Sampled
 from ..scoring.sample_files import SampleFile
-from ..scoring.sampled import Sampled
-from ..scoring.setting import Setting, seeds_of
+from ..scoring.sampling_setting import Setting, seeds_of
 from .search import search_thoughts
 
 

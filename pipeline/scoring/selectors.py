@@ -1,4 +1,7 @@
-"""Selectors: ways to choose one of k samples without knowing which is right."""
+"""Selectors: ways to choose one of k samples without knowing which is right.
+
+A new one needs an entry in `METRICS`, a branch in `select`, and its name in `Selector` of `pipeline/recipe/schema.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from ...data.problem import Problem
 from ...rewards.score import call_reward
 from ..statistics.at_k import best_at_k, vote_at_k
-from .sampled import Sampled
+from .problem_samples import Sampled
 
 # Selector -> the metric it makes.
 METRICS = {

@@ -17,7 +17,7 @@ from ...rewards.answers import completion_text
 from ...rewards.checking import checked
 from ...rewards.errors import RewardError
 from ...rewards.loading import load_reward
-from ...rewards.patience import Patience
+from ...rewards.retries import Patience
 from ..latent.config import context_window
 from ..problems.text import control_ids
 from ..recipe.schema import Reward

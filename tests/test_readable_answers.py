@@ -10,8 +10,8 @@ from neuralese.data.problem import Problem
 from neuralese.pipeline.evaluate.measure import measure
 from neuralese.pipeline.model.answer_limits import check_answers_fit
 from neuralese.pipeline.problems.encode import Encoded
-from neuralese.pipeline.problems.golds import LOOKED_AT, check_golds
 from neuralese.pipeline.problems.load import load_all, load_evaluation
+from neuralese.pipeline.problems.readable_answers import LOOKED_AT, check_golds
 from neuralese.pipeline.recipe.load import RecipeError
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.rewards import RewardError, score

@@ -10,8 +10,16 @@ import time
 
 import pytest
 
-from neuralese.rewards import Patience, RewardError, check_reward, checked, patience
-from neuralese.rewards.patience import Tries
+from neuralese.rewards import (
+    Patience,
+    RewardError,
+    check_reward,
+    checked,
+)
+from neuralese.rewards import (
+    retries as patience,
+)
+from neuralese.rewards.retries import Tries
 
 CALL = {"prompts": ["p", "q"], "completions": ["first text", "second text"]}
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT
 from wandb_reader import read_run
 
-from neuralese.pipeline.cli import border, plan_table
+from neuralese.pipeline.cli import check_output, errors
 from neuralese.pipeline.cli.app import main
-from neuralese.pipeline.cli.foreign_errors import written_file
+from neuralese.pipeline.cli.machine_errors import written_file
 from neuralese.pipeline.run import launch
 from neuralese.pipeline.system.activity import NOW, begin, doing
 
@@ -53,7 +53,7 @@ def test_without_a_run_folder_the_trace_is_in_a_file_that_is_named(capsys, monke
         NOW.folder = tmp_path / "gone"  # cannot be written to
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(plan_table, "print_plan", fail)
+    monkeypatch.setattr(check_output, "print_plan", fail)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code, _, error = neuralese(capsys, "check", TINY)
     assert code == 1 and "Error: RuntimeError: first line second line. Nobody foresaw" in error
@@ -67,7 +67,7 @@ def test_the_innermost_task_is_named_and_forgotten_by_the_next_command(capsys, m
         with doing("reading"), doing("counting"):
             raise RuntimeError("three")
 
-    monkeypatch.setattr(plan_table, "print_plan", fail)
+    monkeypatch.setattr(check_output, "print_plan", fail)
     assert neuralese(capsys, "check", TINY)[2].startswith("Error while counting: RuntimeError: three.")
     with doing("writing"):
         assert NOW.tasks == ["reading", "counting", "writing"]
@@ -80,14 +80,14 @@ def test_the_first_process_of_a_launch_that_fails_speaks(capsys, monkeypatch, tm
     monkeypatch.setenv("WORLD_SIZE", "2")
     spoke = []
     for rank in (1, 0):
-        monkeypatch.setattr(border, "_speaker", None)
+        monkeypatch.setattr(errors, "_speaker", None)
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / str(rank) / "error.json"))
-        spoke.append(border._speaks())
-        assert border._speaks() == spoke[-1]  # and goes on to speak
+        spoke.append(errors._speaks())
+        assert errors._speaks() == spoke[-1]  # and goes on to speak
     assert spoke == [True, False]
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setattr(border, "_speaker", None)
-    assert border._speaks()
+    monkeypatch.setattr(errors, "_speaker", None)
+    assert errors._speaks()
 
 
 def test_a_terminal_of_few_characters_is_no_error(monkeypatch):
@@ -190,7 +190,7 @@ def test_half_a_character_in_an_error_does_not_lose_its_trace(capsys, monkeypatc
         NOW.folder = tmp_path
         raise RuntimeError("bad \udce9 byte")
 
-    monkeypatch.setattr(plan_table, "print_plan", fail)
+    monkeypatch.setattr(check_output, "print_plan", fail)
     assert neuralese(capsys, "check", TINY)[0] == 1
     assert "bad \\udce9 byte" in (tmp_path / "error.log").read_text(encoding="utf-8")
 

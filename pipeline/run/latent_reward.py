@@ -16,13 +16,13 @@ from ..model.load import load_reasoner
 from ..problems.load import draw_training, load_all, load_evaluation
 from ..recipe.schema import Recipe
 from ..scoring.latent_reward_training import draw_thoughts, held_out, kept_thoughts, train_latent_reward
+from ..scoring.problem_samples import Sampled
 from ..scoring.sample_files import digest
-from ..scoring.sampled import Sampled
-from ..scoring.setting import Setting
+from ..scoring.sampling_setting import Setting
 from ..system.activity import doing
 from ..system.files import check_writable, write_whole
 from ..system.processes import join_processes
-from .finished import find_checkpoints
+from .finished_stages import find_checkpoints
 from .folder import RunError
 
 logger = logging.getLogger(__name__)
