@@ -5,7 +5,7 @@ import json
 import pyarrow
 import pyarrow.parquet
 
-from neuralese.tests.bad_days.day import TINY, BadDay
+from .day import TINY, BadDay
 
 ROW = {"question": "1 + 2 =", "steps": ["3"], "answer": "3"}
 LINE = json.dumps(ROW)

@@ -2,7 +2,7 @@
 
 import shutil
 
-from neuralese.tests.bad_days.day import TINY, BadDay
+from .day import TINY, BadDay
 
 RL = "{finished}/rl/final"
 

@@ -1,6 +1,6 @@
 """Low-rank adapters, and the precision that stages compute in."""
 
-from neuralese.tests.bad_days.day import TINY, BadDay
+from .day import TINY, BadDay
 
 FINAL = "{finished}/sft/final"
 

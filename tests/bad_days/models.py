@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from neuralese.pipeline.scoring.latent_reward import LatentRewardConfig, LatentRewardModel
-from neuralese.tests.bad_days.day import TINY, BadDay
+
+from .day import TINY, BadDay
 
 MODEL = ["model.config=null", "model.name_or_path={folder}/model", "curriculum.supervision=none"]
 CHECK = ["check", TINY, *MODEL]

@@ -1,6 +1,6 @@
 """Recipes and command lines with mistakes."""
 
-from neuralese.tests.bad_days.day import TINY, BadDay
+from .day import TINY, BadDay
 
 DAYS = [
     BadDay("a mistyped key", ["check", TINY, "sft.trainr={}"], "unknown key 'sft.trainr', did you mean 'trainer'?"),

@@ -15,7 +15,8 @@ from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run import results
 from neuralese.pipeline.system import lock
 from neuralese.pipeline.train.callbacks import ProgressCallback
-from neuralese.tests.bad_days.day import TINY, BadDay
+
+from .day import TINY, BadDay
 
 TRAIN = ["train", TINY, "output_dir={folder}", "tracking.wandb=false"]
 RESUME = [*TRAIN, "--resume"]

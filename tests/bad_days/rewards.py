@@ -2,7 +2,7 @@
 
 import json
 
-from neuralese.tests.bad_days.day import TINY, BadDay, Scene
+from .day import TINY, BadDay, Scene
 
 MINE = "{folder}/mine.py"
 RESUMES = "finished stages and checkpoints; --resume goes on"

@@ -13,7 +13,8 @@ from disks import mount, read_only_run, remount
 from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.run import evaluate
 from neuralese.pipeline.train import callbacks, hand_over
-from neuralese.tests.bad_days.day import TINY, BadDay
+
+from .day import TINY, BadDay
 
 SFT = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null"]
 SFT += ["tracking.wandb=false", "evaluate.sampling=[]"]

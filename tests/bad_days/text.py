@@ -5,7 +5,7 @@ import json
 from text_tokenizers import chat_like
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from neuralese.tests.bad_days.day import TINY, BadDay
+from .day import TINY, BadDay
 
 FILES = ["data.train={path: '{folder}/train.jsonl'}", "data.eval={path: '{folder}/eval.jsonl'}"]
 MODEL = ["model.config=null", "model.name_or_path={folder}/model"]

@@ -4,7 +4,7 @@ import logging
 
 import wandb
 
-from neuralese.tests.bad_days.day import TINY, BadDay
+from .day import TINY, BadDay
 
 TRAIN = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null", "evaluate.sampling=[]"]
 
