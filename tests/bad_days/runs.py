@@ -62,7 +62,12 @@ def has_checkpoint_and_trace(scene):
 
 def interrupted(scene):
     def interrupt(*_, **__):
-        signal.raise_signal(signal.SIGINT)
+        # What a shell starts in the background ignores Ctrl-C, and so would this process.
+        usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.signal(signal.SIGINT, usual)
 
     scene.monkeypatch.setattr(evaluate, "load_evaluation", interrupt)
 
