@@ -154,6 +154,13 @@ def test_it_steps_back_to_a_level_whose_accuracy_fell(tmp_path, monkeypatch):
     assert (folder / "final").resolve() == (folder / "level-2-again-1" / "final").resolve()
 
 
+@pytest.mark.parametrize(("threshold", "is_promoted"), [(0.5, True), (0.501, False), (None, False)])
+def test_an_accuracy_at_the_threshold_promotes(threshold, is_promoted):
+    measured = promotion.Promotion(None, [], None, 1, threshold, 1)
+    measured.accuracy = 0.5
+    assert measured.is_promoted == is_promoted
+
+
 def test_patience_ends_a_level_also_when_it_was_killed_and_resumed(tmp_path, monkeypatch):
     values = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.3, 5: 0.3, 6: 0.3}
     monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: values[self.trainer.state.global_step])
