@@ -69,6 +69,8 @@ def test_a_file_that_a_checkpoint_lacks_is_none(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert compat.find_file(str(tmp_path), "config.json") == str(tmp_path / "config.json")
     assert compat.find_file(str(tmp_path), "model.safetensors") is None
+    with pytest.raises(OSError, match="model.safetensors"):
+        compat.find_file(str(tmp_path), "model.safetensors", required=True)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -68,7 +68,7 @@ class LatentConfig:
         num_latents: Latents between the question and the answer at inference. 0: the model reasons in text. With
             `stop_head`: at most so many.
         delimiters: Whether `<|start-latent|>` and `<|end-latent|>` stand around the latents.
-        level: Of the curriculum, the highest one trained. 0: no text step was replaced yet.
+        level: Of the curriculum, the one that was trained last. 0: no text step was replaced yet.
         noise: Noise the model was trained with by RL, as `kind:scale`, or None.
         supervision: Help for the latents in training, a key of `SUPERVISIONS`. Inference does not need it.
         supervision_weight: Weight of its loss.

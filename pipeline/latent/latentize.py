@@ -89,7 +89,9 @@ def _saved(name: str, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]
     files: set[str] = {single} if single else set()
     if index is not None:
         shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        files |= {str(find_file(name, shard)) for key, shard in shards.items() if key.startswith(prefixes)}
+        files |= {
+            str(find_file(name, shard, required=True)) for key, shard in shards.items() if key.startswith(prefixes)
+        }
     for file in sorted(files):
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 (no mapping)

@@ -67,8 +67,10 @@ class LatentMixin:
     ) -> Any:
         """Runs a batch with `<|latent|>` placeholders in place, in one of four ways.
 
-        `forward_plain` without placeholders and without labels, `forward_given` on latents that are given,
-        `forward_loss` with labels, and `forward_logits` for the rest.
+        - The plain model: without placeholders and labels, with `past_key_values` or `inputs_embeds`, or without ids.
+        - `forward_given`: on latents that are given.
+        - `forward_loss`: with labels.
+        - `forward_logits`: for the rest.
 
         Args:
             input_ids: Any number of placeholders at any position of a row but the first.

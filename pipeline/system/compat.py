@@ -68,9 +68,13 @@ def keeps_a_recurrent_state(model: Any) -> bool:
     return getattr(model, "_is_stateful", False)
 
 
-def find_file(name: str, file: str) -> str | None:
-    """Transformers: the path of a file of a checkpoint folder or hub id; None where it has none."""
-    return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+def find_file(name: str, file: str, required: bool = False) -> str | None:
+    """Transformers: the path of a file of a checkpoint folder or hub id; None where it has none.
+
+    Raises:
+        OSError: It has none, and the file is required.
+    """
+    return cached_file(name, file, _raise_exceptions_for_missing_entries=required)
 
 
 def checkpoints_reentrantly(layer: Any) -> bool:

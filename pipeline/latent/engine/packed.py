@@ -46,7 +46,8 @@ class Draws:
     """What noise does in the passes.
 
     Attributes:
-        epsilon: (N, L, W) draws, those of a row's first latent first; None without noise.
+        epsilon: (N, L, W) draws, those of a row's first latent first; None without noise, and in a search, where
+            `branch` brings them.
         shift: Moves the value states of latents by epsilon; None for noise on the latents themselves.
     """
 
@@ -64,7 +65,7 @@ class Between:
 
     Attributes:
         stop: Says of last hidden states (N, d) which thoughts are complete (N,). Only for rows with one block of
-            latents. It is not asked before the first latent; latents after the end of a thought are left out.
+            latents. A thought does not end before its first latent; latents after its end are left out.
         branch: Says which rows go on. It is called before each latent with the states (N, d) after the one before (at
             first after the question), and once more after the last latent. It returns rows (M,), which may repeat, and
             epsilon (M, W) of their next latent or None. Only for rows with one block of equally many latents.

@@ -18,6 +18,7 @@ class ArmPlan:
 
     Attributes:
         name: Of the arm.
+        arm: How it differs from training latents.
         section: The curriculum section of the recipe.
         levels: The arm's levels, in order; level k is `levels[k - 1]`.
         limits: The most optimizer steps of a visit of each level.
@@ -53,6 +54,7 @@ def plan_arm(recipe: Recipe, name: str, longest: int, num_problems: int) -> ArmP
 
     Raises:
         DataError: No problem has steps, or `steps_per_level` leaves some in the last level.
+        RecipeError: Trainer keys or values that are refused.
     """
     assert recipe.curriculum is not None
     latent = latent_levels(recipe, longest)

@@ -1,7 +1,7 @@
 """When a level ends and whether it is promoted: greedy accuracy on held-out problems against the level's threshold.
 
-The thresholds are in `arm_plan.py` (`ArmPlan.threshold`), what follows a level in `order.py`. How
-a visit ended is in its `report.json`, see `reports.py`.
+The thresholds are in `arm_plan.py` (`ArmPlan.threshold`), what follows a level in `order.py`.
+How a visit ended is in its `report.json`, see `reports.py`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from ...model.load import load_reasoner
 from ...recipe.schema import Recipe
 from ...system.files import write_whole
+from ...system.processes import on_main
 from ..context import Context
 from ..hand_over import REPORT, is_done
 from .arm_plan import ArmPlan, plan_arm
@@ -96,7 +97,9 @@ def _finish(
 
 def _rename_old_levels(folder: Path) -> None:
     """Renames the folders of a curriculum begun by version 0.1, `stage-1` and so on, to `level-1` and so on."""
-    if PartialState().is_main_process:
+
+    def rename() -> None:
         for old in folder.glob("stage-*"):
             old.rename(folder / old.name.replace("stage", "level", 1))
-    PartialState().wait_for_everyone()
+
+    on_main(rename)

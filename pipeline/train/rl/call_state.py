@@ -19,12 +19,13 @@ class Work:
 
     Attributes:
         rollouts: Tensors over the B rollouts: `noise_seeds` (B,), and `latents` (B, L, d) where their density counts.
-            The caller gives them, or `_generate_single_turn` writes them when it draws.
+            `_generate_single_turn` writes them when it draws. For a part of the loss it is TRL's whole batch, of which
+            `latent_rms` is read too and `ref_per_token_logps` is overwritten at latents.
         latents_act: Latents are actions, so that log-probs are (B, A + L). The caller says so.
         rewards: (P, G) of the groups of all processes. `_calculate_rewards` writes them.
         is_scored: (P, G) False where no reward function gave a reward. Written with `rewards`.
         logps: (B, A) of the latest replay, detached. `_get_per_token_logps_and_entropies` writes them.
-        state_values: (B, T) of the latest forward, where there is a value head. Written with `logps`.
+        state_values: (B, T) of the latest forward, where there is a value head. The same hook writes them.
     """
 
     rollouts: dict[str, Any] = field(default_factory=dict)

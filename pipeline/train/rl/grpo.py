@@ -12,7 +12,7 @@ One optimizer step, by function:
 2. TRL's `compute_loss` calls `_compute_loss`. For each part of the estimator it lets TRL compute its loss, which asks
    `_get_per_token_logps_and_entropies` for the log-probs of the actions: `replayed_logps` or `density_logps`.
 
-`work.Work` holds what these hooks hand each other.
+`call_state.Work` holds what these hooks hand each other.
 """
 
 from __future__ import annotations
