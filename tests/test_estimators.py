@@ -100,7 +100,7 @@ def test_later_inner_steps_start_from_the_densities_of_the_rollout(reasoner, pro
     """Before the weights have moved, the ratios of latents and tokens are one; afterwards they are not."""
     trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": "score_function_rsqrt_d"}, num_iterations=2)
     inputs = rollouts(trainer)
-    extended = with_latents(inputs, trainer._latent_mask(inputs))
+    extended = with_latents(inputs, trainer._latent_mask(inputs, inputs["latents"].size(1)))
 
     def gap():
         with trainer.working(Work(extended, latents_act=True)):

@@ -1,1 +1,1 @@
-"""The command line: a file for each command, and `border.py`, where every error becomes a message."""
+"""The command line: a file for each command, and `errors.py`, where every error becomes a message."""

@@ -48,7 +48,7 @@ class Measurement:
         stage: Stage of the checkpoint: sft, curriculum, rl, or a control.
         mode: What stands between question and answer: text, latent, pause, no_cot, or hybrid (latents, then steps in
             text, after a curriculum that was stopped).
-        metric: accuracy (greedy), pass@k, the metric of a selector (`METRICS` in selection.py), or agreement@k.
+        metric: accuracy (greedy), pass@k, the metric of a selector (`METRICS` in selectors.py), or agreement@k.
         ci95: Interval over problems (`share_ci`, `auroc_ci`).
         n: Number of problems.
         guess: For accuracy and pass@k, what k guesses reach (`guess_floor`).

@@ -174,6 +174,7 @@ class LatentMixin:
             branch: Says which rows go on before each latent, and draws for the noise; see `Between`.
         """
         config = self.latent_config
+        draw = draw if num_latents else None
         is_latent = batch.is_latent if num_latents else torch.zeros_like(batch.is_latent)
         sweeps = min(config.jacobi_sweeps or 0, num_latents)  # as many as latents are exact; more change nothing
         if sweeps:
@@ -182,14 +183,14 @@ class LatentMixin:
             layout = plan_passes(is_latent, batch.attention_mask, num_latents)
         embeds = self.get_input_embeddings()(batch.input_ids.gather(1, layout.source))  # type: ignore[attr-defined]
         packed = Packed(layout, embeds, batch.position_ids.gather(1, layout.source), rows)
-        noise = draw.noise if draw is not None and num_latents else None
+        noise = draw.noise if draw is not None else None
 
         def think(hidden: Tensor, epsilon: Tensor | None) -> Tensor:
             thought = self.thought_source(hidden, self)
             return thought.latent if noise is None or epsilon is None else noise.apply(thought, epsilon)
 
         counts = layout.counts if rows is None else layout.counts[rows]
-        draws = self._draws(draw, counts, num_latents) if draw is not None and num_latents else NO_DRAWS
+        draws = self._draws(draw, counts, num_latents) if draw is not None else NO_DRAWS
         if sweeps:
             return run_sweeps(self.base_model, think, packed, sweeps, draws, keep, config.backprop_steps), layout  # type: ignore[attr-defined]
         stop = self._is_complete if may_stop and self.stop_head is not None else None

@@ -18,7 +18,7 @@ from ...recipe.schema import EvaluateSection
 from ...scoring.selectors import selector_name
 from ...system.files import write_whole
 from ...system.integrity import read_json, read_seconds
-from ..audit.table import VERDICTS
+from ..audit.table import VERDICTS, Grid
 from ..measure import Measurement, ResultsError, read_results
 from ..table import costs, metric_name, results_columns, stage_name, table_rows
 from .data import (
@@ -44,14 +44,6 @@ logger = logging.getLogger(__name__)
 
 CURVES = {"loss": "loss (nats)", "accuracy": "held-out greedy accuracy", "reward": "mean reward"}
 PACKAGES = ("neuralese", "torch", "transformers", "trl", "accelerate", "peft")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of texts."""
-
-    headings: Sequence[str]
-    lines: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,6 @@ class AuditPart:
 
     Attributes:
         subject: What was audited, and how well it answers.
-        tables: Title, table and caption of each.
         thoughts: The map of thoughts in words, where they were read.
         readings: Question, and lines about it, of each thought on the map.
     """
@@ -92,7 +83,7 @@ class AuditPart:
     verdict: str
     subject: str
     gates: Grid
-    tables: list[tuple[str, Grid, str]]
+    tables: list[Grid]
     thoughts: Picture | None = None
     readings: list[tuple[str, list[str]]] = field(default_factory=list)
 
@@ -170,7 +161,7 @@ def _stages(rows: Sequence[Measurement], seconds: dict[str, float]) -> Section:
         f"{rows[0].n} evaluation problems, seed {rows[0].seed}. Brackets: 95% intervals over problems. "
         "One run: differences between seeds are not in the intervals."
     )
-    return Section(text=text, table=Grid(headings, table_rows(rows, seconds)))
+    return Section(text=text, table=Grid("", headings, table_rows(rows, seconds)))
 
 
 def _passes(results: Sequence[SettingResult], images: Path, prefix: str = "") -> list[Section]:
@@ -205,7 +196,7 @@ def _selectors(results: Sequence[SettingResult], images: Path, prefix: str = "")
         lines.append([one.model, one.setting, str(rows[0].k), *shares, *costs(rows)])
     headings = ["model", "samples", "k", *(selector_name(metric) for metric in metrics), "latents", "tokens", "ms"]
     figures = [_picture(selector_plot(ours, k), images, prefix)]
-    return [*sections, Section("Selectors", note=note, figures=figures, table=Grid(headings, lines))]
+    return [*sections, Section("Selectors", note=note, figures=figures, table=Grid("", headings, lines))]
 
 
 def _audit(found: dict[str, Any], images: Path) -> AuditPart:
@@ -216,8 +207,8 @@ def _audit(found: dict[str, Any], images: Path) -> AuditPart:
     return AuditPart(
         verdict=found["verdict"],
         subject=f"{found['checkpoint']}, {found['problems']} problems, accuracy {_share(found['accuracy'])}.",
-        gates=Grid(["gate", "", "because"], gates),
-        tables=[(one["title"], Grid(one["headings"], one["rows"]), one["caption"] or "") for one in tables],
+        gates=Grid("", ["gate", "", "because"], gates),
+        tables=[Grid(**one) for one in tables],
         thoughts=_picture(thoughts_map(readings), images) if are_read else None,
         readings=[(one["question"], _reading(one)) for one in readings] if are_read else [],
     )
@@ -234,7 +225,7 @@ def _timings(seconds: dict[str, float], rows: Sequence[Measurement]) -> Grid | N
         return None
     names = {row.stage: stage_name(row) for row in rows}
     lines = [[names.get(stage, stage), f"{spent:.1f}"] for stage, spent in seconds.items()]
-    return Grid(["", "seconds"], [*lines, ["in all", f"{sum(seconds.values()):.1f}"]])
+    return Grid("", ["", "seconds"], [*lines, ["in all", f"{sum(seconds.values()):.1f}"]])
 
 
 def _versions() -> str:

@@ -4,7 +4,6 @@ A kind of one's own is a subclass of `Noise` with `@register_noise("name")`. `no
 seed, and `rms` is the root mean square of a vector.
 """
 
-from . import dropout, gaussian, gumbel, learned, spherical, svp
 from .base import (
     NOISES,
     Noise,
@@ -16,13 +15,26 @@ from .base import (
     rms,
     uniform,
 )
+from .dropout import DropoutNoise
+from .gaussian import GaussianNoise
+from .gumbel import GumbelNoise, OneSidedGumbelNoise
+from .learned import LearnedNoise
 from .replacement import Replacement
+from .spherical import SphericalNoise
+from .svp import ValueNoise
 
 __all__ = [
     "NOISES",
+    "DropoutNoise",
+    "GaussianNoise",
+    "GumbelNoise",
+    "LearnedNoise",
     "Noise",
     "NoiseError",
+    "OneSidedGumbelNoise",
     "Replacement",
+    "SphericalNoise",
+    "ValueNoise",
     "check_fits",
     "normal",
     "parse_noise",
@@ -30,4 +42,3 @@ __all__ = [
     "rms",
     "uniform",
 ]
-KINDS = (dropout, gaussian, gumbel, learned, spherical, svp)

@@ -212,7 +212,9 @@ class LatentGRPOTrainer(GRPOTrainer):
         loss: Any = 0.0
         state_values = None
         for share, latents_act in self.settings.estimator.parts():
-            rollouts = with_latents(inputs, self._latent_mask(inputs)) if latents_act else inputs
+            rollouts = (
+                with_latents(inputs, self._latent_mask(inputs, inputs["latents"].size(1))) if latents_act else inputs
+            )
             with self.working(Work(rollouts, latents_act)) as work:
                 loss = loss + share * super()._compute_loss(model, rollouts)
             state_values = work.state_values
@@ -228,8 +230,8 @@ class LatentGRPOTrainer(GRPOTrainer):
         actions, tokens = self.accelerator.reduce(counts, "sum").tolist()
         logged_metric(self, "kl")[-1] *= actions / max(tokens, 1.0)
 
-    def _latent_mask(self, rollouts: dict[str, Any]) -> Tensor:
-        return latent_mask(rollouts, self.reasoner.config.token_ids[1], rollouts["latents"].size(1))
+    def _latent_mask(self, rollouts: dict[str, Any], most_latents: int) -> Tensor:
+        return latent_mask(rollouts, self.reasoner.config.token_ids[1], most_latents)
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -20,7 +20,6 @@ from torch import Tensor
 from ...latent.value_head import add_value_head
 from ...model.reasoner import Reasoner
 from ...system.compat import logged_metric
-from .actions import latent_mask
 from .call_state import Drawn, Work
 from .gae import gae
 from .grpo import LatentGRPOTrainer, answers_of
@@ -115,7 +114,7 @@ class LatentPPOTrainer(LatentGRPOTrainer):
 
     def _actions(self, rollouts: dict[str, Any]) -> Tensor:
         """Mask (B, L + A) of the actions of each rollout that was scored, latents first."""
-        is_latent = latent_mask(rollouts, self.reasoner.config.token_ids[1], self._most_latents)
+        is_latent = self._latent_mask(rollouts, self._most_latents)
         return torch.cat([is_latent, rollouts["completion_mask"]], 1) * rollouts["is_scored"][:, None]
 
     @property
