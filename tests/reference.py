@@ -99,18 +99,55 @@ def jacobi_inputs(model, ids, num_sweeps):
     return torch.stack(inputs)
 
 
+def looped_forward(model, ids, **options):
+    """Logits (T, V) of one unpadded row whose latents are made in loops."""
+    inputs = looped_inputs(model, ids, **options)
+    return model(inputs_embeds=inputs[None], use_cache=False).logits[0]
+
+
+def looped_inputs(model, ids, epsilon=None, apply_noise=None, backprop_steps=None):
+    """Embeddings and latents (T, d) of one unpadded row after all loops (LOTUS, arXiv 2606.31779).
+
+    epsilon: (R, L, d) for each loop and latent.
+    """
+    section = model.latent_config
+    embeds = list(model.get_input_embeddings()(torch.tensor(ids)))
+    places = [position for position, token in enumerate(ids) if token == section.token_ids[1]]
+    inputs = embeds
+    for loop in range(section.loops):
+        states = model.base_model(inputs_embeds=torch.stack(inputs)[None], use_cache=False).last_hidden_state[0]
+        inputs = list(embeds)
+        for turn, place in enumerate(places):
+            latent = thought(model, states[place])
+            if epsilon is not None:
+                latent = apply_noise(latent[None], epsilon[loop, turn][None])[0]
+            latent = embeds[place] + latent if section.injection == "add" else latent
+            constant = backprop_steps is not None and loop < section.loops - backprop_steps
+            inputs[place] = latent.detach() if constant else latent
+    return torch.stack(inputs)
+
+
+def row_loss(logits, ids, labels, latent_id, supervision_weight):
+    """Sum of the losses of one row's labels, from its logits (T, V)."""
+    return sum(
+        (supervision_weight if ids[position] == latent_id else 1.0)
+        * F.cross_entropy(logits[position - 1], torch.tensor(labels[position]))
+        for position in range(1, len(ids))
+        if labels[position] != -100
+    )
+
+
 def latent_loss(model, rows, labels, supervision_weight, backprop_steps=None):
     """The training loss of a batch of unpadded rows, summed label by label."""
     latent_id = model.latent_config.token_ids[1]
     total, count = torch.zeros((), dtype=model.dtype), 0
     for ids, row_labels in zip(rows, labels, strict=True):
-        logits, _ = latent_forward(model, ids, backprop_steps=backprop_steps)
-        for position in range(1, len(ids)):
-            if row_labels[position] != -100:
-                weight = supervision_weight if ids[position] == latent_id else 1.0
-                target = torch.tensor(row_labels[position])
-                total = total + weight * F.cross_entropy(logits[position - 1], target)
-                count += 1
+        if model.latent_config.loops is None:
+            logits, _ = latent_forward(model, ids, backprop_steps=backprop_steps)
+        else:
+            logits = looped_forward(model, ids, backprop_steps=backprop_steps)
+        total = total + row_loss(logits, ids, row_labels, latent_id, supervision_weight)
+        count += sum(label != -100 for label in row_labels[1:])
     return total / count
 
 

@@ -90,7 +90,9 @@ def expected_gradients(reasoner, rows=ROWS):
     return loss, gradients(reasoner.model, loss)
 
 
-def test_loss_and_gradients_equal_the_naive_forward(reasoner):
+@pytest.mark.parametrize("loops", [None, 2])
+def test_loss_and_gradients_equal_the_naive_forward(reasoner, loops):
+    reasoner.model.set_latent_config(loops=loops)
     expected, theirs = expected_gradients(reasoner)
     for side in ("left", "right"):
         output = reasoner(**batch(reasoner, side))
@@ -98,7 +100,9 @@ def test_loss_and_gradients_equal_the_naive_forward(reasoner):
         assert_same_gradients(gradients(reasoner.model, output.loss), theirs, 2e-5)
 
 
-def test_activation_checkpointing_is_exact(reasoner):
+@pytest.mark.parametrize("loops", [None, 2])
+def test_activation_checkpointing_is_exact(reasoner, loops):
+    reasoner.model.set_latent_config(loops=loops)
     expected, theirs = expected_gradients(reasoner)
     model = reasoner.model.train()
     model.gradient_checkpointing_enable()
@@ -123,12 +127,12 @@ def test_a_row_does_not_depend_on_its_neighbours(reasoner):
         assert torch.allclose(permuted.logits[place, -length:], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("sweeps", [None, 2])
-def test_logprobs_equal_a_teacher_forced_pass(reasoner, sweeps):
-    reasoner.model.set_latent_config(jacobi_sweeps=sweeps)
-    options = {"n": 3, "temperature": 1.3, "noise": "gaussian:0.4", "max_new_tokens": 8}
-    drawn = reasoner.generate(QUESTIONS, **options)
-    alone = reasoner.generate(QUESTIONS, batch_size=1, **options)
+@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}, {"loops": 2}])
+def test_logprobs_equal_a_teacher_forced_pass(reasoner, options):
+    reasoner.model.set_latent_config(**options)
+    sampling = {"n": 3, "temperature": 1.3, "noise": "gaussian:0.4", "max_new_tokens": 8}
+    drawn = reasoner.generate(QUESTIONS, **sampling)
+    alone = reasoner.generate(QUESTIONS, batch_size=1, **sampling)
     for question, samples, single in zip(QUESTIONS, drawn, alone, strict=True):
         expected = teacher_forced(reasoner, question, samples, 1.3, parse_noise("gaussian:0.4"))
         assert samples.logprobs == pytest.approx(expected, abs=1e-4)

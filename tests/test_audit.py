@@ -192,6 +192,7 @@ def test_the_functions_refuse_what_the_command_refuses():
         {"stop_head": True},
         {"delimiters": True},
         {"jacobi_sweeps": 2},
+        {"loops": 2},
         {"latents_per_step": 2},
         {"thought_source": "soft_vocabulary"},
         {"supervision": "decoder"},
@@ -221,7 +222,7 @@ def test_every_kind_of_latents_can_be_audited(make, latent):
         assert counts == own.counts[:10].tolist() and len(found.places) == own.counts.max()
     else:
         assert counts == [4] * 10 and len(found.places) == 4
-    assert (found.places[0].sensitivity is None) == ("jacobi_sweeps" in latent)
+    assert all(place.sensitivity > 0 for place in found.places[:4])
     # Steps 1 to 3 have latents, two of each with `latents_per_step`.
     assert [place.lens is not None for place in found.places[:4]] == [True, True, True, "latents_per_step" in latent]
     assert (found.decoder is not None) == ("supervision" in latent) == (found.readings[0].decoded is not None)

@@ -179,11 +179,21 @@ def test_sensitivity_is_the_derivative_through_all_later_latents(make, backprop_
     assert reasoner.model.latent_watch is None and reasoner.config.backprop_steps == backprop_steps
 
 
-def test_sensitivity_is_not_measured_where_all_latents_are_made_at_once(make):
-    reasoner = make(num_latents=3, jacobi_sweeps=2)
+@pytest.mark.parametrize("options", [{"jacobi_sweeps": 2}, {"loops": 2}])
+def test_sensitivity_of_latents_made_at_once_is_that_of_the_last_round(make, options):
+    reasoner = make(num_latents=3, **options)
     own = answer(reasoner, [word_problem(0)], SETTINGS)
-    assert sensitivity(reasoner, own) is None
-    assert [place.sensitivity for place in measure_places(reasoner, own, 20)] == [None] * 3
+    prompt, written = reasoner.prompt_ids(own.problems[0].question), own.token_ids[0]
+    embeds = reasoner.model.get_input_embeddings()(torch.tensor(prompt + written)).detach()
+    places = [place for place, token in enumerate(prompt) if token == reasoner.config.token_ids[1]]
+    latents = own.latents[0].clone().requires_grad_()
+    embeds = embeds.index_put((torch.tensor(places),), latents)
+    logits = reasoner.model(inputs_embeds=embeds[None], use_cache=False).logits[0]
+    logprobs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    total = logprobs[torch.arange(len(written)), torch.tensor(written)].sum()
+    (gradient,) = torch.autograd.grad(total, latents)
+    expected = latents.norm(dim=1) * gradient.norm(dim=1)
+    assert torch.allclose(sensitivity(reasoner, own), expected, rtol=1e-3)
 
 
 def test_geometry_by_hand():

@@ -228,7 +228,8 @@ def test_bad_estimators_are_named():
             parse_estimator(spec)
     for noise in ("spherical:0.3", "gaussian:0.3@first", None):
         with pytest.raises(EstimatorError, match="needs noise with a density on every latent"):
-            check_estimator(parse_estimator("mix:0.5"), parse_noise(noise), False)
-    with pytest.raises(EstimatorError, match=r"Remove latent.jacobi_sweeps"):
-        check_estimator(parse_estimator("score_function"), parse_noise("gaussian:0.3"), True)
-    check_estimator(parse_estimator("replay"), None, True)
+            check_estimator(parse_estimator("mix:0.5"), parse_noise(noise), "sequential")
+    for mode in ("jacobi", "looped"):
+        with pytest.raises(EstimatorError, match=rf"Set rl.estimator=replay, or leave latent.mode={mode}\."):
+            check_estimator(parse_estimator("score_function"), parse_noise("gaussian:0.3"), mode)
+    check_estimator(parse_estimator("replay"), None, "looped")

@@ -125,10 +125,10 @@ def test_no_prompts_give_no_samples(reasoner):
     assert sample(reasoner, [], n=4) == []
 
 
-@pytest.mark.parametrize("sweeps", [None, 2, 3])
-def test_prompts_of_different_kinds_may_share_a_batch(make, sweeps):
+@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}, {"jacobi_sweeps": 3}, {"loops": 2}])
+def test_prompts_of_different_kinds_may_share_a_batch(make, options):
     """With and without latents, and ending in one: the first token comes from the last token of each."""
-    reasoner = make(jacobi_sweeps=sweeps)
+    reasoner = make(**options)
     start, latent, end = reasoner.config.token_ids
     prompts = [[6, 7, 8], [6, 7, 8, 9, start, latent, end], [6, 7, 8, latent, latent], [9, 6, latent, 7]]
 

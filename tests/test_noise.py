@@ -129,7 +129,7 @@ def test_svp_names_models_it_does_not_know(reasoner):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}], ids=["passes", "sweeps"])
+@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}, {"loops": 2}], ids=["passes", "sweeps", "loops"])
 def test_a_row_depends_on_its_seed_alone(make, kind, options):
     scale, source = KINDS[kind]
     reasoner, noise = make(num_latents=3, thought_source=source, **options), parse_noise(f"{kind}:{scale}")
@@ -153,11 +153,13 @@ def test_a_row_depends_on_its_seed_alone(make, kind, options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_rollout_is_replayed_from_its_seeds(make, kind, checkpointing):
+@pytest.mark.parametrize(
+    ("checkpointing", "options"), [(False, {}), (True, {}), (False, {"loops": 3}), (True, {"loops": 2})]
+)
+def test_a_rollout_is_replayed_from_its_seeds(make, kind, checkpointing, options):
     """Sampled with a shared prefill, replayed as one batch, with gradients."""
     scale, source = KINDS[kind]
-    reasoner, noise = make(num_latents=3, thought_source=source), parse_noise(f"{kind}:{scale}")
+    reasoner, noise = make(num_latents=3, thought_source=source, **options), parse_noise(f"{kind}:{scale}")
     (samples,) = reasoner.generate(["3 + 4 ="], n=5, noise=noise, temperature=1.0, max_new_tokens=6)
     prompt = reasoner.prompt_ids("3 + 4 =")
     rows = [prompt + ids for ids in samples.token_ids]

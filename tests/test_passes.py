@@ -245,10 +245,10 @@ def test_a_compiled_model_computes_the_same():
     assert done.stdout.endswith("equal\n"), done.stderr
 
 
-@pytest.mark.parametrize("sweeps", [None, 2])
-def test_a_rank_without_latents_runs_along_under_noise(make, monkeypatch, sweeps):
+@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}, {"loops": 2}])
+def test_a_rank_without_latents_runs_along_under_noise(make, monkeypatch, options):
     """Under ZeRO-3 it runs the passes that the rows of other ranks need."""
-    reasoner = make(jacobi_sweeps=sweeps)
+    reasoner = make(**options)
     inputs = batch(reasoner, "right", [ROWS[2], ROWS[2][:3]])
     expected = reasoner(**inputs)
     monkeypatch.setattr(type(reasoner.model), "_most_latents", lambda self, counts: 3)

@@ -49,7 +49,7 @@ def test_text_hybrid_and_latent_checkpoints_train_by_the_same_code(finished, tmp
     ("section", "overrides", "message"),
     [
         ({"thought_source": "pause"}, [], "rl.noise=gaussian:0.3 has no latents to fall on with thought source pause"),
-        ({"jacobi_sweeps": 1}, ["rl.estimator=score_function"], "score_function"),
+        ({"loops": 2}, ["rl.estimator=score_function"], "score_function"),
         ({"stop_head": True}, [], "was trained to stop by itself"),
     ],
 )

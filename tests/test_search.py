@@ -161,6 +161,7 @@ def test_the_most_sensitive_latent_has_the_largest_norm(reasoner, problems, monk
         ("gaussian:0.2@first", {"num_latents": 3}, "says itself where noise falls"),
         ("gaussian:0.2", {"num_latents": 3, "stop_head": True}, "as many for all questions"),
         ("gaussian:0.2", {"num_latents": 3, "jacobi_sweeps": 1}, "one after the other"),
+        ("gaussian:0.2", {"num_latents": 3, "loops": 2}, "one after the other"),
         ("gaussian:0", {"num_latents": 3}, "noise gaussian:0 makes all thoughts equal"),
         ("svp:0.2", {"num_latents": 3}, "which is all that a latent reward model sees"),
         ("learned:0.2", {"num_latents": 3}, "needs a thought source that gives a std"),

@@ -77,7 +77,7 @@ def check_search(spec: str, section: LatentConfig | LatentSection, model: Any = 
     """
     key, noise = "evaluate.search", parse_noise(spec)
     check_fits(key, noise, section.thought_source)
-    if section.stop_head or section.jacobi_sweeps is not None:
+    if section.stop_head or section.mode != "sequential":
         raise SearchError(f"{key} needs latents made one after the other, and as many for all questions. Remove it.")
     if noise is None:
         raise SearchError(f"{key}: noise {spec} makes all thoughts equal. Give a scale above 0.")

@@ -75,5 +75,4 @@ def _search(section: SearchSection, at: int | str | None, num_latents: int) -> S
 def most_sensitive(reasoner: Reasoner, options: EvaluateSection, problems: Sequence[Problem]) -> int:
     """The latent, from 1, that a small change of moves the model's own answers most (`thoughts.sensitivity`)."""
     norms = sensitivity(reasoner, answer(reasoner, problems[:SENSITIVE_PROBLEMS], options))
-    assert norms is not None
     return int(norms.argmax()) + 1

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from ...data.errors import UserError
 
 SECTION = "latent"
-VERSION = 5
+VERSION = 6
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
+INJECTIONS = ("add", "replace")
 # What the fields that a version added mean for a checkpoint of the one before.
 ADDED: dict[int, dict[str, Any]] = {
     2: {"jacobi_sweeps": None, "backprop_steps": None},
     3: {"thought_options": {}, "supervision_options": {}, "stop_head": False, "delimiters": True},
     4: {"compute_dtype": "float32"},
     5: {},
+    6: {"loops": None, "injection": "add", "window": None, "sees_question": True},
 }
 
 
@@ -76,8 +78,13 @@ class LatentConfig:
         stop_head: A head on the hidden states ends the thought, so that a question takes as many latents as it needs.
         jacobi_sweeps: None: one pass a latent. Else all latents are made at once, in so many fixed-point sweeps
             (arXiv 2506.18582); with as many sweeps as latents the result is the same.
+        loops: None, or all latents are made at once, each from the state at its own position in the loop before
+            (LOTUS, arXiv 2606.31779).
+        injection: With `loops`: a thought is added to the embedding of the placeholder, or replaces it.
+        window: Latents that a latent, and the text after them, attends to besides the question. None: all of the row.
+        sees_question: Whether latents after the first, and the text after them, attend to the question.
         backprop_steps: Latents, counted from the last, that carry a gradient to the state they were made from (with
-            `jacobi_sweeps`: sweeps). None: all of them. 0: none.
+            `jacobi_sweeps` or `loops`: sweeps or loops). None: all of them. 0: none.
         compute_dtype: What it was trained to compute in, one of `COMPUTE_DTYPES`. In bfloat16 the weights stay float32.
         token_ids: Ids of `<|start-latent|>`, `<|latent|>`, `<|end-latent|>` in the tokenizer.
         embedding_rms: Root mean square of the input embedding matrix when the level began; the norm that
@@ -97,6 +104,10 @@ class LatentConfig:
     supervision_options: dict[str, Any] = field(default_factory=dict)
     stop_head: bool = False
     jacobi_sweeps: int | None = None
+    loops: int | None = None
+    injection: str = "add"
+    window: int | None = None
+    sees_question: bool = True
     backprop_steps: int | None = None
     compute_dtype: str = "float32"
     token_ids: tuple[int, int, int] = (-1, -1, -1)
@@ -106,22 +117,46 @@ class LatentConfig:
     def __post_init__(self) -> None:
         """
         Raises:
-            ModelError: A number out of its range, or a dtype that reasoners do not compute in.
+            ModelError: A value out of its range, or two fields that exclude each other.
         """
         if self.compute_dtype not in COMPUTE_DTYPES:
             raise ModelError(
                 f"compute_dtype={self.compute_dtype!r} of the latent section must be one of {COMPUTE_DTYPES}."
             )
-        if self.stop_head and self.jacobi_sweeps is not None:
-            raise ModelError("stop_head needs latents made one after the other. Remove jacobi_sweeps.")
+        if self.injection not in INJECTIONS:
+            raise ModelError(f"injection={self.injection!r} of the latent section must be one of {INJECTIONS}.")
+        self._check_mode()
         for name, value, least in (
             ("latents_per_step", self.latents_per_step, 1),
             ("num_latents", self.num_latents, 0),
             ("jacobi_sweeps", self.jacobi_sweeps, 1),
+            ("loops", self.loops, 1),
+            ("window", self.window, 1),
             ("backprop_steps", self.backprop_steps, 0),
         ):
             if value is not None and (type(value) is not int or value < least):
                 raise ModelError(f"{name}={value!r} of the latent section must be a whole number of at least {least}.")
+
+    @property
+    def mode(self) -> Literal["sequential", "jacobi", "looped"]:
+        """How latents are made: one after the other, or all at once in Jacobi sweeps or in loops."""
+        if self.loops is not None:
+            return "looped"
+        return "sequential" if self.jacobi_sweeps is None else "jacobi"
+
+    def _check_mode(self) -> None:
+        if self.loops is not None and self.jacobi_sweeps is not None:
+            raise ModelError("loops and jacobi_sweeps are two ways to make all latents at once. Remove one of them.")
+        if self.mode == "sequential":
+            return
+        passes = "jacobi_sweeps" if self.mode == "jacobi" else "loops"
+        for name, is_set in (
+            ("stop_head", self.stop_head),
+            ("window", self.window is not None),
+            ("sees_question=false", not self.sees_question),
+        ):
+            if is_set:
+                raise ModelError(f"{name} needs latents made one after the other. Remove it or {passes}.")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

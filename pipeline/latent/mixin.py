@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .batch import Batch, Draw, Given
 from .config import LatentConfig, ModelError, context_window
-from .engine.layout import Layout, plan_passes, plan_sweeps
+from .engine.layout import Layout, plan_parallel, plan_passes
 from .engine.packed import (
     KEEP_NOTHING,
     NO_DRAWS,
@@ -28,10 +27,12 @@ from .engine.packed import (
     Keep,
     Packed,
     PassResult,
+    Think,
+    Watch,
 )
+from .engine.parallel import Refinement, run_parallel
 from .engine.passes import run_passes
 from .engine.precision import in_compute_dtype
-from .engine.sweeps import run_sweeps
 from .loss import in_batch_order, loss_over_latents
 from .noise import Noise
 from .output import LatentOutput
@@ -49,7 +50,7 @@ class LatentMixin:
     stop_head: nn.Linear | None
     supervision: Supervision | None
     value_head: ValueHead | None
-    latent_watch: Callable[[Tensor, Tensor], None] | None = None  # see `Between.watch`
+    latent_watch: Watch | None = None
 
     @in_compute_dtype
     def forward(
@@ -176,35 +177,61 @@ class LatentMixin:
         config = self.latent_config
         draw = draw if num_latents else None
         is_latent = batch.is_latent if num_latents else torch.zeros_like(batch.is_latent)
-        sweeps = min(config.jacobi_sweeps or 0, num_latents)  # as many as latents are exact; more change nothing
-        if sweeps:
-            layout = plan_sweeps(is_latent, batch.attention_mask)
+        refinement = self._refinement(num_latents)
+        if refinement is not None:
+            layout = plan_parallel(is_latent, batch.attention_mask)
         else:
             layout = plan_passes(is_latent, batch.attention_mask, num_latents)
         embeds = self.get_input_embeddings()(batch.input_ids.gather(1, layout.source))  # type: ignore[attr-defined]
         packed = Packed(layout, embeds, batch.position_ids.gather(1, layout.source), rows)
-        noise = draw.noise if draw is not None else None
-
-        def think(hidden: Tensor, epsilon: Tensor | None) -> Tensor:
-            thought = self.thought_source(hidden, self)
-            return thought.latent if noise is None or epsilon is None else noise.apply(thought, epsilon)
-
+        think = self._think(draw.noise if draw is not None else None)
         counts = layout.counts if rows is None else layout.counts[rows]
         draws = self._draws(draw, counts, num_latents) if draw is not None else NO_DRAWS
-        if sweeps:
-            return run_sweeps(self.base_model, think, packed, sweeps, draws, keep, config.backprop_steps), layout  # type: ignore[attr-defined]
+        trunk = self.base_model  # type: ignore[attr-defined]
+        if refinement is not None:
+            result = run_parallel(
+                trunk, think, packed, refinement, draws, keep, config.backprop_steps, self.latent_watch
+            )
+            return result, layout
         stop = self._is_complete if may_stop and self.stop_head is not None else None
         between = Between(stop, branch, self.latent_watch)
-        return run_passes(self.base_model, think, packed, draws, between, keep, config.backprop_steps), layout  # type: ignore[attr-defined]
+        return run_passes(trunk, think, packed, draws, between, keep, config.backprop_steps), layout
+
+    def _think(self, noise: Noise | None) -> Think:
+        """What makes latents of hidden states: the thought source, then the noise, then what is added."""
+
+        def think(hidden: Tensor, epsilon: Tensor | None, embedding: Tensor | None) -> Tensor:
+            thought = self.thought_source(hidden, self)
+            if noise is not None and noise.on_input and embedding is not None:
+                thought, embedding = thought._replace(latent=embedding + thought.latent), None
+            z = thought.latent if noise is None or epsilon is None else noise.apply(thought, epsilon)
+            return z if embedding is None else embedding + z
+
+        return think
+
+    def _refinement(self, num_latents: int) -> Refinement | None:
+        """How all latents are made at once; None where they are made one after the other."""
+        config = self.latent_config
+        if num_latents == 0 or config.mode == "sequential":
+            return None
+        if config.loops is not None:
+            return Refinement(config.loops, in_place=True, adds=config.injection == "add")
+        assert config.jacobi_sweeps is not None
+        return Refinement(min(config.jacobi_sweeps, num_latents))  # as many as latents are exact; more change nothing
 
     def _draws(self, draw: Draw, counts: Tensor, num_latents: int) -> Draws:
         """The draws of rows with so many latents each (N,); without seeds the kind's value shift alone."""
         noise, shift = draw.noise, draw.noise.value_shift(self)
         if draw.seeds is None:
             return Draws(None, shift)
-        epsilon = noise.sample_batch(draw.seeds, counts, noise.width(self)).to(counts.device)
-        if epsilon.size(1) == 0:  # the latents are all in the rows of other ranks, and all ranks do the same
-            epsilon = epsilon.new_zeros(len(epsilon), num_latents, epsilon.size(2))
+        width, loops = noise.width(self), self.latent_config.loops
+        if loops is not None:
+            epsilon = noise.sample_loops(draw.seeds, counts, loops, width)
+        else:
+            epsilon = noise.sample_batch(draw.seeds, counts, width)
+        if epsilon.size(-2) == 0:  # the latents are all in the rows of other ranks, and all ranks do the same
+            epsilon = epsilon.new_zeros(*epsilon.shape[:-2], num_latents, width)
+        epsilon = epsilon.to(counts.device)
         return Draws(epsilon, shift)
 
     def _is_complete(self, hidden: Tensor) -> Tensor:

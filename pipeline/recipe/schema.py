@@ -101,6 +101,10 @@ class DataSection(Section):
     eval: DataSource = Field(description="evaluation problems, which the run is measured on at its end")
 
 
+# The modes that make all latents at once -> the key with the number of their passes.
+PASSES = {"jacobi": "jacobi_sweeps", "looped": "loops"}
+
+
 class LatentSection(Section):
     """How latents are made, from the curriculum on."""
 
@@ -110,12 +114,52 @@ class LatentSection(Section):
     max_latents: int | None = Field(None, gt=0, description="most latents of a thought; None: no limit")
     delimiters: bool = Field(False, description="special tokens around the latents")
     stop_head: bool = Field(False, description="a head ends the thought; the number of latents becomes a maximum")
-    jacobi_sweeps: int | None = Field(
-        None, gt=0, description="make all latents at once in this number of Jacobi sweeps; None: one pass a latent"
+    mode: Literal["sequential", "jacobi", "looped"] = Field(
+        "sequential", description="latents one after the other, or all at once in Jacobi sweeps or in loops"
+    )
+    jacobi_sweeps: int | None = Field(None, gt=0, description="of mode jacobi: the number of sweeps")
+    loops: int | Literal["level"] | None = Field(
+        None, description="of mode looped: the number of loops; level: level k of the curriculum has k loops"
+    )
+    injection: Literal["add", "replace"] = Field(
+        "add", description="of mode looped: a thought is added to the placeholder's embedding, or replaces it"
     )
     backprop_steps: int | None = Field(
-        None, ge=0, description="only the last latents (sweeps), this number of them, carry gradient; None: all"
+        None, ge=0, description="only the last latents (sweeps, loops), this number of them, carry gradient; None: all"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode_of_its_passes(cls, values: Any) -> Any:
+        # Recipes up to version 0.2 have no mode: jacobi_sweeps alone said it.
+        if isinstance(values, dict) and "mode" not in values:
+            for mode, key in PASSES.items():
+                if values.get(key) is not None:
+                    return {**values, "mode": mode}
+        return values
+
+    @field_validator("loops")
+    @classmethod
+    def _loops_are_some(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(
+                f"{value} must be at least 1, or level; latents without a loop are pause tokens: thought_source=pause"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _passes_of_the_mode(self) -> LatentSection:
+        for mode, key in PASSES.items():
+            value = getattr(self, key)
+            if mode == self.mode and value is None:
+                raise ValueError(f"mode={mode} needs {key}, the number of its passes")
+            if mode != self.mode and value is not None:
+                raise ValueError(f"{key}={value} belongs to mode={mode}, but mode is {self.mode}; remove one of them")
+        if self.injection != "add" and self.mode != "looped":
+            raise ValueError(f"injection={self.injection} belongs to mode=looped, but mode is {self.mode}")
+        if self.stop_head and self.mode != "sequential":
+            raise ValueError(f"stop_head needs latents made one after the other; remove {PASSES[self.mode]}")
+        return self
 
     @model_validator(mode="after")
     def _whole_steps(self) -> LatentSection:
@@ -123,8 +167,6 @@ class LatentSection(Section):
             raise ValueError(
                 f"max_latents={self.max_latents} must be a multiple of latents_per_step={self.latents_per_step}"
             )
-        if self.stop_head and self.jacobi_sweeps is not None:
-            raise ValueError("stop_head needs latents made one after the other; remove jacobi_sweeps")
         return self
 
 

@@ -33,7 +33,7 @@ class Place:
         cosine: Mean cosine between the latents of two problems.
         effective_rank: exp(entropy of the normalised singular values), after centring. At most d, and at most the
             number of problems less one.
-        sensitivity: ‖latent‖ · ‖d log p(answer) / d latent‖ in nats, averaged; see `sensitivity`. None: not measured.
+        sensitivity: ‖latent‖ · ‖d log p(answer) / d latent‖ in nats, averaged; see `sensitivity`.
         lens: Share of problems for which the logit lens reads the first token of the step that the latent stands for;
             None: the latent stands for no step.
         common: Share of problems whose step begins with the most common first token, the floor for `lens`.
@@ -43,7 +43,7 @@ class Place:
     rms: float
     cosine: float
     effective_rank: float
-    sensitivity: float | None
+    sensitivity: float
     lens: Mean | None
     common: float | None
 
@@ -83,7 +83,7 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
                 rms=here.pow(2).mean().sqrt().item() / config.embedding_rms,
                 cosine=total / pairs if pairs else float("nan"),
                 effective_rank=effective_ranks(here).item(),
-                sensitivity=sensitivities[place].item() if sensitivities is not None else None,
+                sensitivity=sensitivities[place].item(),
                 lens=Mean.share(read[:, 0] == read[:, 1], resamples) if len(read) else None,
                 common=float(np.unique(read[:, 1], return_counts=True)[1].max() / len(read)) if len(read) else None,
             )
@@ -141,15 +141,13 @@ def _beside_steps(reasoner: Reasoner, own: Answers, tokens: Tensor) -> list[list
     ]
 
 
-def sensitivity(reasoner: Reasoner, own: Answers) -> Float[Tensor, " L"] | None:
+def sensitivity(reasoner: Reasoner, own: Answers) -> Float[Tensor, " L"]:
     """‖z_t‖ · ‖d log p(answer) / d z_t‖ in nats, averaged over the problems that have latent t.
 
     It estimates the change of log p when a latent changes by its own norm. The answer is the model's own: all tokens
-    after the latents. The derivative also goes through later latents. None with Jacobi sweeps, where latents are not
-    made one after another.
+    after the latents. The derivative also goes through later latents; where all latents are made at once, it is taken
+    at those of the last round, which the answer sees.
     """
-    if reasoner.config.jacobi_sweeps is not None:
-        return None
     model, section = reasoner.model, reasoner.config
     total = torch.zeros(own.latents.size(1))
     model.latent_config = replace(

@@ -115,7 +115,7 @@ def _counterfactual(found: Audit) -> Grid:
 def _places(found: Audit) -> Grid:
     rows = []
     for place in found.places:
-        felt = f"{place.sensitivity:.3g}" if place.sensitivity is not None else ""
+        felt = f"{place.sensitivity:.3g}"
         geometry = [f"{place.rms:.2f}", f"{place.cosine:.3f}", f"{place.effective_rank:.1f}"]
         common = f"{place.common:.3f}" if place.common is not None else ""
         rows.append([str(place.latent), *geometry, felt, _interval(place.lens), common])

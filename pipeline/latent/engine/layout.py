@@ -6,7 +6,8 @@ different numbers of latents, so their pieces are aligned at both ends: the firs
 pass, and the last piece of every row in the last pass. The long texts after the latents then share one pass. Inside a
 pass rows are padded on the left, so that the hidden state that makes the next latent is always in the last column.
 
-With Jacobi sweeps a row has three pieces: before its first latent, from its first to its last latent, and after.
+Where all latents are made at once, a row has three pieces: before its first latent, from its first to its last latent,
+and after.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def plan_passes(is_latent: Tensor, attention_mask: Tensor, num_latents: int) -> 
     return _pack(piece, num_latents + 1, mask, is_latent, counts)
 
 
-def plan_sweeps(is_latent: Tensor, attention_mask: Tensor) -> Layout:
+def plan_parallel(is_latent: Tensor, attention_mask: Tensor) -> Layout:
     """Plans three pieces: before the first latent of a row, up to its last latent, and after."""
     mask, is_latent, counts, seen = _count(is_latent, attention_mask)
     is_after = (seen == counts[:, None]) & ~is_latent

@@ -12,9 +12,12 @@ from ..noise.values import ValueShift
 from .decoder import CachedDecoder
 from .layout import Layout
 
-# Makes latents (..., d) from last hidden states (..., d) and their draws epsilon, or None without noise.
-Think = Callable[[Tensor, Tensor | None], Tensor]
+# Makes latents (..., d) from last hidden states (..., d), their draws epsilon or None without noise, and the embedding
+# (..., d) that is added to them, or None.
+Think = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 Branch = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+# Sees latents (N, d) as they are fed back, and the index (N,) of each in its row, below 0 for none.
+Watch = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,20 @@ class Draws:
     """What noise does in the passes.
 
     Attributes:
-        epsilon: (N, L, W) draws, those of a row's first latent first; None without noise, and in a search, where
-            `branch` brings them.
+        epsilon: (N, L, W) draws, those of a row's first latent first; (N, R, L, W) where each of R loops has its own.
+            None without noise, and in a search, where `branch` brings them.
         shift: Moves the value states of latents by epsilon; None for noise on the latents themselves.
     """
 
     epsilon: Tensor | None = None
     shift: ValueShift | None = None
+
+    def of_round(self, index: int, number: Tensor) -> Tensor | None:
+        """Draws (N, M, W) of a sweep or loop, for cells that hold latent `number` (N, M) of their row."""
+        if self.epsilon is None:
+            return None
+        epsilon = self.epsilon if self.epsilon.dim() == 3 else self.epsilon[:, index]
+        return epsilon.gather(1, number[..., None].expand(-1, -1, epsilon.size(-1)))
 
     def shift_at(self, epsilon: Tensor | None, is_latent: Tensor) -> ValueShift | None:
         """The shift of a pass over columns (N, Q), with epsilon (N, Q or 1, W) at its latents."""
@@ -69,12 +79,12 @@ class Between:
         branch: Says which rows go on. It is called before each latent with the states (N, d) after the one before (at
             first after the question), and once more after the last latent. It returns rows (M,), which may repeat, and
             epsilon (M, W) of their next latent or None. Only for rows with one block of equally many latents.
-        watch: Called with the latents (N, d) of each pass and the index (N,) of each in its row, below 0 for none.
+        watch: Called with the latents of each pass.
     """
 
     stop: Callable[[Tensor], Tensor] | None = None
     branch: Branch | None = None
-    watch: Callable[[Tensor, Tensor], None] | None = None
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def run_passes(
             skipping.skip(last, turn, part)
         if draws.epsilon is not None:
             epsilon = draws.epsilon[torch.arange(len(turn), device=turn.device), turn.clamp_min(0)]
-        z = think(last, epsilon)
+        z = think(last, epsilon, None)
         if backprop_steps is not None:
             z = torch.where((turn >= rows.counts - backprop_steps)[:, None], z, z.detach())
         if between.watch is not None:

@@ -92,6 +92,6 @@ def _packed_logits(model: PreTrainedModel, rows: list[Tensor]) -> list[Tensor]:
     return [model.head_logits(states[place]) for states, place in zip(hidden, places, strict=True)]
 
 
-def _stand_in(hidden: Tensor, epsilon: Tensor | None) -> Tensor:
+def _stand_in(hidden: Tensor, epsilon: Tensor | None, embedding: Tensor | None) -> Tensor:
     assert epsilon is not None
     return epsilon

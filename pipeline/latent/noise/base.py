@@ -2,7 +2,7 @@
 
 To add a kind, subclass `Noise` and decorate it with `@register_noise("name")`, as the other files of this folder do;
 `__init__.py` imports them. A recipe names a kind as `name:scale`, or as `name:scale@first` to have it on the first
-latent only.
+latent only; of looped latents, in the first loop only.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ class Noise(ABC):
 
     Attributes:
         scale: Size of the noise. The unit is up to the kind.
-        first_only: The noise falls on the first latent of a row only.
+        first_only: The noise falls on the first latent of a row only; with loops on all latents in the first loop.
         needs: The part of a `Thought` that the kind works on, such as its std. None: the latent.
+        on_input: Of looped latents, it changes the input of the placeholder, to which the embedding was added already.
     """
 
     kind: ClassVar[str]
     needs: ClassVar[str | None] = None
+    on_input: ClassVar[bool] = False
     scale: float
     first_only: bool = False
 
@@ -90,6 +92,17 @@ class Noise(ABC):
         """
         drawn = [self.sample(seed, count, width) for seed, count in zip(seeds.tolist(), counts.tolist(), strict=True)]
         epsilon = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True)
+        if self.first_only:
+            epsilon[:, 1:] = 0.0
+        return epsilon
+
+    def sample_loops(self, seeds: Tensor, counts: Tensor, loops: int, width: int) -> Tensor:
+        """Epsilon (B, R, max count, W) of looped latents: a draw for each loop and latent, as in `sample_batch`."""
+        drawn = [
+            self.sample(seed, loops * count, width).view(loops, count, width).transpose(0, 1)
+            for seed, count in zip(seeds.tolist(), counts.tolist(), strict=True)
+        ]
+        epsilon = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).transpose(1, 2)
         if self.first_only:
             epsilon[:, 1:] = 0.0
         return epsilon

@@ -21,12 +21,16 @@ class Replacement(Noise):
     """
 
     kind = "replacement"
+    on_input = True
     scale: float = 1.0
     latents: Tensor | None = None
 
     def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
         assert self.latents is not None
         return self.latents[seed, :num_latents].float().cpu()
+
+    def sample_loops(self, seeds: Tensor, counts: Tensor, loops: int, width: int) -> Tensor:
+        return self.sample_batch(seeds, counts, width)[:, None].expand(-1, loops, -1, -1)
 
     def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
         return torch.where(epsilon.isnan(), thought.latent, epsilon.to(thought.latent.dtype))

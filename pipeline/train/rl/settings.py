@@ -85,7 +85,7 @@ def rollout_settings(recipe: Recipe) -> RolloutSettings:
     section = recipe.rl
     assert section is not None
     noise, estimator = parse_noise(section.noise), parse_estimator(section.estimator)
-    check_estimator(estimator, noise, recipe.latent.jacobi_sweeps is not None)
+    check_estimator(estimator, noise, recipe.latent.mode)
     trainer = section.trainer
     group = trainer.get("num_generations", GRPOConfig.num_generations)
     thoughts = section.answers_per_thought * (2 if section.antithetic else 1)

@@ -53,7 +53,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
             f"rl replays a fixed number of latents, and {base} was trained to stop by itself (stop_head)."
         )
     # A checkpoint from elsewhere may differ from the latent section of the recipe.
-    check_estimator(settings.estimator, settings.noise, reasoner.config.jacobi_sweeps is not None)
+    check_estimator(settings.estimator, settings.noise, reasoner.config.mode)
     check_fits("rl.noise", settings.noise, reasoner.config.thought_source)
     latents = reasoner.config.num_latents
     if args.beta > 0 and latents == 0 and str(base) == model.name_or_path and model.lora is None:

@@ -52,11 +52,11 @@ def parse_estimator(spec: str) -> Estimator:
     return found
 
 
-def check_estimator(estimator: Estimator, noise: Noise | None, has_sweeps: bool) -> None:
+def check_estimator(estimator: Estimator, noise: Noise | None, mode: str) -> None:
     """Makes sure that latents have the density that an estimator may need.
 
     Args:
-        has_sweeps: Latents are made in Jacobi sweeps.
+        mode: How latents are made, see `LatentConfig.mode`.
 
     Raises:
         EstimatorError: Latents without a density for an estimator that needs one.
@@ -68,7 +68,8 @@ def check_estimator(estimator: Estimator, noise: Noise | None, has_sweeps: bool)
             f"The estimator {estimator.name} needs noise with a density on every latent (gaussian or learned), but the "
             f"noise is {noise}. Change one of the two."
         )
-    if has_sweeps:
+    if mode != "sequential":
         raise EstimatorError(
-            f"The estimator {estimator.name} needs latents made one after the other. Remove latent.jacobi_sweeps."
+            f"The estimator {estimator.name} needs latents made one after the other: a latent that is made anew in "
+            f"every pass has no density of its own. Set rl.estimator=replay, or leave latent.mode={mode}."
         )

@@ -1,0 +1,113 @@
+"""All latents at once, refined in a fixed number of passes: Jacobi sweeps, or loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .decoder import CachedDecoder
+from .packed import (
+    KEEP_NOTHING,
+    NO_DRAWS,
+    Draws,
+    Keep,
+    Packed,
+    PassResult,
+    Think,
+    Watch,
+    next_position,
+    run_first,
+)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How all latents are made anew from one pass to the next.
+
+    Attributes:
+        rounds: How often.
+        in_place: A latent is made from the state at its own position (a loop), not from that before it (a Jacobi
+            sweep).
+        adds: The thought is added to the embedding of the placeholder, which it else replaces.
+    """
+
+    rounds: int
+    in_place: bool = False
+    adds: bool = False
+
+
+def run_parallel(
+    trunk: Any,
+    think: Think,
+    packed: Packed,
+    refinement: Refinement,
+    draws: Draws = NO_DRAWS,
+    keep: Keep = KEEP_NOTHING,
+    backprop_steps: int | None = None,
+    watch: Watch | None = None,
+) -> PassResult:
+    """Runs a layout of `plan_parallel`: the latents begin as their placeholder's embedding e, and are refined together.
+
+    - Jacobi sweeps (PCCoT, arXiv 2506.18582): x_t = s(h_{t-1}), where h is the last hidden state of the pass before
+      and s the thought source. After sweep r the first r latents of a row equal those of `run_passes`.
+    - Loops (LOTUS, arXiv 2606.31779): x_t = e + s(h_t), or s(h_t) where nothing is added.
+
+    A pass sees the question and the latents of the same pass. The last pass also runs the rest of the row, which so
+    sees the latents of the last round alone. There are `rounds` + 1 passes.
+
+    Args:
+        trunk: The decoder without its head.
+        backprop_steps: The last rounds whose latents carry a gradient; None: all.
+        watch: Called with the latents of the last round.
+    """
+    layout, rounds = packed.layout, refinement.rounds
+    (_, begin), (_, end), (_, width) = layout.bounds
+    middle, rest, size = slice(begin, end), slice(begin, width), end - begin
+    widths = [end, *[size] * (rounds - 1), width - begin]
+    decoder = CachedDecoder(trunk, len(packed.embeds), widths, keep.spare, keep.layers)
+    is_token, is_latent, counts, embeds, position_ids = packed.repeat()
+    is_latent = is_latent[:, middle]
+    number = (is_latent.cumsum(1) - 1).clamp_min(0)  # (N, M) index of the latent in its row
+    states = run_first(decoder, packed, pieces=2)
+    question, states = states[:, :begin], states[:, begin:]
+    # Pieces are padded on the left, so the column before a row's first latent may be padding: the question is.
+    asked, is_first = question[:, -1:], (is_latent & (number == 0))[..., None]
+    x, epsilon = embeds[:, middle], None
+    for index in range(rounds):
+        if index > 0:
+            shift = draws.shift_at(epsilon, is_latent)
+            states = decoder(x, is_token[:, middle], position_ids[:, middle], shift=shift)
+        decoder.hide(begin + index * size, begin + (index + 1) * size)
+        if not refinement.in_place:
+            states = torch.where(is_first, asked, torch.cat([asked, states[:, :-1]], 1))
+        epsilon = draws.of_round(index, number)
+        z = think(states, epsilon, embeds[:, middle] if refinement.adds else None)  # (N, M, d)
+        if backprop_steps is not None and index < rounds - backprop_steps:
+            z = z.detach()
+        x = torch.where(is_latent[..., None], z.to(embeds.dtype), embeds[:, middle])
+    if watch is not None:
+        x = x.flatten(0, 1)  # what is watched must be on the way to the states
+        watch(x, torch.where(is_latent, number, -1).flatten())
+        x = x.view_as(embeds[:, middle])
+    after = (0, width - end)  # columns without latents
+    shift = draws.shift_at(F.pad(epsilon, (0, 0, *after)) if epsilon is not None else None, F.pad(is_latent, after))
+    states = decoder(torch.cat([x, embeds[:, end:]], 1), is_token[:, rest], position_ids[:, rest], shift=shift)
+    return PassResult(
+        hidden=torch.cat([question, states], 1),
+        latents=_latent_cells(x, is_latent, counts),
+        num_latents=counts,
+        is_token=is_token,
+        decoder=decoder,
+        next_position=next_position(position_ids, is_token),
+    )
+
+
+def _latent_cells(x: Tensor, is_latent: Tensor, counts: Tensor) -> Tensor:
+    """Collects the latents (N, L, d) from the cells (N, M, d) of their piece."""
+    turn = torch.arange(int(counts.max()), device=counts.device)
+    order = is_latent.int().argsort(dim=1, descending=True, stable=True)[:, : len(turn)]
+    return x.gather(1, order[..., None].expand(-1, -1, x.size(2))) * (turn < counts[:, None])[..., None]
