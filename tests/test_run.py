@@ -187,12 +187,22 @@ def test_activation_checkpointing_trains_to_the_same_weights(finished, tmp_path)
             assert torch.allclose(weight, theirs[name], atol=1e-4), name
 
 
-def test_options_of_the_recurrence_reach_the_checkpoints(finished, tmp_path):
-    """A longer task would show their effect; here the first latent alone is made by one sweep."""
-    run(tiny(tmp_path, "tracking.wandb=false", "latent.jacobi_sweeps=1", "latent.backprop_steps=0"))
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # A longer task would show their effect; here the first latent alone is made by one sweep.
+        ({"jacobi_sweeps": 1, "backprop_steps": 0}, {"mode": "jacobi", "jacobi_sweeps": 1, "backprop_steps": 0}),
+        ({"loops": 3}, {"mode": "looped", "loops": 3, "injection": "add"}),
+        ({"loops": "blocks", "injection": "replace"}, {"mode": "looped", "loops": 2, "injection": "replace"}),
+    ],
+)
+def test_options_of_the_recurrence_reach_the_checkpoints(finished, tmp_path, options, expected):
+    run(tiny(tmp_path, "tracking.wandb=false", *(f"latent.{key}={value}" for key, value in options.items())))
     for stage in ("curriculum", "rl"):
         section = load_reasoner(tmp_path / "tiny" / stage / "final").config
-        assert (section.jacobi_sweeps, section.backprop_steps) == (1, 0)
+        assert {key: getattr(section, key) for key in expected} == expected
+    first = load_reasoner(tmp_path / "tiny" / "curriculum" / "level-1" / "final").config
+    assert first.loops == (1 if options.get("loops") == "blocks" else options.get("loops"))
     ours, theirs = weights(tmp_path / "tiny" / "rl" / "final"), weights(finished[0] / "rl" / "final")
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
 

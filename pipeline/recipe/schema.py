@@ -118,8 +118,8 @@ class LatentSection(Section):
         "sequential", description="latents one after the other, or all at once in Jacobi sweeps or in loops"
     )
     jacobi_sweeps: int | None = Field(None, gt=0, description="of mode jacobi: the number of sweeps")
-    loops: int | Literal["level"] | None = Field(
-        None, description="of mode looped: the number of loops; level: level k of the curriculum has k loops"
+    loops: int | Literal["blocks"] | None = Field(
+        None, description="of mode looped: the number of loops; blocks: as many as the level has blocks of latents"
     )
     injection: Literal["add", "replace"] = Field(
         "add", description="of mode looped: a thought is added to the placeholder's embedding, or replaces it"
@@ -143,7 +143,7 @@ class LatentSection(Section):
     def _loops_are_some(cls, value: int | str | None) -> int | str | None:
         if isinstance(value, int) and value < 1:
             raise ValueError(
-                f"{value} must be at least 1, or level; latents without a loop are pause tokens: thought_source=pause"
+                f"{value} must be at least 1, or blocks; latents without a loop are pause tokens: thought_source=pause"
             )
         return value
 
