@@ -1,14 +1,16 @@
 """Chain arithmetic: `17 + 5 * 3 - 8 =`, computed from left to right without precedence, modulo `modulus`.
 
-The steps are the running values: "22", "4", "27" for this question modulo 31. The answer is the last one. Words are
-separated by single spaces, so that each word can be one token.
+The steps are the running values: "22", "4", "27" for this question modulo 31; or, with `equations`, what they come
+from: "17 + 5 = 22", "22 * 3 = 4", "4 - 8 = 27". The answer is the last value. Words are separated by single spaces, so
+that each word can be one token.
 """
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 
+from .errors import DataError
 from .problem import Problem
 from .splits import (
     EVAL_PERCENT,
@@ -35,19 +37,23 @@ Chain = tuple[int, tuple[str, ...]]
 class ChainTask:
     """The distribution of questions: a start value below `modulus`, then `num_operations` operators and operands.
 
-    The start is uniform in 0..modulus-1, each operator in + - *, each operand in min_operand..max_operand.
-    Raises DataError when a setting is not an integer in its range.
+    The start is uniform in 0..modulus-1, each operator in + - *, each operand in min_operand..max_operand. With
+    `equations` a step is an equation of five words.
+    Raises DataError when a setting is not an integer in its range, or `equations` neither true nor false.
     """
 
     modulus: int = 31
     num_operations: int = 5
     min_operand: int = 1
     max_operand: int = 9
+    equations: bool = False
 
     def __post_init__(self) -> None:
         lowest = {"modulus": 2, "num_operations": 1, "min_operand": 0, "max_operand": self.min_operand}
-        for field in fields(self):
-            check_integer(field.name, getattr(self, field.name), lowest[field.name])
+        for name, least in lowest.items():
+            check_integer(name, getattr(self, name), least)
+        if not isinstance(self.equations, bool):
+            raise DataError(f"equations={self.equations!r} must be true or false.")
 
     @property
     def space(self) -> int:
@@ -115,6 +121,6 @@ def _problem(task: ChainTask, start: int, pairs: Sequence[str]) -> Problem:
     value, steps = start, []
     for pair in pairs:
         operator, operand = pair.split(" ")
-        value = OPERATORS[operator](value, int(operand)) % task.modulus
-        steps.append(str(value))
-    return Problem(_question(start, pairs), tuple(steps), steps[-1])
+        before, value = value, OPERATORS[operator](value, int(operand)) % task.modulus
+        steps.append(f"{before} {pair} = {value}" if task.equations else str(value))
+    return Problem(_question(start, pairs), tuple(steps), str(value))

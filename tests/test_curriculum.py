@@ -75,6 +75,19 @@ def test_decoder_examples_hold_the_replaced_steps_with_their_end():
     assert style(supervision="decoder").example(PROBLEM, TEXT)["step_ids"] == []
 
 
+def test_step_tokens_label_each_slot_with_its_token():
+    example = style(3, supervision="step_tokens", delimiters=True).example(PROBLEM, Level(2, 2, 6))
+    assert example["input_ids"][:10] == [1, 2, 90, *[91] * 6, 92]
+    assert example["slot_labels"] == [-100] * 3 + [11, 7, -100, 12, 7, -100] + [-100] * (len(example["input_ids"]) - 9)
+    assert example["labels"][:10] == [-100] * 10  # the labels of the text are those of the text alone
+    padded = style(3, supervision="step_tokens", supervision_options={"label_padding": True})
+    short = Encoded([1], [[11, 7]], [30, 99])
+    assert padded.example(short, Level(2, 2, 6))["slot_labels"] == [-100, 11, 7, 99, 99, 99, 99, -100, -100]
+    cut = style(1, supervision="step_tokens").example(PROBLEM, Level(2, 2, 2))
+    assert cut["slot_labels"][2:4] == [11, 12]  # a step with more tokens than slots: the first ones
+    assert set(padded.example(PROBLEM, TEXT)["slot_labels"]) == {-100}
+
+
 def test_distillation_examples_name_the_token_before_the_answer():
     example = style(supervision="distillation").example(PROBLEM, Level(2, 2, 2))
     assert example["teacher_ids"] == style().render(PROBLEM, TEXT)[0]

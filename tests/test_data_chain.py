@@ -44,6 +44,20 @@ def test_steps_are_the_running_values(task):
         assert set(words) | set(problem.steps) <= vocabulary(task)
 
 
+def test_steps_may_be_equations():
+    values, equations = (
+        generate(ChainTask(7, 3), 200, "train", 5),
+        generate(ChainTask(7, 3, equations=True), 200, "train", 5),
+    )
+    for value, equation in zip(values, equations, strict=True):
+        assert (value.question, value.answer) == (equation.question, equation.answer)
+        before = equation.question.split(" ")[0]
+        for result, step in zip(value.steps, equation.steps, strict=True):
+            left, right = step.split(" = ")
+            assert left.split(" ")[0] == before and right == result and eval(left) % 7 == int(result)
+            before = result
+
+
 def test_precedence_is_left_to_right():
     product_after_sum = [p for p in generate(ChainTask(num_operations=2), 500, "train", 0) if " + " in p.question]
     words = next(p for p in product_after_sum if p.question.split(" ")[3] == "*")
@@ -145,6 +159,7 @@ def test_harder_tasks_have_one_token_a_word_and_spread_answers(task):
         ({"num_operations": 0}, "num_operations is 0"),
         ({"num_operations": True}, "num_operations is True"),
         ({"min_operand": -1}, "min_operand is -1"),
+        ({"equations": "yes"}, "equations='yes' must be true or false"),
         ({"min_operand": 5, "max_operand": 4}, "max_operand is 4. It must be an integer of at least 5"),
     ],
 )

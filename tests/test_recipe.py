@@ -100,6 +100,8 @@ def test_a_recipe_that_extends_another_holds_only_what_differs(tmp_path):
         ("coconut-gsm8k", [2, 4, 6, 6], [3, 3, 3, 13], 8, [1, 2, 3, None]),
         ("coconut-prosqa", [1, 2, 3, 4, 5, 6], [5, 5, 5, 5, 5, 20], 6, [1, 2, 3, 4, 5, 6]),
         ("coconut-prontoqa", [1, 2, 3, 4, 5, 6, 6], [5, 5, 5, 5, 5, 5, 15], 10, [1, 2, 3, 4, 5, 6, None]),
+        ("lotus-gsm8k-gpt2", [13, 26, 39, 52, 65, 78], [1, 1, 1, 1, 1, 24], 8, [1, 2, 3, 4, 5, 8]),
+        ("lotus-gsm8k-llama", [25, 50, 75, 100, 125, 150], [1, 1, 1, 1, 1, 94], 6, [1, 2, 3, 4, 5, 6]),
     ],
 )
 def test_presets_are_the_published_schedules(recipe_file, preset, latents, epochs, longest, removed):

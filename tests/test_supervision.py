@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from batches import assert_same_gradients, gradients
-from reference import jacobi_inputs, latent_forward, latent_inputs
+from reference import jacobi_inputs, latent_forward, latent_inputs, looped_inputs
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.latent import parse_noise
@@ -63,8 +63,10 @@ def test_decoder_loss_equals_its_formula(make):
 
 
 def naive_inputs(model, ids):
-    """What is fed (T, d) for one unpadded row: embeddings, and latents made one by one, in sweeps, or not at all."""
+    """What is fed (T, d) for one unpadded row: embeddings, and latents made one by one, all at once, or not at all."""
     sweeps = model.latent_config.jacobi_sweeps
+    if model.latent_config.loops:
+        return looped_inputs(model, ids)
     if model.latent_config.thought_source == "pause":
         return model.get_input_embeddings()(torch.tensor(ids))
     return jacobi_inputs(model, ids, sweeps) if sweeps else latent_inputs(model, ids)
@@ -82,7 +84,7 @@ def states_before_answer(model, example, name):
     return [layer[0, position] for layer in output.hidden_states[1:]]
 
 
-@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}, {"thought_source": "pause"}])
+@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}, {"loops": 2}, {"thought_source": "pause"}])
 def test_distillation_loss_equals_its_formula(make, options):
     reasoner = supervised(make, "distillation", supervision_options={"gamma": 3.0}, **options)
     model = reasoner.model
@@ -103,6 +105,57 @@ def test_distillation_loss_equals_its_formula(make, options):
     expected = gradients(model, total / items)
     assert torch.allclose(output.loss, total / items, rtol=1e-5)
     assert_same_gradients(gradients(model, output.loss), expected, 2e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}, {"loops": 3}, {"thought_source": "pause"}])
+@pytest.mark.parametrize("padding", [False, True])
+def test_step_tokens_loss_equals_its_formula(make, options, padding):
+    """The mean over the text, and a weight times the mean over the slots, each label from the position before it."""
+    reasoner = supervised(make, "step_tokens", supervision_options={"label_padding": padding}, **options)
+    model = reasoner.model
+    examples, batch = batch_of(reasoner)
+    text, slots, items, count = 0.0, 0.0, 0, 0
+    for example in examples:
+        ids, labels = example["input_ids"], example["slot_labels"]
+        logits = naive_logits(model, ids)
+        text = text + cross_entropy(model, logits, ids, example["labels"])
+        slots = slots + cross_entropy(model, logits, ids, labels)
+        items += sum(label != -100 for label in example["labels"])
+        count += sum(label != -100 for label in labels)
+        assert {ids[place] for place, label in enumerate(labels) if label != -100} <= {reasoner.config.token_ids[1]}
+    assert count == (12 if padding else 9)  # of the 12 slots one step of one token and a missing step leave 3
+    expected = text / items + 0.7 * slots / count
+    theirs = gradients(model, expected)
+    output = reasoner(**batch)
+    assert torch.allclose(output.loss, expected, atol=1e-5)
+    assert_same_gradients(gradients(model, output.loss), theirs, 2e-5)
+    assert output.latent_loss == pytest.approx((slots / count).item(), rel=1e-5)
+    assert output.token_loss == pytest.approx((text / items).item(), rel=1e-5)
+
+
+def test_step_tokens_in_micro_batches_are_the_mean_over_all_their_slots(make):
+    reasoner = supervised(make, "step_tokens", loops=2)
+    style = Format(reasoner.config, eos_token_id=1)
+    examples = [style.example(PROBLEMS[row], form) for row, form in zip((0, 1, 0, 2), FORMS, strict=True)]
+    items, count = (
+        sum(label != -100 for example in examples for label in example[key]) for key in ("labels", "slot_labels")
+    )
+    whole = gradients(reasoner.model, reasoner(**Collator(0)(examples)).loss)
+    total = 0.0
+    for part in (examples[:1], examples[1:]):
+        batch = Collator(0)(part)
+        batch["supervision_inputs"]["num_items_in_batch"] = torch.tensor(count)
+        total = total + reasoner(**batch, num_items_in_batch=items).loss
+    assert_same_gradients(gradients(reasoner.model, total), whole, 2e-5)
+
+
+def test_rows_without_slots_count_for_nothing(make):
+    reasoner = supervised(make, "step_tokens")
+    style = Format(reasoner.config, eos_token_id=1)
+    output = reasoner(**Collator(0)([style.example(PROBLEMS[0], TEXT)]))
+    assert output.latent_loss == 0 and torch.isfinite(output.loss)
+    with pytest.raises(UserError, match="label_padding='yes' must be true or false"):
+        supervised(make, "step_tokens", supervision_options={"label_padding": "yes"})
 
 
 @pytest.mark.parametrize("supervision", ["none", "next_step", "decoder", "distillation"])

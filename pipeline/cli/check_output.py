@@ -63,15 +63,20 @@ def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
         count = (recipe.data.train.size or _count(problems)) - recipe.held_out if problems else 0
         arm = plan_arm(recipe, LATENT if planned.name == "curriculum" else planned.name, longest, count)
         if arm.arm.as_rl and recipe.rl is not None:
-            latents = str(arm.levels[-1].num_latents)
+            latents = _latents(recipe, arm.levels[-1].num_latents)
             rows.append([f"{planned.name} 1", str(arm.limits[0]), _batch(recipe.rl.trainer), "all", latents])
             continue
         for level, limit in zip(arm.levels, arm.limits, strict=True):
             replaced = "all" if level.removed_steps is None else str(level.removed_steps)
             shown = f"at most {limit}" if limit else "by epochs of the data"
             batch = _batch(section.trainer | (section.last_level_trainer if arm.is_last(level) else {}))
-            rows.append([f"{planned.name} {level.index}", shown, batch, replaced, str(level.num_latents)])
+            rows.append([f"{planned.name} {level.index}", shown, batch, replaced, _latents(recipe, level.num_latents)])
     return rows
+
+
+def _latents(recipe: Recipe, count: int) -> str:
+    """Latents of a level; with `auto`, which needs the tokenizer, the number of blocks."""
+    return f"{count} x auto" if count and recipe.latent.latents_per_step == "auto" else str(count)
 
 
 def _batch(trainer: Mapping[str, Any]) -> str:
@@ -87,7 +92,8 @@ def assumed_steps(recipe: Recipe) -> int:
     assert recipe.curriculum is not None
     steps, latent = recipe.curriculum.steps_per_level, recipe.latent
     # One step more than max_latents have room for: one more level replaces the rest.
-    capped = latent.max_latents // latent.latents_per_step + 1 if latent.max_latents else None
+    c = latent.max_latents_per_step if latent.latents_per_step == "auto" else latent.latents_per_step
+    capped = latent.max_latents // c + 1 if latent.max_latents else None
     if isinstance(steps, int):
         return capped or steps
     named = sum(step for step in steps if step != "all")

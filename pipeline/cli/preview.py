@@ -28,27 +28,31 @@ EXAMPLES = 3
 PLACEHOLDER = "▪"
 
 
-def print_examples(recipe: Recipe, problems: Problems, console: Console) -> None:
+def print_examples(asked: Recipe, problems: Problems, console: Console) -> None:
     """Checks the problems as a run does, and prints the first ones at every level of the arm `latent`.
 
     Raises:
         UserError: See `encode_checked`.
     """
     try:
-        config, tokenizer = recipe_tokenizer(recipe, problems)
+        config, tokenizer = recipe_tokenizer(asked, problems)
     except Unreachable as error:
         console.print(f"No examples are shown. {escape(str(error))}", soft_wrap=True, highlight=False)
         return
-    encoded = encode_checked(recipe, problems, tokenizer, config)
+    recipe, encoded = encode_checked(asked, problems, tokenizer, config)
     levels = [TEXT]
+    if recipe.latent.latents_per_step != asked.latent.latents_per_step:
+        shown = f"latents_per_step: auto is {recipe.latent.latents_per_step} for the problems above."
+        console.print(shown, highlight=False)
     latent, section = recipe.latent, recipe.curriculum
     if section is not None:
         levels += latent_levels(recipe, most_steps(problems.train))
     style = Format(
         LatentConfig(
-            latents_per_step=latent.latents_per_step,
+            latents_per_step=latent.block_size,
             delimiters=latent.delimiters,
             supervision=section.supervision if section is not None else "none",
+            supervision_options=section.supervision_options if section is not None else {},
             stop_head=latent.stop_head,
             token_ids=special_token_ids(tokenizer),
         ),
@@ -65,8 +69,9 @@ def print_examples(recipe: Recipe, problems: Problems, console: Console) -> None
 def render_line(style: Format, encoded: Encoded, level: Level, tokenizer: PreTrainedTokenizerBase) -> Text:
     """A problem at a level, with tokens that carry loss in brackets. What a supervision reads is on further lines."""
     example = style.example(encoded, level)
-    ids = example["input_ids"]
-    line = _tokens(ids, example["labels"], tokenizer)
+    ids, labels = example["input_ids"], example["labels"]
+    slots = example.get("slot_labels", labels)
+    line = _tokens(ids, [max(pair) for pair in zip(labels, slots, strict=True)], tokenizer)
     if style.config.stop_head and LATENT in tokenizer.convert_ids_to_tokens(ids):
         line.append("\n    stop head: [go on at every latent, stop at the last]", style="green")
     for step in example.get("step_ids", []):

@@ -29,11 +29,13 @@ def loss_over_latents(
     Args:
         labels: (B, T) position t is predicted from the position before it; -100 is ignored.
         num_items_in_batch: What the sum of the losses is divided by; None: the number of labels.
-        supervision_inputs: What the supervision module reads; None: it is not run.
+        supervision_inputs: What the supervision module reads; None: it is not run. Where it counts labels of its own,
+            `num_items_in_batch` is their number in all micro-batches.
     """
     config = model.latent_config
     rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
     target = labels[rows, columns + 1]  # (N,)
+    items = max(len(target), 1) if num_items_in_batch is None else num_items_in_batch
     logits = model.head_logits(states.hidden[rows, states.packed_column[rows, columns]])  # (N, V)
     losses = F.cross_entropy(precise(logits), target, reduction="none")  # (N,)
     on_latent = batch.input_ids[rows, columns + 1] == config.token_ids[1]
@@ -46,17 +48,32 @@ def loss_over_latents(
         latent_loss=(detached * on_latent).sum() / on_latent.sum().clamp_min(1),
     )
     if model.supervision is not None and supervision_inputs is not None:
-        added = model.supervision(model, states, supervision_inputs)
+        added, output.latent_loss = _supervised(model, states, supervision_inputs, items, max(len(target), 1))
         total = total + config.supervision_weight * added
-        output.latent_loss = added.detach() / max(len(target), 1)
     if model.value_head is not None:
         output.state_values = model.value_head(in_batch_order(states))
     if model.stop_head is not None:
         stop = stop_losses(model.stop_head, states, batch.is_latent)
         total = total + stop.sum()
         output.stop_loss = stop.detach().sum() / max(len(stop), 1)
-    output.loss = total / (max(len(target), 1) if num_items_in_batch is None else num_items_in_batch)
+    output.loss = total / items
     return output
+
+
+def _supervised(
+    model: Any, states: States, inputs: dict[str, Tensor], items: Tensor | int, labels: int
+) -> tuple[Tensor, Tensor]:
+    """The loss of the supervision as a sum that is divided by `items` with the rest, and its mean over this batch.
+
+    Args:
+        labels: Number of labels in this batch, which is a part of `items` where micro-batches are accumulated.
+    """
+    added = model.supervision(model, states, inputs)
+    own = model.supervision.count(inputs)
+    if own is None:
+        return added, added.detach() / labels
+    whole = inputs.get("num_items_in_batch", own).clamp_min(1)
+    return added * (items / whole), added.detach() / own.clamp_min(1)
 
 
 def stop_losses(head: nn.Module, states: States, is_latent: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +14,8 @@ from .encode import SEPARATOR, Encoded, sentence_case
 from .format import Format
 from .schedule import Level
 from .text import text_ids
+
+logger = logging.getLogger(__name__)
 
 
 def check_answers(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -79,3 +82,27 @@ def check_one_token_steps(encoded: Sequence[Encoded], tokenizer: PreTrainedToken
                     f"Step {tokenizer.decode(step)!r} of {item.named} has {len(step)} tokens, but next_step "
                     "supervision labels a latent with one token. Set curriculum.supervision=decoder for such steps."
                 )
+
+
+def longest_step(encoded: Sequence[Encoded]) -> int:
+    """Tokens of the longest step; 0 without steps."""
+    return max((len(step) for item in encoded for step in item.steps), default=0)
+
+
+def warn_of_cut_steps(
+    encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, latents_per_step: int, remedy: str
+) -> None:
+    """Warns of steps with more tokens than latents, whose last tokens no latent stands for.
+
+    Args:
+        remedy: What to change.
+    """
+    steps = [(len(step), step, item.named) for item in encoded for step in item.steps]
+    cut = [step for step in steps if step[0] > latents_per_step]
+    if cut:
+        length, step, named = max(cut, key=lambda found: found[0])
+        logger.warning(
+            "%d of %d steps have more tokens than their %d latents, which stand for the first ones only. The longest "
+            "is %r of %s with %d. %s",
+            len(cut), len(steps), latents_per_step, tokenizer.decode(step).strip(), named, length, remedy,
+        )  # fmt: skip

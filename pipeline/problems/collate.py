@@ -32,6 +32,8 @@ class Collator:
             batch["noise_seeds"] = torch.tensor([example["noise_seed"] for example in examples])
         if "step_ids" in examples[0]:
             batch["supervision_inputs"] = {"step_ids": _pad_steps([example["step_ids"] for example in examples])}
+        elif "slot_labels" in examples[0]:
+            batch["supervision_inputs"] = {"slot_labels": self._pad(examples, "slot_labels", IGNORE)}
         elif "teacher_ids" in examples[0]:
             batch["supervision_inputs"] = {
                 **self._ids(examples, "teacher_ids", "teacher_mask"),

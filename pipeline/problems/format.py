@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..latent.config import LatentConfig
-from ..latent.supervision import IGNORE
+from ..latent.supervision import IGNORE, slot_labels
 from .encode import Encoded, latent_block
 from .schedule import TEXT, Level
 
@@ -18,7 +18,7 @@ class Format:
     Attributes:
         config: The latent section of the model.
         pad_latents: All problems have the latents of the level. False: a problem has those of its own steps.
-        eos_token_id: Ends a step that the decoder supervision learns to write.
+        eos_token_id: Ends a step that the decoder supervision learns to write, and fills a block of step_tokens.
     """
 
     config: LatentConfig
@@ -54,6 +54,8 @@ class Format:
         if self.config.supervision == "decoder":
             steps = encoded.steps[: self.count(encoded, level) // self.config.latents_per_step]
             example["step_ids"] = [[*step, self.eos_token_id] for step in steps]
+        elif self.config.supervision == "step_tokens":
+            example["slot_labels"] = self._slot_labels(encoded, self.count(encoded, level), len(ids))
         elif self.config.supervision == "distillation":
             text, text_labels = self.render(encoded, TEXT)
             before_answer = len(encoded.answer) - encoded.prefix + 1
@@ -64,3 +66,11 @@ class Format:
                 "student_position": len(ids) - before_answer,
             }
         return example
+
+    def _slot_labels(self, encoded: Encoded, count: int, length: int) -> list[int]:
+        """The label of each of `length` columns: tokens of steps at the placeholders, -100 elsewhere."""
+        c = self.config.latents_per_step
+        padding = self.eos_token_id if self.config.supervision_options.get("label_padding") else IGNORE
+        labels = slot_labels(encoded.steps[: count // c], count, c, padding)
+        before = len(encoded.question) + (1 if self.config.delimiters and count else 0)
+        return [IGNORE] * before + labels + [IGNORE] * (length - before - len(labels))

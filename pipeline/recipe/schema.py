@@ -110,7 +110,10 @@ class LatentSection(Section):
 
     thought_source: str = Field("norm_matched", description="what a latent is made of, see docs/algorithm.md")
     thought_options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the thought source")
-    latents_per_step: int = Field(1, gt=0, description="latents that replace one text step")
+    latents_per_step: int | Literal["auto"] = Field(
+        1, description="latents that replace one text step; auto: tokens of the longest step of the training problems"
+    )
+    max_latents_per_step: int = Field(32, gt=0, description="most latents of a step with latents_per_step=auto")
     max_latents: int | None = Field(None, gt=0, description="most latents of a thought; None: no limit")
     delimiters: bool = Field(False, description="special tokens around the latents")
     stop_head: bool = Field(False, description="a head ends the thought; the number of latents becomes a maximum")
@@ -128,6 +131,11 @@ class LatentSection(Section):
         None, ge=0, description="only the last latents (sweeps, loops), this number of them, carry gradient; None: all"
     )
 
+    @property
+    def block_size(self) -> int:
+        """`latents_per_step` as a number. While it is auto, before the problems are tokens, a block counts as one."""
+        return 1 if self.latents_per_step == "auto" else self.latents_per_step
+
     @model_validator(mode="before")
     @classmethod
     def _mode_of_its_passes(cls, values: Any) -> Any:
@@ -137,6 +145,13 @@ class LatentSection(Section):
                 if values.get(key) is not None:
                     return {**values, "mode": mode}
         return values
+
+    @field_validator("latents_per_step")
+    @classmethod
+    def _some_latents(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{value} must be at least 1, or auto")
+        return value
 
     @field_validator("loops")
     @classmethod
@@ -163,7 +178,9 @@ class LatentSection(Section):
 
     @model_validator(mode="after")
     def _whole_steps(self) -> LatentSection:
-        if self.max_latents is not None and self.max_latents % self.latents_per_step:
+        if self.max_latents is None or self.latents_per_step == "auto":
+            return self
+        if self.max_latents % self.latents_per_step:
             raise ValueError(
                 f"max_latents={self.max_latents} must be a multiple of latents_per_step={self.latents_per_step}"
             )
@@ -207,7 +224,7 @@ class CurriculumSection(Section):
     eval_every: int = Field(100, gt=0, description="optimizer steps between two measurements")
     eval_problems: int = Field(256, gt=0, description="held-out problems of a measurement")
     mix_earlier: float = Field(0.0, ge=0, le=1, description="share of items shown at a random level up to this one")
-    supervision: Literal["none", "next_step", "decoder", "distillation"] = Field(
+    supervision: Literal["none", "next_step", "step_tokens", "decoder", "distillation"] = Field(
         "none", description="what latents are taught besides the answer, see docs/algorithm.md"
     )
     supervision_weight: float = Field(1.0, gt=0, description="weight of the supervision's loss")

@@ -59,7 +59,7 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
     config, tokenizer = load_tokenizer(checkpoint_of(recipe, "base"), recipe.model.trust_remote_code)
     if recipe.model.lora is not None:
         check_lora_modules(recipe.model.lora, config, recipe.model.trust_remote_code)
-    encoded = encode_checked(recipe, problems, tokenizer, config)
+    recipe, encoded = encode_checked(recipe, problems, tokenizer, config)
     evaluation = problems.evaluation
     tracker = Tracker(recipe, recipe.folder, state.is_main_process)
     context = Context(recipe, recipe.folder, problems.train, encoded, problems.held_out, evaluation, tracker, resume)

@@ -19,6 +19,8 @@ from ..problems.checks import (
     check_context,
     check_one_token_steps,
     check_room,
+    longest_step,
+    warn_of_cut_steps,
 )
 from ..problems.encode import Encoded, encode, encode_prompts, latent_block
 from ..problems.format import Format
@@ -33,11 +35,14 @@ from .rl.settings import rl_rows
 
 def encode_checked(
     recipe: Recipe, problems: Problems, tokenizer: PreTrainedTokenizerBase, config: Any
-) -> list[Encoded]:
+) -> tuple[Recipe, list[Encoded]]:
     """The training problems as tokens, in the same order. Errors of a later stage are raised here.
 
     Args:
         config: Transformers config of the base model.
+
+    Returns:
+        The recipe with what it leaves to the data (see `with_latents_per_step`), and the problems.
 
     Raises:
         UserError: A part that tokenizes to nothing, a row longer than the context window at some level, steps or
@@ -45,11 +50,12 @@ def encode_checked(
             written, or a limit on new tokens that cuts every answer.
     """
     encoded = encode(problems.train, tokenizer)
+    recipe = with_latents_per_step(recipe, encoded, tokenizer)
     window, section, latent = context_window(config.get_text_config()), recipe.curriculum, recipe.latent
     supervision = section.supervision if section is not None else "none"
     levels = shown_levels(recipe, problems.train)
     style = Format(
-        LatentConfig(latents_per_step=latent.latents_per_step, delimiters=latent.delimiters),
+        LatentConfig(latents_per_step=latent.block_size, delimiters=latent.delimiters),
         section is None or section.pad_latents,
     )
     check_context(encoded, levels, style, window)
@@ -75,7 +81,29 @@ def encode_checked(
         rl_rows(problems.train, most)
         rows = [item.question + block for item in encoded]
         check_room([problem.question for problem in problems.train], rows, room, window)
-    return encoded
+    return recipe, encoded
+
+
+def with_latents_per_step(recipe: Recipe, encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> Recipe:
+    """The recipe with a number in place of `latents_per_step: auto`. Warns of steps that have too few latents.
+
+    Raises:
+        RecipeError: The number does not divide `max_latents`.
+    """
+    latent, section = recipe.latent, recipe.curriculum
+    count, remedy = latent.block_size, "Raise latent.latents_per_step."
+    if latent.latents_per_step == "auto":
+        count = max(1, min(longest_step(encoded), latent.max_latents_per_step))
+        remedy = "Raise latent.max_latents_per_step."
+        if latent.max_latents is not None and latent.max_latents % count:
+            raise RecipeError(
+                f"latent.max_latents={latent.max_latents} is no multiple of {count}, which latents_per_step=auto is "
+                f"for these problems. Remove it, or set it to {latent.max_latents // count * count or count}."
+            )
+        latent = latent.model_copy(update={"latents_per_step": count})
+    if latent != recipe.latent or (section is not None and section.supervision == "step_tokens"):
+        warn_of_cut_steps(encoded, tokenizer, count, remedy)
+    return recipe.model_copy(update={"latent": latent})
 
 
 def _check_rollouts_fit(recipe: Recipe, section: RLSection, room: int, train: Sequence[Encoded], most: int) -> None:

@@ -3,11 +3,13 @@
 - `none`: the loss on the text after the latents alone (Coconut).
 - `next_step`: the state a latent is made from also predicts the first token of the step it stands for, through the
   model's own head. A label on the placeholder, so the ordinary loss does it. For steps of one token.
+- `step_tokens`: the same for every token of a step, with one latent for each (`StepTokens`).
 - `decoder`: an auxiliary decoder reads each latent and predicts all tokens of its step (`StepDecoder`).
 - `distillation`: the state before the answer is drawn to that of the text chain of thought (`Distillation`).
 
 A supervision that is a module gets what `collate.Collator` puts under `supervision_inputs` in a batch. It returns a sum
-that the model divides by the number of labels in the batch, so that accumulated micro-batches equal one big batch.
+that the model divides by the number of labels in the batch, or by that of its own labels (`Supervision.count`), so that
+accumulated micro-batches equal one big batch.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ..config import ModelError, check_options
 from .base import IGNORE, States, Supervision
 from .decoder import StepDecoder
 from .distillation import Distillation
+from .step_tokens import StepTokens, slot_labels
 
 __all__ = [
     "IGNORE",
@@ -27,14 +30,17 @@ __all__ = [
     "Distillation",
     "States",
     "StepDecoder",
+    "StepTokens",
     "Supervision",
     "build_supervision",
     "check_supervision",
+    "slot_labels",
 ]
 
 SUPERVISIONS: dict[str, type[Supervision] | None] = {
     "none": None,
     "next_step": None,
+    "step_tokens": StepTokens,
     "decoder": StepDecoder,
     "distillation": Distillation,
 }

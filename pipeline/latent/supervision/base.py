@@ -44,6 +44,10 @@ class Supervision(nn.Module):
             ValueError: A value out of its range.
         """
 
+    def count(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """Labels of its own in a batch, which its loss is the mean over; None: it counts by those of the text."""
+        return None
+
     def forward(self, model: Any, states: States, batch: dict[str, Tensor]) -> Tensor:
         """The loss in nats, summed over the batch; a scalar."""
         raise NotImplementedError

@@ -68,7 +68,9 @@ def latent_levels(recipe: Recipe, most_steps: int) -> list[Level]:
     assert section is not None
     if most_steps == 0:
         raise DataError("No training problem has steps, so there is nothing to make latent. Remove the curriculum.")
-    return plan_levels(most_steps, recipe.latent.latents_per_step, section.steps_per_level, recipe.latent.max_latents)
+    latent = recipe.latent
+    most = None if latent.latents_per_step == "auto" else latent.max_latents
+    return plan_levels(most_steps, latent.block_size, section.steps_per_level, most)
 
 
 def most_steps(problems: Sequence[Problem]) -> int:

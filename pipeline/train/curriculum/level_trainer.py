@@ -10,6 +10,7 @@ import torch
 from transformers import Trainer
 
 from ...latent.noise import Noise
+from ...latent.supervision import IGNORE
 from .optimizer_state import load_optimizer
 
 # Parts of the loss, logged beside it. `LatentOutput` explains them.
@@ -40,6 +41,19 @@ class LevelTrainer(Trainer):
         self.noise, self.noise_ramp, self.optimizer_of = noise, noise_ramp, optimizer_of
         self._parts: dict[str, list[torch.Tensor]] = {name: [] for name in PARTS}
         self.measured: dict[str, float] = {}  # what `Promotion` has measured since the last log
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The micro-batches of an optimizer step and their number of labels, as the Trainer counts them.
+
+        Labels on slots are counted apart, in all micro-batches of all processes (see `Supervision.count`).
+        """
+        samples, items = super().get_batch_samples(*args, **kwargs)
+        if samples and "slot_labels" in samples[0].get("supervision_inputs", {}):
+            count = sum((sample["supervision_inputs"]["slot_labels"] != IGNORE).sum() for sample in samples)
+            count = self.accelerator.gather(count.to(self.args.device)).sum()
+            for sample in samples:
+                sample["supervision_inputs"]["num_items_in_batch"] = count
+        return samples, items
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

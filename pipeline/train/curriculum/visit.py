@@ -134,7 +134,7 @@ def load_for_level(recipe: Recipe, plan: ArmPlan, level: Level, base: str | Path
         dtype=recipe.model.dtype,
         thought_source=plan.arm.thought_source or latent.thought_source,
         thought_options={} if plan.arm.thought_source else latent.thought_options,
-        latents_per_step=latent.latents_per_step,
+        latents_per_step=latent.block_size,
         num_latents=level.num_latents,
         delimiters=latent.delimiters,
         level=level.index,
@@ -143,7 +143,7 @@ def load_for_level(recipe: Recipe, plan: ArmPlan, level: Level, base: str | Path
         supervision_options=section.supervision_options if has_latents else {},
         stop_head=latent.stop_head and has_latents,
         jacobi_sweeps=latent.jacobi_sweeps,
-        loops=max(level.num_latents // latent.latents_per_step, 1) if latent.loops == "blocks" else latent.loops,
+        loops=max(level.num_latents // latent.block_size, 1) if latent.loops == "blocks" else latent.loops,
         # The control thinks nothing. In place of the embedding it puts the embedding, to which it must not be added.
         injection="replace" if plan.arm.thought_source == "pause_multi" else latent.injection,
         backprop_steps=latent.backprop_steps,
