@@ -1,8 +1,10 @@
 """`neuralese eval` and `neuralese calibrate` on a run and on a checkpoint."""
 
 import json
+import shutil
 from dataclasses import replace
 
+import torch
 from test_cli import assert_one_paragraph, finished, neuralese
 
 from neuralese.pipeline.evaluate.measure import Measurement, read_results
@@ -87,6 +89,43 @@ def test_eval_with_other_numbers_of_latents(capsys, finished, tmp_path):
         2: ({"latent"}, {"greedy"}), 3: ({"latent"}, {"greedy, 3 latents"}),
     }  # fmt: skip
     assert_one_paragraph(neuralese(capsys, "eval", checkpoint, "evaluate.num_latents=-1"), "num_latents")
+
+
+def test_eval_with_other_loops_and_narrower_blocks(capsys, finished, tmp_path):
+    copied = shutil.copytree(finished, tmp_path / "looped")
+    config = json.loads((copied / "rl" / "final" / "config.json").read_text())
+    config["latent"] |= {"loops": 3, "num_latents": 4, "latents_per_step": 2}
+    (copied / "rl" / "final" / "config.json").write_text(json.dumps(config))
+    output, checkpoint = tmp_path / "e.json", copied / "rl" / "final"
+    for keys, name, latents in (
+        ([], "greedy", 4),
+        (["evaluate.loops=1"], "greedy, 1 loop", 4),
+        (["evaluate.latents_per_step=1"], "greedy, 2 latents", 2),
+        (["evaluate.loops=2", "evaluate.latents_per_step=1"], "greedy, 2 latents, 2 loops", 2),
+    ):
+        code, _, error = neuralese(capsys, "eval", checkpoint, *keys, "--output", output)
+        rows = [row for row in read_results(output) if row.metric == "accuracy"]
+        assert code == 0 and [(setting_name(row), row.mode, row.latents) for row in rows] == [
+            (name, "latent", latents)
+        ], error
+        assert rows[0].seconds > 0
+    for keys, message in (
+        (["evaluate.loops=0"], "evaluate.loops"),
+        (["evaluate.latents_per_step=3"], "more than the 2 latents that a step had"),
+        (["evaluate.latents_per_step=1", "evaluate.num_latents=2"], "both say how many"),
+    ):
+        assert_one_paragraph(neuralese(capsys, "eval", checkpoint, *keys, "--output", output), message)
+    sequential = neuralese(capsys, "eval", finished / "rl" / "final", "evaluate.loops=2", "--output", output)
+    assert_one_paragraph(sequential, "needs looped latents, but the checkpoint makes its latents in mode sequential")
+
+
+def test_other_loops_are_those_of_a_checkpoint_with_so_many(make):
+    reasoner = make(num_latents=3, loops=3)
+    (fewer,) = reasoner.generate(["3 + 4 ="], loops=1)
+    assert reasoner.config.loops == 3
+    reasoner.model.set_latent_config(loops=1)
+    (expected,) = reasoner.generate(["3 + 4 ="])
+    assert torch.equal(fewer.latents, expected.latents) and fewer.texts == expected.texts
 
 
 def test_results_have_keys_of_their_own_in_wandb():

@@ -127,6 +127,7 @@ def _draw(
             temperature=setting.temperature,
             max_new_tokens=options.max_new_tokens,
             num_latents=setting.num_latents,
+            loops=setting.loops,
             seeds=seeds,
             batch_size=options.batch_size,
             on_samples=on_samples,

@@ -55,6 +55,7 @@ class Measurement:
         setting: Name of the setting, and of the file of its samples.
         num_samples: Samples that were drawn of each problem; k of them are taken.
         num_latents: Latents of each thought, if the evaluation asked for a number.
+        loops: Loops of each thought, if the evaluation asked for a number.
         answers_per_thought: Answers after each thought.
         search: `Search.name` of the search that found the thoughts; None: they were drawn independently.
         tokens: Answer tokens written for k samples of a problem, on average.
@@ -81,6 +82,7 @@ class Measurement:
     search: str | None = None
     tokens: float | None = None
     latents: float | None = None
+    loops: int | None = None
     seconds: float | None = field(default=None, compare=False)
 
     @classmethod
@@ -121,7 +123,7 @@ def measure(
     if judge is not None:
         source = {**(source or {}), "latent_reward": digest(Path(str(settings.latent_reward)))}
     ways = settings_of(reasoner, settings, problems, mode, judged=judge is not None)
-    count = ways[0].num_latents
+    count = ways[0].num_latents if settings.latents_per_step is None else None  # narrower blocks are still all blocks
     if count is not None and count < reasoner.config.num_latents:
         mode = "text" if count == 0 else "hybrid"
     reward = recipe_reward(settings.selection_reward) if settings.selection_reward is not None else None
@@ -130,7 +132,7 @@ def measure(
     rows = []
     for way in ways:
         started, effort = time.perf_counter(), Effort()
-        file = None if folder is None else SampleFile(folder / f"{way.name}.jsonl", {**what, "setting": asdict(way)})
+        file = None if folder is None else SampleFile(folder / f"{way.name}.jsonl", {**what, "setting": way.to_dict()})
         sampled = draw_samples(reasoner, problems, way, settings, seed, file, judge, effort)
         spent = time.perf_counter() - started - effort.judging
         if PartialState().is_main_process:
@@ -144,6 +146,7 @@ def measure(
                     setting=way.name,
                     num_samples=way.n,
                     num_latents=way.num_latents,
+                    loops=way.loops,
                     answers_per_thought=way.answers_per_thought,
                     search=way.search.name if way.search is not None else None,
                     tokens=k * float(np.mean([row.tokens for row in sampled])),

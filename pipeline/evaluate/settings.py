@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 
 from ...data.problem import Problem
+from ..latent.config import LatentConfig, ModelError
 from ..latent.noise import check_fits, parse_noise
 from ..model.reasoner import Reasoner
 from ..recipe.schema import EvaluateSection, SearchSection
@@ -39,7 +40,7 @@ def settings_of(
         SearchError: A search that does not fit the checkpoint.
     """
     is_latent = mode == "latent"
-    greedy = Setting(num_latents=options.num_latents if is_latent else None)
+    greedy = _changed(reasoner.config, options) if is_latent else Setting()
     found = [greedy]
     for way in options.sampling:
         if way.noise is None or (is_latent and options.num_latents != 0):
@@ -63,6 +64,28 @@ def settings_of(
         search = _search(section, at, reasoner.config.num_latents)
         found.append(Setting(search.thoughts, section.noise, section.temperature, search=search))
     return list(dict.fromkeys(found))
+
+
+def _changed(section: LatentConfig, options: EvaluateSection) -> Setting:
+    """Greedy answers with the latents and loops that the evaluation asks for.
+
+    Raises:
+        ModelError: It asks for loops of latents that have none, or for wider blocks than were trained.
+    """
+    if options.loops is not None and section.loops is None:
+        raise ModelError(
+            f"evaluate.loops={options.loops} needs looped latents, but the checkpoint makes its latents in mode "
+            f"{section.mode}. Remove it."
+        )
+    count, width = options.num_latents, options.latents_per_step
+    if width is not None:
+        if width > section.latents_per_step:
+            raise ModelError(
+                f"evaluate.latents_per_step={width} is more than the {section.latents_per_step} latents that a step "
+                "had in training. Lower it."
+            )
+        count = section.num_latents // section.latents_per_step * width
+    return Setting(num_latents=count, loops=options.loops)
 
 
 def _search(section: SearchSection, at: int | str | None, num_latents: int) -> Search:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class Reasoner:
         temperature: float = 0.0,
         max_new_tokens: int | None = None,
         num_latents: int | None = None,
+        loops: int | None = None,
         seed: int = 0,
         seeds: Sequence[Sequence[int]] | None = None,
         batch_size: int = 256,
@@ -93,6 +95,7 @@ class Reasoner:
             temperature: Of the answer tokens; 0 takes the most likely token.
             max_new_tokens: Default: 64, or what the context window leaves for the longest prompt.
             num_latents: Default: as many as the checkpoint was trained for; 0: reason in text.
+            loops: Of looped latents. Default: as many as the checkpoint was trained for.
             seed: Base of the seeds. Sample j of prompt i does not depend on the batch it is drawn in.
             seeds: n seeds for each prompt, to replay samples.
             batch_size: Answers drawn at once, at least those of one thought.
@@ -124,21 +127,32 @@ class Reasoner:
             drawn = torch.tensor(seeds)
         if noise is not None:
             noise.prepare(self.model)
-        was_training = self.model.training
-        self.model.eval()
         per_batch = max(1, batch_size // drawn.size(1))
         samples: list[Samples] = []
-        for begin in range(0, len(prompts), per_batch):
-            chunk, rows = encoded[begin : begin + per_batch], drawn[begin : begin + per_batch]
-            if rows.size(1) <= batch_size:
-                samples += self._sample(chunk, rows, options, noise)
-            else:
-                samples.append(self._sample_in_parts(chunk, rows, options, noise, batch_size))
-            if on_samples is not None:
-                for index in range(begin, len(samples)):
-                    on_samples(index, samples[index])
-        self.model.train(was_training)
+        with self._inference(loops):
+            for begin in range(0, len(prompts), per_batch):
+                chunk, rows = encoded[begin : begin + per_batch], drawn[begin : begin + per_batch]
+                if rows.size(1) <= batch_size:
+                    samples += self._sample(chunk, rows, options, noise)
+                else:
+                    samples.append(self._sample_in_parts(chunk, rows, options, noise, batch_size))
+                if on_samples is not None:
+                    for index in range(begin, len(samples)):
+                        on_samples(index, samples[index])
         return samples
+
+    @contextmanager
+    def _inference(self, loops: int | None) -> Iterator[None]:
+        """Inference mode, with another number of loops if one is given."""
+        was_training, section = self.model.training, self.config
+        self.model.eval()
+        if loops is not None:
+            self.model.latent_config = replace(section, loops=loops)
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+            self.model.latent_config = section
 
     def _sample_in_parts(
         self, prompt: list[list[int]], seeds: Tensor, sampling: SamplingParams, noise: Noise | None, size: int

@@ -405,6 +405,12 @@ class EvaluateSection(Section):
     num_latents: int | None = Field(
         None, ge=0, description="latents of a thought, where a model has any; 0: it thinks in text; None: as trained"
     )
+    loops: int | None = Field(
+        None, gt=0, description="loops of a thought, where a model has looped latents; None: as trained"
+    )
+    latents_per_step: int | None = Field(
+        None, gt=0, description="latents of each block of a thought, where a model has any; None: as trained"
+    )
     selectors: tuple[Selector, ...] = Field(
         ("majority",), description="ways to choose one of k samples, see docs/algorithm.md"
     )
@@ -425,8 +431,13 @@ class EvaluateSection(Section):
                     f"num_samples={self.num_samples} must be a multiple of "
                     f"answers_per_thought={sampling.answers_per_thought}"
                 )
-        if self.num_latents is not None and (self.search or self.latent_reward is not None):
-            raise ValueError("search and latent_reward need the latents that were trained; remove num_latents")
+        changed = [name for name in ("num_latents", "loops", "latents_per_step") if getattr(self, name) is not None]
+        if changed and (self.search or self.latent_reward is not None):
+            raise ValueError(
+                f"search and latent_reward need the latents that were trained; remove {' and '.join(changed)}"
+            )
+        if self.num_latents is not None and self.latents_per_step is not None:
+            raise ValueError("num_latents and latents_per_step both say how many latents a thought has; remove one")
         return self
 
     @model_validator(mode="after")

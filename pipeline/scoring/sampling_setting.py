@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from ...data.errors import UserError
 from ..latent.noise import parse_noise
 
+ADDED = ("loops",)  # fields of a setting that came after files of samples were first written
 MOST = 4096  # thoughts of one question that may grow at once, since they share a batch
 
 
@@ -89,6 +90,7 @@ class Setting:
         answers_per_thought: Answers in a row that share a thought.
         num_latents: Latents of each thought; None: as many as the checkpoint has; 0: reason in text.
         search: The search that finds the thoughts of a question; None: they are drawn independently.
+        loops: Loops of looped latents; None: as many as the checkpoint has.
     """
 
     n: int = 1
@@ -97,6 +99,11 @@ class Setting:
     answers_per_thought: int = 1
     num_latents: int | None = None
     search: Search | None = None
+    loops: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the head of a file of samples. What is not set is left out, as in files from before it existed."""
+        return {key: value for key, value in asdict(self).items() if key not in ADDED or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Setting:
@@ -118,6 +125,7 @@ class Setting:
     def name(self) -> str:
         """Name of the file of samples: greedy, or such as n16-gaussian-0.3-T1."""
         latents = [f"L{self.num_latents}"] if self.num_latents is not None else []
+        latents += [f"R{self.loops}"] if self.loops is not None else []
         if self.is_greedy:
             return "-".join(["greedy", *latents])
         noise = [self.noise.replace(":", "-")] if self.noise is not None else []
