@@ -9,7 +9,8 @@ for each epoch, here each level has one.
 
 Those of LOTUS are those of yingfan-bot/lotus (commit eb77e2f). It begins from a text checkpoint (the section sft), and
 trains it on text for one more epoch, then a level an epoch. Of its six levels the last leaves text steps beyond the
-sixth where they are, while here the last level has no text.
+sixth where they are, while here the last level has no text. For Llama it labels block k in loop k alone; for GPT-2, and
+here for both, all blocks are labelled in the last pass.
 """
 
 from __future__ import annotations
