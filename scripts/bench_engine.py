@@ -7,6 +7,8 @@ textbook_speedup      textbook training step / ours
 generation_speedup    textbook seconds a greedy answer / ours, prompts answered as one batch
 single_speedup        the same, ours answering one prompt at a time too
 jacobi<T>_ratio       training step of T Jacobi sweeps / one of sequential latents, on the shape of the quickstart (Q)
+loops<R>x<L>_floor_ratio  training step of L looped latents in R loops / one parallel pass over the same tokens
+loops<R>x<L>_step_ratio   the same / training step of L sequential latents
 shared_prefill_ratio  16 samples of one 512-token prompt / one sample of each of 16 such prompts
 
 Every ratio is between medians of runs that take turns in one process. Keys are figure/setting/t<threads>.
@@ -19,7 +21,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +38,7 @@ from neuralese.pipeline.latent import LatentConfig, latentize
 from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
 
 LATENTS, LATENT_ID = 6, 3
+LOOPED_LATENTS, LOOPS = (24, 78), (3, 6)
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,30 @@ def measure_jacobi(setting: Setting, repeats: int) -> dict[str, float]:
     return ratios | {f"{name}_seconds": seconds for name, seconds in found.items()}
 
 
+def measure_loops(setting: Setting, repeats: int) -> dict[str, float]:
+    """Looped latents against the floor and against as many sequential ones, for each number of them."""
+    results = {}
+    for latents in LOOPED_LATENTS:
+        wide = replace(setting, latents=latents)
+        model = wide.model().train()
+        ids, labels = wide.batch_of_rows()
+
+        def step(model: PreTrainedModel, ids: Tensor, labels: Tensor, loops: int | None) -> None:
+            model.set_latent_config(loops=loops)
+            engine_step(model, ids, labels)
+
+        arms = {"floor": functools.partial(floor_step, model, ids, labels)}
+        arms |= {f"loops{loops}": functools.partial(step, model, ids, labels, loops) for loops in LOOPS}
+        arms |= {"step": functools.partial(step, model, ids, labels, None)}
+        found = medians(model, arms, repeats)
+        for loops in LOOPS:
+            seconds, name = found[f"loops{loops}"], f"loops{loops}x{latents}"
+            results |= {f"{name}_{other}_ratio": seconds / found[other] for other in ("floor", "step")}
+            results[f"{name}_seconds"] = seconds
+        results |= {f"{arm}_x{latents}_seconds": found[arm] for arm in ("floor", "step")}
+    return results
+
+
 def measure_sharing(setting: Setting, repeats: int, count: int = 16, length: int = 512) -> dict[str, float]:
     model = setting.model().eval()
     prompts = setting.prompts(count, length).tolist()
@@ -197,6 +224,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each figure.")] = 7,
     threads: Annotated[list[int], typer.Option(min=1, help="Thread counts; repeat the option.")] = [1, 2],  # noqa: B006
     settings: Annotated[str, typer.Option(help="Which of A, B and C.")] = "ABC",
+    only_loops: Annotated[bool, typer.Option(help="Looped latents alone.")] = False,
 ) -> None:
     unknown = set(settings) - set(SETTINGS)
     if unknown or not settings:
@@ -205,10 +233,17 @@ def main(
     for count in threads:
         torch.set_num_threads(count)
         for name in settings:
+            results |= {
+                f"{key}/{name}/t{count}": value for key, value in measure_loops(SETTINGS[name], repeats).items()
+            }
+            if only_loops:
+                continue
             found = measure_training(SETTINGS[name], repeats) | measure_generation(SETTINGS[name], repeats)
             if name == "B":
                 found |= measure_sharing(SETTINGS[name], repeats)
             results |= {f"{figure}/{name}/t{count}": value for figure, value in found.items()}
+        if only_loops:
+            continue
         found = measure_jacobi(QUICKSTART, 10 * repeats)
         results |= {f"{figure}/Q/t{count}": value for figure, value in found.items()}
     out.write_text(json.dumps(results, indent=2) + "\n")
