@@ -19,7 +19,7 @@ from neuralese.pipeline.train.rl.actions import with_latents
 from neuralese.pipeline.train.rl.advantages import max_at_k_advantages, thought_advantages
 from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.estimators import EstimatorError, check_estimator, parse_estimator
-from neuralese.pipeline.train.rl.grpo import answers_of
+from neuralese.pipeline.train.rl.logps import answers_of
 from neuralese.pipeline.train.rl.rollouts import draw_seeds
 from neuralese.pipeline.train.rl.settings import check_batch
 

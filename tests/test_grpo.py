@@ -13,7 +13,8 @@ from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import NormMatched, Thought, suppress
 from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.estimators import parse_estimator
-from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer, answers_of
+from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.rl.logps import answers_of
 from neuralese.pipeline.train.rl.rollouts import RolloutSettings
 from neuralese.pipeline.train.rl.settings import rl_rows
 

@@ -48,7 +48,14 @@ def loss_over_latents(
         latent_loss=(detached * on_latent).sum() / on_latent.sum().clamp_min(1),
     )
     if model.supervision is not None and supervision_inputs is not None:
-        added, output.latent_loss = _supervised(model, states, supervision_inputs, items, max(len(target), 1))
+        added = model.supervision(model, states, supervision_inputs)
+        own = model.supervision.count(supervision_inputs)
+        if own is None:
+            output.latent_loss = added.detach() / max(len(target), 1)
+        else:
+            output.supervision_loss = added / own.clamp_min(1)
+            output.latent_loss = output.supervision_loss.detach()
+            added = added * (items / supervision_inputs.get("num_items_in_batch", own).clamp_min(1))
         total = total + config.supervision_weight * added
     if model.value_head is not None:
         output.state_values = model.value_head(in_batch_order(states))
@@ -58,22 +65,6 @@ def loss_over_latents(
         output.stop_loss = stop.detach().sum() / max(len(stop), 1)
     output.loss = total / items
     return output
-
-
-def _supervised(
-    model: Any, states: States, inputs: dict[str, Tensor], items: Tensor | int, labels: int
-) -> tuple[Tensor, Tensor]:
-    """The loss of the supervision as a sum that is divided by `items` with the rest, and its mean over this batch.
-
-    Args:
-        labels: Number of labels in this batch, which is a part of `items` where micro-batches are accumulated.
-    """
-    added = model.supervision(model, states, inputs)
-    own = model.supervision.count(inputs)
-    if own is None:
-        return added, added.detach() / labels
-    whole = inputs.get("num_items_in_batch", own).clamp_min(1)
-    return added * (items / whole), added.detach() / own.clamp_min(1)
 
 
 def stop_losses(head: nn.Module, states: States, is_latent: Tensor) -> Tensor:

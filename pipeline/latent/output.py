@@ -21,6 +21,7 @@ class LatentOutput(ModelOutput):
         token_loss: Mean cross-entropy of labels on tokens, detached.
         latent_loss: Mean cross-entropy of labels on latent placeholders, or the loss of the supervision module for each
             label on a token, detached.
+        supervision_loss: Mean loss of the supervision's own labels, with its gradient, where it counts by those.
         stop_loss: Mean cross-entropy of the stop head over latents, detached; None without one.
         latent_logps: (B, L) log-density in nats of given latents, 0 beyond a row's count.
         latent_rms: (B, L) root mean square of the latents before noise, detached, where latents are given.
@@ -32,6 +33,7 @@ class LatentOutput(ModelOutput):
     latents: Tensor | None = None
     token_loss: Tensor | None = None
     latent_loss: Tensor | None = None
+    supervision_loss: Tensor | None = None
     stop_loss: Tensor | None = None
     latent_logps: Tensor | None = None
     latent_rms: Tensor | None = None

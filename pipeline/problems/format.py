@@ -55,7 +55,10 @@ class Format:
             steps = encoded.steps[: self.count(encoded, level) // self.config.latents_per_step]
             example["step_ids"] = [[*step, self.eos_token_id] for step in steps]
         elif self.config.supervision == "step_tokens":
-            example["slot_labels"] = self._slot_labels(encoded, self.count(encoded, level), len(ids))
+            count = self.count(encoded, level)
+            before = len(encoded.question) + (1 if self.config.delimiters and count else 0)
+            slots = [IGNORE] * before + self.slot_labels(encoded, count)
+            example["slot_labels"] = slots + [IGNORE] * (len(ids) - len(slots))
         elif self.config.supervision == "distillation":
             text, text_labels = self.render(encoded, TEXT)
             before_answer = len(encoded.answer) - encoded.prefix + 1
@@ -67,10 +70,8 @@ class Format:
             }
         return example
 
-    def _slot_labels(self, encoded: Encoded, count: int, length: int) -> list[int]:
-        """The label of each of `length` columns: tokens of steps at the placeholders, -100 elsewhere."""
+    def slot_labels(self, encoded: Encoded, count: int) -> list[int]:
+        """The label of each of `count` latents: a token of its step; -100 where there is none."""
         c = self.config.latents_per_step
         padding = self.eos_token_id if self.config.supervision_options.get("label_padding") else IGNORE
-        labels = slot_labels(encoded.steps[: count // c], count, c, padding)
-        before = len(encoded.question) + (1 if self.config.delimiters and count else 0)
-        return [IGNORE] * before + labels + [IGNORE] * (length - before - len(labels))
+        return slot_labels(encoded.steps[: count // c], count, c, padding)

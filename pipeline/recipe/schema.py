@@ -315,6 +315,12 @@ class RLSection(Section):
     equal_groups: Literal["keep", "drop", "resample"] = Field(
         "keep", description="groups of equal rewards: keep, leave out of the mean, or draw again"
     )
+    step_tokens_weight: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of the labels that curriculum.supervision=step_tokens put on latents; 0: RL has none",
+    )
     eval_every: int | None = Field(
         None, gt=0, description="optimizer steps between two measurements on held-out problems; None: none"
     )

@@ -20,11 +20,13 @@ class Work:
     Attributes:
         rollouts: Tensors over the B rollouts: `noise_seeds` (B,), and `latents` (B, L, d) where their density counts.
             `_generate_single_turn` writes them when it draws. For a part of the loss it is TRL's whole batch, of which
-            `latent_rms` is read too and `ref_per_token_logps` is overwritten at latents.
+            `latent_rms` and `slot_labels` are read too and `ref_per_token_logps` is overwritten at latents.
         latents_act: Latents are actions, so that log-probs are (B, A + L). The caller says so.
         rewards: (P, G) of the groups of all processes. `_calculate_rewards` writes them.
         is_scored: (P, G) False where no reward function gave a reward. Written with `rewards`.
         logps: (B, A) of the latest replay, detached. `_get_per_token_logps_and_entropies` writes them.
+        supervision_loss: Mean loss of the labels on latents in the latest replay, where it has a gradient and labels.
+            The same hook writes it.
         state_values: (B, T) of the latest forward, where there is a value head. The same hook writes them.
     """
 
@@ -33,6 +35,7 @@ class Work:
     rewards: Tensor | None = None
     is_scored: Tensor | None = None
     logps: Tensor | None = None
+    supervision_loss: Tensor | None = None
     state_values: Tensor | None = None
 
 

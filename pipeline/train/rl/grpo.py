@@ -45,7 +45,7 @@ from .groups import (
     mixed_share,
     replace_rows,
 )
-from .logps import ActionLogps, Answers
+from .logps import ActionLogps, Answers, answers_of
 from .metrics import (
     LatentGradients,
     averaged,
@@ -55,6 +55,7 @@ from .metrics import (
     thought_metrics,
 )
 from .rollouts import RolloutSettings, draw_seeds
+from .step_labels import StepLabels, at_placeholders
 
 
 class LatentGRPOTrainer(GRPOTrainer):
@@ -63,6 +64,7 @@ class LatentGRPOTrainer(GRPOTrainer):
     def __init__(self, reasoner: Reasoner, settings: RolloutSettings, **kwargs: Any) -> None:
         self.reasoner, self.settings, self.noise = reasoner, settings, settings.noise
         self._work: Work | None = None  # of the present call of TRL; see `working`
+        self.step_labels: StepLabels | None = None  # the stage sets them
         self._gradients = LatentGradients()
         super().__init__(model=reasoner.model, processing_class=reasoner.tokenizer, **kwargs)
         reasoner.model.latent_watch = self._gradients
@@ -127,6 +129,9 @@ class LatentGRPOTrainer(GRPOTrainer):
             rollouts = super()._generate_and_score_completions(inputs)
         assert work.rewards is not None and work.is_scored is not None
         rollouts |= work.rollouts
+        if self.step_labels is not None:
+            labels = self.step_labels.rows([row["question"] for row in inputs])
+            rollouts["slot_labels"] = labels.to(self.accelerator.device)
         if self.settings.max_at is not None:
             advantages = max_at_k_advantages(work.rewards.double(), self.settings.max_at)
             rollouts["advantages"] = self._mine(advantages * work.is_scored).to(rollouts["advantages"].dtype)
@@ -220,9 +225,17 @@ class LatentGRPOTrainer(GRPOTrainer):
             state_values = work.state_values
             if not latents_act:
                 self._observe(ratio_metrics(work.logps, inputs))
+                if work.supervision_loss is not None:
+                    loss = loss + self._labelled(work.supervision_loss)
             elif self.beta != 0.0:
                 self._undilute_kl(rollouts, inputs)
         return loss, state_values
+
+    def _labelled(self, mean: Tensor) -> Tensor:
+        """The weighted loss of the labels on latents, for one accumulated micro-batch."""
+        assert self.step_labels is not None
+        self._observe({"thought/step_tokens_loss": mean.item()})
+        return self.step_labels.weight * mean / self.current_gradient_accumulation_steps
 
     def _undilute_kl(self, extended: dict[str, Any], inputs: dict[str, Any]) -> None:
         """Makes the mean KL that TRL has just logged one over tokens: latents counted as tokens without KL in it."""
@@ -256,6 +269,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         replays = [self._replayed_logps(model, answers, part) for part in parts]
         logps = torch.cat([one.logps for one in replays])
         self.work.logps, self.work.state_values = logps.detach(), replays[-1].state_values
+        self.work.supervision_loss = replays[-1].supervision_loss
         entropies = torch.cat([one.entropies for one in replays])
         return logps, entropies if compute_entropy else None, None
 
@@ -264,7 +278,10 @@ class LatentGRPOTrainer(GRPOTrainer):
         seeds = self.work.rollouts["noise_seeds"]
         assert len(seeds) == len(answers.ids)
         draw = Draw(self.noise, seeds[part]) if self.noise is not None else None
-        return replayed_logps(model, answers.select(part), draw, self.temperature, self.reasoner.config.token_ids)
+        some, labels = answers.select(part), self.work.rollouts.get("slot_labels")
+        if labels is not None:
+            labels = at_placeholders(labels[part], some.ids, self.reasoner.config.token_ids[1])
+        return replayed_logps(model, some, draw, self.temperature, self.reasoner.config.token_ids, labels)
 
     def _density_logps(self, model: Any, input_ids: Tensor, attention_mask: Tensor, actions: int) -> ActionLogps:
         """Log-probs of answers and latents. The columns of the latents are the last of `actions`."""
@@ -302,10 +319,3 @@ class LatentGRPOTrainer(GRPOTrainer):
         flat = values.flatten()
         count = len(flat) // self.accelerator.num_processes
         return flat[self.accelerator.process_index * count :][:count]
-
-
-def answers_of(rollouts: dict[str, Any]) -> Answers:
-    """The rows of TRL's batch: questions with their answers behind them."""
-    ids = torch.cat([rollouts["prompt_ids"], rollouts["completion_ids"]], 1)
-    mask = torch.cat([rollouts["prompt_mask"], rollouts["completion_mask"]], 1)
-    return Answers(ids, mask, rollouts["completion_ids"].size(1))

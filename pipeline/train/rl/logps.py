@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...latent.thoughts import suppress
@@ -40,11 +41,20 @@ class ActionLogps(NamedTuple):
         logps: (B, A) in nats at the rollout temperature; with latents as actions (B, A + L).
         entropies: The same shape, in nats.
         state_values: (B, T) of the state after each column, where there is a value head.
+        supervision_loss: Mean loss of the labels on latents, where there are any.
     """
 
     logps: Tensor
     entropies: Tensor
     state_values: Tensor | None = None
+    supervision_loss: Tensor | None = None
+
+
+def answers_of(rollouts: dict[str, Any]) -> Answers:
+    """The rows of TRL's batch: questions with their answers behind them."""
+    ids = torch.cat([rollouts["prompt_ids"], rollouts["completion_ids"]], 1)
+    mask = torch.cat([rollouts["prompt_mask"], rollouts["completion_mask"]], 1)
+    return Answers(ids, mask, rollouts["completion_ids"].size(1))
 
 
 def answer_logps(

@@ -22,7 +22,8 @@ from ...model.reasoner import Reasoner
 from ...system.compat import logged_metric
 from .call_state import Drawn, Work
 from .gae import gae
-from .grpo import LatentGRPOTrainer, answers_of
+from .grpo import LatentGRPOTrainer
+from .logps import answers_of
 from .metrics import replay_gap
 from .rollouts import RolloutSettings
 from .value_loss import action_values, value_loss

@@ -18,7 +18,7 @@ from ...latent.noise import parse_noise
 from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe, RLSection
 from ..trainer_config import trainer_config
-from .estimators import EstimatorError, check_estimator, parse_estimator
+from .estimators import Estimator, EstimatorError, check_estimator, parse_estimator
 from .rollouts import RolloutSettings, check_rollouts
 
 # Fields of GRPOConfig, and the values with which latents may be actions beside tokens. The first is the default.
@@ -76,6 +76,21 @@ class RowCollator:
         return Dataset.from_dict({"row": range(len(self.rows))})
 
 
+def _check_step_tokens(recipe: Recipe, section: RLSection, estimator: Estimator) -> None:
+    if section.step_tokens_weight == 0:
+        return
+    if recipe.curriculum is not None and recipe.curriculum.supervision != "step_tokens":
+        raise RecipeError(
+            f"rl.step_tokens_weight={section.step_tokens_weight} keeps the labels that curriculum.supervision="
+            f"step_tokens put on latents, but it is {recipe.curriculum.supervision}. Change one of the two."
+        )
+    if estimator.replay == 0:
+        raise EstimatorError(
+            f"rl.step_tokens_weight needs latents that are made again, which the estimator {estimator.name} does not. "
+            "Set rl.estimator=replay or a mix."
+        )
+
+
 def rollout_settings(recipe: Recipe) -> RolloutSettings:
     """How the rollouts of a recipe are drawn and credited.
 
@@ -86,6 +101,7 @@ def rollout_settings(recipe: Recipe) -> RolloutSettings:
     assert section is not None
     noise, estimator = parse_noise(section.noise), parse_estimator(section.estimator)
     check_estimator(estimator, noise, recipe.latent.mode)
+    _check_step_tokens(recipe, section, estimator)
     trainer = section.trainer
     group = trainer.get("num_generations", GRPOConfig.num_generations)
     thoughts = section.answers_per_thought * (2 if section.antithetic else 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from ...latent.noise import check_fits
+from ...latent.supervision import build_supervision
 from ...latent.value_head import add_value_head
 from ...model.load import load_reasoner
 from ...model.reasoner import Reasoner
@@ -29,6 +30,7 @@ from .held_out import HeldOutCallback
 from .ppo import Critic, LatentPPOTrainer
 from .rollouts import RolloutSettings
 from .settings import RowCollator, grpo_args, rl_rows, rollout_settings
+from .step_labels import StepLabels
 
 
 def train_rl(context: Context, base: str | Path, folder: Path) -> None:
@@ -45,9 +47,10 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         trust_remote_code=model.trust_remote_code,
         dtype=model.dtype,
         noise=str(settings.noise) if settings.noise else None,
-        supervision="none",  # its module is left behind here, and the checkpoint must not promise it
-        supervision_options={},
     )
+    if reasoner.config.supervision != "step_tokens":
+        # Its module is left behind here, and the checkpoint must not promise it.
+        reasoner.model.set_latent_config(supervision="none", supervision_options={})
     if reasoner.config.stop_head:
         raise RecipeError(
             f"rl replays a fixed number of latents, and {base} was trained to stop by itself (stop_head)."
@@ -77,6 +80,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
             temperature=args.temperature, top_k=args.top_k or 0, top_p=args.top_p or 1.0, min_p=args.min_p,
         )  # fmt: skip
         callbacks.append(held_out)
+    labels = _step_labels(context, section.step_tokens_weight, reasoner)
     rows = RowCollator(rl_rows(context.train, reasoner.config.num_latents))
     trainer = _trainer_of(section, reasoner, settings)(
         reward_funcs=rewards,
@@ -86,10 +90,21 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         callbacks=callbacks,
     )
     trainer.data_collator = rows
+    trainer.step_labels = labels
     completions.trainer = trainer
     if held_out is not None:
         held_out.trainer = trainer
     train_and_hand_over(trainer, context, reasoner, base, folder)
+
+
+def _step_labels(context: Context, weight: float, reasoner: Reasoner) -> StepLabels | None:
+    """Labels on the latents of rollouts, with the module that computes their loss; None with weight 0."""
+    if weight == 0:
+        return None
+    questions, config = [problem.question for problem in context.train], reasoner.config
+    labels = StepLabels.make(weight, questions, context.encoded, config, reasoner.tokenizer.eos_token_id)
+    reasoner.model.supervision = build_supervision(reasoner.model, config.supervision, config.supervision_options)
+    return labels
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from ....latent.batch import Draw
 from ..logps import ActionLogps, Answers, answer_logps
 from .base import Estimator
@@ -17,12 +19,18 @@ REPLAY = Estimator("replay", 1.0)
 
 
 def replayed_logps(
-    model: Any, answers: Answers, draw: Draw | None, temperature: float, special: tuple[int, int, int]
+    model: Any,
+    answers: Answers,
+    draw: Draw | None,
+    temperature: float,
+    special: tuple[int, int, int],
+    slot_labels: Tensor | None = None,
 ) -> ActionLogps:
     """Log-probs and entropies (B, A) of answers whose latents are made again.
 
     Args:
         special: Token ids of the latent tokens, which are never sampled.
+        slot_labels: (B, T) labels of latents, see `step_labels`; None: their loss is not computed.
     """
     output = model(
         input_ids=answers.ids,
@@ -30,6 +38,7 @@ def replayed_logps(
         labels=answers.labels,
         noise=draw.noise if draw is not None else None,
         noise_seeds=draw.seeds if draw is not None else None,
+        supervision_inputs={"slot_labels": slot_labels} if slot_labels is not None else None,
     )
     logps, entropies = answer_logps(output.logits, answers, temperature, special)
-    return ActionLogps(logps, entropies, output.get("state_values"))
+    return ActionLogps(logps, entropies, output.get("state_values"), output.get("supervision_loss"))

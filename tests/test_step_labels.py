@@ -1,0 +1,107 @@
+"""`rl.step_tokens_weight`: labels on the latents of rollouts, with their gradient, through a whole run."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import latent_inputs, looped_inputs
+from runs import tiny
+from test_grpo import make_trainer, rollouts
+
+from neuralese.data.errors import UserError
+from neuralese.pipeline import load_reasoner
+from neuralese.pipeline.latent import parse_noise
+from neuralese.pipeline.latent.supervision import build_supervision
+from neuralese.pipeline.latent.thoughts import Thought
+from neuralese.pipeline.problems.encode import encode
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train.rl.step_labels import StepLabels, at_placeholders
+
+NOISE = parse_noise("gaussian:0.4")
+
+
+def labels_of(reasoner, problems, weight):
+    encoded = encode(problems, reasoner.tokenizer)
+    questions = [problem.question for problem in problems]
+    return StepLabels.make(weight, questions, encoded, reasoner.config, reasoner.tokenizer.eos_token_id)
+
+
+def test_labels_are_the_tokens_of_the_steps(make, problems):
+    reasoner = make(num_latents=4, latents_per_step=2, supervision="step_tokens")
+    (first, *_), some = (
+        problems,
+        labels_of(make(num_latents=4, latents_per_step=2, supervision="step_tokens"), problems, 1),
+    )
+    tokens = reasoner.tokenizer.convert_tokens_to_ids(list(first.steps[:2]))
+    assert some.rows([first.question]).tolist() == [[tokens[0], -100, tokens[1], -100]]
+    latent = reasoner.config.token_ids[1]
+    ids = torch.tensor([[0, 7, latent, 8, latent, latent, 9]])
+    assert at_placeholders(torch.tensor([[1, 2, -100]]), ids, latent).tolist() == [[-100, -100, 1, -100, 2, -100, -100]]
+
+
+@pytest.mark.parametrize("options", [{"loops": 2}, {}], ids=["looped", "sequential"])
+@pytest.mark.parametrize("estimator", ["replay", "mix:0.5"])
+def test_the_gradient_is_that_of_the_labels_under_the_noise_of_the_rollouts(
+    make, problems, tmp_path, options, estimator
+):
+    if options and estimator != "replay":
+        pytest.skip("looped latents have no density")
+    reasoner = make(num_latents=3, supervision="step_tokens", **options)
+    reasoner.model.supervision = build_supervision(reasoner.model, "step_tokens", {})
+    trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": estimator})
+    trainer.step_labels = labels_of(reasoner, problems, 0.7)
+    inputs = rollouts(trainer)
+    trainer.current_gradient_accumulation_steps = 2
+    found = []
+    for labels in (trainer.step_labels, None):
+        given = {key: value for key, value in inputs.items() if labels is not None or key != "slot_labels"}
+        trainer.model.zero_grad()
+        trainer.compute_loss(trainer.model, given).backward()
+        found.append({name: p.grad.clone() for name, p in trainer.model.named_parameters()})
+    trainer.model.zero_grad()
+    total, count = 0.0, 0
+    for row in range(len(inputs["prompt_ids"])):
+        ids = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
+        seed, loops = int(inputs["noise_seeds"][row]), reasoner.config.loops
+        apply = lambda z, e: NOISE.apply(Thought(z), e)  # noqa: E731
+        if loops:
+            made = looped_inputs(reasoner.model, ids, NOISE.sample(seed, loops * 3, 32).view(loops, 3, 32), apply)
+        else:
+            made = latent_inputs(reasoner.model, ids, NOISE.sample(seed, 3, 32), apply)
+        logits = reasoner.model(inputs_embeds=made[None], use_cache=False).logits[0]
+        places = [place for place, token in enumerate(ids) if token == reasoner.config.token_ids[1]]
+        for place, label in zip(places, inputs["slot_labels"][row], strict=True):
+            if label != -100:
+                total = total + F.cross_entropy(logits[place - 1], label)
+                count += 1
+    (0.7 * total / count / 2).backward()
+    for name, parameter in trainer.model.named_parameters():
+        difference = found[0][name] - found[1][name]
+        assert (difference - parameter.grad).norm() <= 1e-3 * parameter.grad.norm() + 1e-6, name
+    logged = trainer._metrics["train"]["thought/step_tokens_loss"]
+    assert logged == [pytest.approx((total / count).item(), rel=1e-4)]
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["rl.algorithm=ppo"], ["rl.equal_groups=resample"]], ids=["grpo", "ppo", "resample"]
+)
+def test_a_run_keeps_the_labels(tmp_path, overrides):
+    options = ["latent.loops=2", "curriculum.supervision=step_tokens", "rl.step_tokens_weight=0.3", *overrides]
+    run(tiny(tmp_path, "tracking.wandb=false", *options))
+    rows = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    logged = [row["thought/step_tokens_loss"] for row in rows if row["stage"] == "rl" and "loss" in row]
+    assert len(logged) == 4 and all(value > 0 for value in logged)
+    section = load_reasoner(tmp_path / "tiny" / "rl" / "final", supervised=True).config
+    assert section.supervision == "step_tokens"  # its latents can still be read
+
+
+def test_labels_that_were_not_trained_are_refused(make, problems, tmp_path):
+    for overrides, message in (
+        ([], "keeps the labels that curriculum.supervision=step_tokens put on latents, but it is next_step"),
+        (["curriculum.supervision=step_tokens", "rl.estimator=score_function"], "latents that are made again"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(tiny(tmp_path, "tracking.wandb=false", "rl.step_tokens_weight=0.3", *overrides))
+    with pytest.raises(UserError, match="the model was trained with the supervision none"):
+        labels_of(make(num_latents=3), problems, 0.3)
