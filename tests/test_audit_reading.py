@@ -21,6 +21,7 @@ from neuralese.pipeline.evaluate.audit.readings import (
 )
 from neuralese.pipeline.evaluate.audit.text_chain import compressed_bits, measure_text
 from neuralese.pipeline.latent.geometry import effective_ranks
+from neuralese.pipeline.latent.thoughts import suppress
 from neuralese.pipeline.recipe.schema import EvaluateSection
 
 
@@ -105,7 +106,7 @@ def test_lens_reads_the_state_that_a_latent_is_made_from(reasoner):
         ids = reasoner.prompt_ids(problem.question)
         logits, _ = latent_forward(reasoner.model, ids)
         for place in range(3):
-            best = logits[len(ids) - 3 + place - 1].softmax(-1).topk(3)
+            best = suppress(logits[len(ids) - 3 + place - 1], reasoner.config.token_ids).softmax(-1).topk(3)
             assert torch.equal(found[row, place], best.indices)
             assert torch.allclose(probabilities[row, place], best.values, atol=1e-5)
 

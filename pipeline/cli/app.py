@@ -19,6 +19,7 @@ from .evaluate import evaluate
 from .recipes import recipes_app
 from .reward_model import reward_model
 from .sample import sample
+from .think import think
 from .train import train
 
 DEBUG = "--debug"
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reward-model": reward_model,
     "audit": audit,
     "sample": sample,
+    "think": think,
     "check-reward": check_reward,
 }
 app = typer.Typer(

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...latent.geometry import cosine_sums, effective_ranks
 from ...latent.sampling.generate import pad_left
 from ...latent.supervision import IGNORE, StepDecoder
+from ...model.reading import read_latents
 from ...model.reasoner import Reasoner
 from ...problems.encode import encode
 from ...statistics.intervals import Mean
@@ -34,9 +35,9 @@ class Place:
         effective_rank: exp(entropy of the normalised singular values), after centring. At most d, and at most the
             number of problems less one.
         sensitivity: ‖latent‖ · ‖d log p(answer) / d latent‖ in nats, averaged; see `sensitivity`.
-        lens: Share of problems for which the logit lens reads the first token of the step that the latent stands for;
-            None: the latent stands for no step.
-        common: Share of problems whose step begins with the most common first token, the floor for `lens`.
+        lens: Share of problems for which the head reads the token that the latent stands for, see `lens_and_steps`;
+            None: the latent stands for none.
+        common: Share of problems with the most common such token, the floor for `lens`.
     """
 
     latent: int
@@ -55,7 +56,7 @@ class Reading:
     Attributes:
         lens: The most likely tokens at each latent, most likely first.
         probabilities: Probability of the most likely token at each latent.
-        hits: Whether that token is the first of the step that the latent stands for; None: it stands for no step.
+        hits: Whether it is the token that the latent stands for, see `lens_and_steps`; None: it stands for none.
         decoded: The steps that the auxiliary decoder reads; None: the checkpoint has no decoder.
     """
 
@@ -92,48 +93,48 @@ def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Pla
 
 
 def lens(reasoner: Reasoner, own: Answers) -> tuple[Tensor, Tensor]:
-    """Logit lens: the tokens that the model's head finds most likely in the state that each latent is made from.
+    """The tokens that the model's head finds most likely in the state before each latent, see `read_latents`.
 
     Returns:
         (P, L, k) tokens and their probabilities. Entries beyond a row's latents mean nothing.
     """
-    model, most = reasoner.model, own.latents.size(1)
-    found = torch.zeros(len(own.problems), most, LENS_TOKENS, dtype=torch.long)
-    probabilities = torch.zeros(found.shape)
+    most = own.latents.size(1)
+    found, probabilities = [], []
     for rows in _batches(len(own.problems)):
-        ids, mask = _prompts(reasoner, own, rows)
-        is_latent = ids == reasoner.config.token_ids[1]
-        # A label on a placeholder asks for the logits of the state before it. No other logits are computed.
-        labels = torch.where(is_latent, ids, IGNORE)
-        with torch.no_grad():
-            logits = model(input_ids=ids, attention_mask=mask, labels=labels).logits  # (N, V)
-        row, column = is_latent.nonzero(as_tuple=True)
-        turn = (is_latent.cumsum(1) - 1)[row, column]
-        top, tokens = logits.float().softmax(-1).topk(min(LENS_TOKENS, logits.size(-1)), dim=-1)
-        found[row.cpu() + rows.start, turn.cpu(), : tokens.size(1)] = tokens.cpu()
-        probabilities[row.cpu() + rows.start, turn.cpu(), : tokens.size(1)] = top.cpu()
-    return found, probabilities
+        readout = read_latents(reasoner, _prompt_ids(reasoner, own, rows), top=LENS_TOKENS)
+        missing = (0, 0, 0, most - readout.tokens.size(2))  # latents that no thought of this batch has
+        found.append(torch.nn.functional.pad(readout.tokens[-1], missing))
+        probabilities.append(torch.nn.functional.pad(readout.probabilities[-1], missing))
+    return torch.cat(found), torch.cat(probabilities)
 
 
 def lens_and_steps(reasoner: Reasoner, own: Answers) -> list[list[tuple[int, int]]]:
-    """For each place, pairs of tokens: what the lens reads, and the first token of the step that the latent stands for.
+    """For each place, pairs of tokens: what the lens reads, and the token that the latent stands for.
 
-    Problems without such a latent or step are left out.
+    That is the first token of its step, or its own token of the step where `step_tokens` gave each latent one. Problems
+    without such a latent or token are left out.
     """
     rows = _beside_steps(reasoner, own, lens(reasoner, own)[0][..., 0])
     return [[pair for row in rows if (pair := row[place]) is not None] for place in range(own.latents.size(1))]
 
 
 def _beside_steps(reasoner: Reasoner, own: Answers, tokens: Tensor) -> list[list[tuple[int, int] | None]]:
-    """Pairs the token (P, L) read at each place with the first token of the step that the latent stands for.
+    """Pairs the token (P, L) read at each place with the one that the latent stands for, see `lens_and_steps`.
 
-    None where there is no latent, or where the latent stands for no step.
+    None where there is no latent, or where the latent stands for no token.
     """
     c, encoded, read = reasoner.config.latents_per_step, encode(own.problems, reasoner.tokenizer), tokens.tolist()
+    is_labelled = reasoner.config.supervision == "step_tokens"
+
+    def meant(steps: list[list[int]], place: int) -> int | None:
+        step = steps[place // c] if place // c < len(steps) else []
+        at = place % c if is_labelled else 0
+        return step[at] if at < len(step) else None
+
     return [
         [
-            (read[row][place], item.steps[place // c][0])
-            if place // c < len(item.steps) and own.counts[row] > place
+            (read[row][place], token)
+            if own.counts[row] > place and (token := meant(item.steps, place)) is not None
             else None
             for place in range(tokens.size(1))
         ]
@@ -165,7 +166,7 @@ def sensitivity(reasoner: Reasoner, own: Answers) -> Float[Tensor, " L"]:
 def _add_sensitivities(reasoner: Reasoner, own: Answers, rows: range, total: Tensor) -> None:
     """Adds the sensitivities of some problems to the sums (L,) by place."""
     model = reasoner.model
-    ids, mask = _prompts(reasoner, own, rows, with_answers=True)
+    ids, mask = _prompts(reasoner, own, rows)
     written = torch.zeros_like(ids, dtype=torch.bool)
     for row, index in enumerate(rows):
         written[row, ids.size(1) - len(own.token_ids[index]) :] = True
@@ -228,13 +229,12 @@ def _batches(count: int) -> Iterator[range]:
     return (range(begin, min(begin + BATCH, count)) for begin in range(0, count, BATCH))
 
 
-def _prompts(
-    reasoner: Reasoner, own: Answers, rows: Sequence[int], with_answers: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Questions with as many placeholders as each had latents: ids and mask (B, T), padded on the left."""
-    ids = [
-        reasoner.prompt_ids(own.problems[row].question, int(own.counts[row]))
-        + (own.token_ids[row] if with_answers else [])
-        for row in rows
-    ]
+def _prompt_ids(reasoner: Reasoner, own: Answers, rows: Sequence[int]) -> list[list[int]]:
+    """Questions with as many placeholders as each had latents."""
+    return [reasoner.prompt_ids(own.problems[row].question, int(own.counts[row])) for row in rows]
+
+
+def _prompts(reasoner: Reasoner, own: Answers, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Questions with their placeholders and answers: ids and mask (B, T), padded on the left."""
+    ids = [prompt + own.token_ids[row] for prompt, row in zip(_prompt_ids(reasoner, own, rows), rows, strict=True)]
     return pad_left(ids, reasoner.eos_token_ids[0], reasoner.model.device)

@@ -89,15 +89,17 @@ class Between:
 
 @dataclass(frozen=True)
 class Keep:
-    """What the decoder keeps beyond keys and values.
+    """What is kept beyond keys, values and the states of the last pass.
 
     Attributes:
         spare: Free columns for tokens that follow.
         layers: Hidden states of all layers in the last pass.
+        rounds: Where all latents are made at once, the states before each latent in every pass but the last.
     """
 
     spare: int = 0
     layers: bool = False
+    rounds: bool = False
 
 
 NO_DRAWS, NOTHING_BETWEEN, KEEP_NOTHING = Draws(), Between(), Keep()
@@ -114,6 +116,7 @@ class PassResult:
         is_token: (N, S) False in packed order at padding and at latents that were left out.
         decoder: Ready for the tokens that follow.
         next_position: (N,) position id of the token that would come next.
+        rounds: (N, L, d) states before each latent in every pass but the last, where they were kept.
     """
 
     hidden: Tensor
@@ -122,6 +125,7 @@ class PassResult:
     is_token: Tensor
     decoder: CachedDecoder
     next_position: Tensor
+    rounds: tuple[Tensor, ...] = ()
 
     def last_state(self) -> Tensor:
         """(N, d) after each row's last token. Packed order keeps the order of tokens, but padding may follow them."""

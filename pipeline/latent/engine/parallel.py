@@ -77,15 +77,19 @@ def run_parallel(
     # Pieces are padded on the left, so the column before a row's first latent may be padding: the question is.
     asked, is_first = question[:, -1:], (is_latent & (number == 0))[..., None]
     x, epsilon = embeds[:, middle], None
+    kept: list[Tensor] = []
     for index in range(rounds):
         if index > 0:
             shift = draws.shift_at(epsilon, is_latent)
             states = decoder(x, is_token[:, middle], position_ids[:, middle], shift=shift)
         decoder.hide(begin + index * size, begin + (index + 1) * size)
-        if not refinement.in_place:
-            states = torch.where(is_first, asked, torch.cat([asked, states[:, :-1]], 1))
+        before = torch.where(is_first, asked, torch.cat([asked, states[:, :-1]], 1))
+        if keep.rounds:
+            kept.append(_latent_cells(before, is_latent, counts))
         epsilon = draws.of_round(index, number)
-        z = think(states, epsilon, embeds[:, middle] if refinement.adds else None)  # (N, M, d)
+        z = think(
+            states if refinement.in_place else before, epsilon, embeds[:, middle] if refinement.adds else None
+        )  # (N, M, d)
         if backprop_steps is not None and index < rounds - backprop_steps:
             z = z.detach()
         x = torch.where(is_latent[..., None], z.to(embeds.dtype), embeds[:, middle])
@@ -103,6 +107,7 @@ def run_parallel(
         is_token=is_token,
         decoder=decoder,
         next_position=next_position(position_ids, is_token),
+        rounds=tuple(kept),
     )
 
 
