@@ -45,8 +45,13 @@ def test_a_run_is_audited_at_its_last_stage_with_latents(finished, whole):
     assert found["text"]["checkpoint"] == str(folder / "sft" / "final")
     effects = {effect["name"]: effect for effect in found["effects"]}
     assert list(effects) == [
-        "put back", "swap", "swap 1 alone", "swap 2 alone", "zero", "mean", "noise", "shuffle", "keep 1",
+        "put back", "swap", "swap 1 alone", "swap 2 alone", "text of swap", "as text", "zero", "mean", "noise",
+        "shuffle", "keep 1",
     ]  # fmt: skip
+    assert found["faithful"] == effects["as text"]["unchanged"]
+    if effects["as text"]["own"]["value"]:
+        shares = effects["as text"]
+        assert found["readable"] == pytest.approx(shares["accuracy"]["value"] / shares["own"]["value"])
     assert effects["put back"]["unchanged"]["value"] == 1.0
     assert len(found["places"]) == 2 and found["decoder"] is None and found["written"] >= 0
     task = {"modulus": 5, "num_operations": 2}

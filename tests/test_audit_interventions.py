@@ -18,7 +18,9 @@ from neuralese.pipeline.evaluate.audit.interventions import (
     norm_matched_noise,
     shuffled,
 )
+from neuralese.pipeline.evaluate.audit.readings import lens
 from neuralese.pipeline.latent.noise import Replacement
+from neuralese.pipeline.model.reading import text_as_latents
 from neuralese.pipeline.problems.donors import derange
 from neuralese.pipeline.statistics.intervals import Mean
 
@@ -73,13 +75,26 @@ def test_shuffled_latents_are_the_same_in_another_order():
     assert torch.equal(result[0], LATENTS[1, [1, 0, 2]])  # the third is none
 
 
+def text_of(reasoner, own):
+    return text_as_latents(reasoner, lens(reasoner, own)[0][..., 0])
+
+
+def planned(reasoner, own):
+    text = torch.zeros_like(own.latents) if isinstance(reasoner, Ignoring) else text_of(reasoner, own)
+    return interventions(own, 0, text)
+
+
 def test_all_interventions_are_there_with_their_latents():
     reasoner = copying()
     own = answer(reasoner, word_problems(), SETTINGS)
-    found = {one.name: one for one in interventions(own, 0)}
+    text = text_of(reasoner, own)
+    found = {one.name: one for one in interventions(own, 0, text)}
     assert list(found) == [
-        "put back", "swap", "swap 1 alone", "swap 2 alone", "zero", "mean", "noise", "shuffle", "keep 1",
+        "put back", "swap", "swap 1 alone", "swap 2 alone", "text of swap", "as text", "zero", "mean", "noise",
+        "shuffle", "keep 1",
     ]  # fmt: skip
+    assert torch.equal(found["as text"].latents, text) and len(found["as text"].rows) == 36
+    assert torch.equal(found["text of swap"].latents, text[found["swap"].donors])
     swap = found["swap"]
     assert len(swap.rows) == 36 and torch.equal(swap.latents, own.latents[swap.donors])
     assert not found["zero"].latents.any() and found["zero"].latents.shape == own.latents.shape
@@ -87,8 +102,38 @@ def test_all_interventions_are_there_with_their_latents():
     assert torch.equal(kept[:, 0], own.latents[:, 0]) and torch.allclose(kept[:, 1], own.latents[:, 1].mean(0))
     one = found["swap 2 alone"].latents
     assert one[:, 0].isnan().all() and torch.equal(one[:, 1], own.latents[swap.donors, 1])
-    single = {one.name for one in interventions(answer(copying(1), word_problems(), SETTINGS), 0)}
-    assert single == {"put back", "swap", "zero", "mean", "noise"}
+    alone_at_one = answer(copying(1), word_problems(), SETTINGS)
+    single = {one.name for one in interventions(alone_at_one, 0, text_of(copying(1), alone_at_one))}
+    assert single == {"put back", "swap", "text of swap", "as text", "zero", "mean", "noise"}
+
+
+def test_blocks_are_swapped_and_kept_together():
+    reasoner = copying(6)
+    own = answer(reasoner, word_problems(), SETTINGS)
+    found = {one.name: one for one in interventions(own, 0, text_of(reasoner, own), block=2)}
+    swapped = [name for name in found if name.startswith("swap ")]
+    assert swapped == ["swap block 1 alone", "swap block 2 alone", "swap block 3 alone"]
+    assert [name for name in found if name.startswith("keep ")] == ["keep 1 block", "keep 2 blocks"]
+    given = found["swap block 2 alone"].latents.isnan().all(0).all(1)
+    assert given.tolist() == [True, True, False, False, True, True]
+    kept = found["keep 1 block"].latents
+    assert torch.equal(kept[:, :2], own.latents[:, :2]) and not torch.equal(kept[:, 2:], own.latents[:, 2:])
+
+
+@pytest.mark.parametrize("says_it", [False, True])
+def test_how_much_of_a_thought_is_in_what_is_read_of_it(says_it):
+    """The head reads a5 in the latents on the axis of q5. Only a head that reads a5 there too can answer from it."""
+    reasoner, settings = copying(), SETTINGS.model_copy(update={"max_new_tokens": 1})
+    if says_it:
+        with torch.no_grad():
+            for number in range(12):
+                axis = reasoner.tokenizer.convert_tokens_to_ids(f"a{number}")
+                reasoner.model.lm_head.weight[axis, axis] = 2.0
+    own = answer(reasoner, word_problems(), settings)
+    effects = {one.name: measure_effect(reasoner, own, one, settings, 0) for one in planned(reasoner, own)}
+    assert own.right.all()
+    read, swapped = effects["as text"], effects["text of swap"]
+    assert (read.accuracy.value, read.unchanged.value, swapped.donor.value) == ((1, 1, 1) if says_it else (0, 0, 0))
 
 
 def test_latents_that_are_not_given_are_made_from_those_before(reasoner):
@@ -96,7 +141,7 @@ def test_latents_that_are_not_given_are_made_from_those_before(reasoner):
     questions = ["3 + 4 =", "6 - 5 ="]
     samples = reasoner.generate(questions)
     own = torch.cat([sample.latents for sample in samples])
-    given = alone(own.flip(0), 1)
+    given = alone(own.flip(0), slice(1, 2))
     mixed = reasoner.generate(questions, noise=Replacement(latents=given), seeds=[[0], [1]])
     for row, question in enumerate(questions):
         found = mixed[row].latents[0]
@@ -113,7 +158,7 @@ def test_a_model_that_copies_its_latents_gives_the_answers_of_the_donors():
     reasoner, problems = copying(), word_problems()
     own = answer(reasoner, problems, SETTINGS)
     assert own.right.all() and own.latents.shape[:2] == (36, 2)
-    effects = {one.name: measure_effect(reasoner, own, one, SETTINGS, 0) for one in interventions(own, 0)}
+    effects = {one.name: measure_effect(reasoner, own, one, SETTINGS, 0) for one in planned(reasoner, own)}
     assert effects["put back"].unchanged.value == 1 and effects["put back"].loss.value == 0
     for name in ("swap", "swap 1 alone", "swap 2 alone"):  # the first makes the second
         found = effects[name]
@@ -126,7 +171,7 @@ def test_a_model_that_copies_its_latents_gives_the_answers_of_the_donors():
 
 def judged(reasoner, control=None):
     own = answer(reasoner, word_problems(), SETTINGS)
-    effects = {one.name: measure_effect(reasoner, own, one, SETTINGS, 0) for one in interventions(own, 0)}
+    effects = {one.name: measure_effect(reasoner, own, one, SETTINGS, 0) for one in planned(reasoner, own)}
     changed = measure_counterfactual(reasoner, own, next_word, SETTINGS, 0)
     compared = None
     if control is not None:

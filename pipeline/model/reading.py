@@ -82,6 +82,13 @@ def _most_likely(reasoner: Reasoner, states: Tensor, top: int) -> tuple[Tensor, 
     return tokens, share.float()
 
 
+@torch.no_grad()
+def text_as_latents(reasoner: Reasoner, tokens: Tensor) -> Tensor:
+    """What is read in latents, as inputs in their place: the embeddings (P, L, d) of tokens (P, L), on the CPU."""
+    embedding = reasoner.model.get_input_embeddings()
+    return embedding(tokens.to(reasoner.model.device)).float().cpu()
+
+
 def blocks_of(values: Sequence[int], latents_per_step: int) -> list[list[int]]:
     """The latents of a thought, block by block; the last block may be shorter."""
     return [list(values[begin : begin + latents_per_step]) for begin in range(0, len(values), latents_per_step)]

@@ -13,14 +13,29 @@ import torch
 from ....data.errors import UserError
 from ....data.problem import Problem
 from ...latent.thoughts import THOUGHT_SOURCES
+from ...model.reading import text_as_latents
 from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
 from ...statistics.intervals import Mean
 from .counterfactual import Change, Counterfactual, measure_counterfactual
 from .gates import ControlComparison, Gate, judge, verdict
-from .interventions import Answers, Effect, answer, interventions, measure_effect
+from .interventions import (
+    AS_TEXT,
+    Answers,
+    Effect,
+    answer,
+    interventions,
+    measure_effect,
+)
 from .probes import Probe, probe_steps
-from .readings import Place, Reading, decoder_accuracy, measure_places, read
+from .readings import (
+    Place,
+    Reading,
+    decoder_accuracy,
+    lens,
+    measure_places,
+    read,
+)
 from .text_chain import TextThought, measure_text, thought_length
 
 READ = 10  # problems whose thoughts are put into words
@@ -70,6 +85,9 @@ class Audit:
         written: Mean tokens that it writes between its latents and the answer. Above 0 after a curriculum that was
             stopped, which leaves some steps in text.
         effects: Each intervention on all latents of a thought.
+        readable: Accuracy with the text that is read in the latents in their place, over that with the latents; None:
+            the model answers no problem.
+        faithful: Share of problems with the same answer from the text as from the latents.
         information: Bits that the latents say about the steps that they stand for, summed over the steps; None: no
             latent stands for a step that was probed.
         decoder: Share of steps that the auxiliary decoder reads; None: the checkpoint has none.
@@ -87,6 +105,8 @@ class Audit:
     comparison: ControlComparison | None
     places: list[Place]
     probes: list[Probe]
+    readable: float | None
+    faithful: Mean
     information: float | None
     decoder: Mean | None
     text: TextThought | None
@@ -163,7 +183,11 @@ def audit(
         check_control(control)
     reasoner, problems = subject.reasoner, question.problems
     own = answer(reasoner, problems, settings)
-    effects = {one.name: measure_effect(reasoner, own, one, settings, seed) for one in interventions(own, seed)}
+    text_latents = text_as_latents(reasoner, lens(reasoner, own)[0][..., 0])
+    block = reasoner.config.latents_per_step if reasoner.config.supervision == "step_tokens" else 1
+    planned = interventions(own, seed, text_latents, block)
+    effects = {one.name: measure_effect(reasoner, own, one, settings, seed) for one in planned}
+    read_alone = effects[AS_TEXT]
     changed = None
     if question.change is not None:
         changed = measure_counterfactual(reasoner, own, question.change, settings, seed)
@@ -182,6 +206,8 @@ def audit(
         comparison=compared,
         places=measure_places(reasoner, own, settings.bootstrap),
         probes=probes,
+        readable=read_alone.accuracy.value / read_alone.own.value if read_alone.own.value > 0 else None,
+        faithful=read_alone.unchanged,
         information=_information(probes, reasoner.config.latents_per_step),
         decoder=decoder_accuracy(reasoner, own, settings.bootstrap),
         text=measure_text(text.reasoner, problems, settings, text.name, seed) if text is not None else None,

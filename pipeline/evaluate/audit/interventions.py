@@ -22,6 +22,8 @@ from ...problems.donors import derange
 from ...recipe.schema import EvaluateSection
 from ...statistics.intervals import Mean
 
+AS_TEXT, TEXT_SWAP = "as text", "text of swap"
+
 
 @dataclass
 class Answers:
@@ -92,11 +94,15 @@ class Intervention:
     donors: np.ndarray | None = None
 
 
-def interventions(own: Answers, seed: int) -> Iterator[Intervention]:
+def interventions(own: Answers, seed: int, text: Tensor, block: int = 1) -> Iterator[Intervention]:
     """Every intervention on a model's own latents.
 
     `put back` gives each problem its own latents: it shows that the method by itself changes nothing. `swap` needs two
-    problems with different answers. `swap t alone`, `shuffle` and `keep t` need two latents.
+    problems with different answers. `swap t alone`, `shuffle` and `keep t` need two latents; with blocks two of those.
+
+    Args:
+        text: (P, L, d) what is read in the latents, see `text_as_latents`.
+        block: Latents that `swap t alone` and `keep t` take together.
     """
     latents, counts = own.latents, own.counts
     every, most = np.arange(len(latents)), int(counts.max())
@@ -104,8 +110,11 @@ def interventions(own: Answers, seed: int) -> Iterator[Intervention]:
     rows, donors = derange([problem.answer for problem in own.problems], counts.tolist(), seed)
     if len(rows):
         yield Intervention("swap", rows, latents[donors], donors)
-        for place in range(most if most > 1 else 0):
-            yield Intervention(f"swap {place + 1} alone", rows, alone(latents[donors], place), donors)
+        for number, begin in enumerate(range(0, most if most > block else 0, block), 1):
+            name = f"swap {number} alone" if block == 1 else f"swap block {number} alone"
+            yield Intervention(name, rows, alone(latents[donors], slice(begin, begin + block)), donors)
+        yield Intervention(TEXT_SWAP, rows, text[donors], donors)
+    yield Intervention(AS_TEXT, every, text)
     yield Intervention("zero", every, torch.zeros_like(latents))
     mean = mean_of_places(latents, counts)
     yield Intervention("mean", every, mean)
@@ -113,14 +122,15 @@ def interventions(own: Answers, seed: int) -> Iterator[Intervention]:
     several = (counts > 1).numpy().nonzero()[0]
     if len(several):
         yield Intervention("shuffle", several, shuffled(latents[several], counts[several], seed))
-    for kept in range(1, most):
-        yield Intervention(f"keep {kept}", every, torch.cat([latents[:, :kept], mean[:, kept:]], 1))
+    for number, kept in enumerate(range(block, most, block), 1):
+        name = f"keep {number}" if block == 1 else f"keep {number} block{'s' * (number > 1)}"
+        yield Intervention(name, every, torch.cat([latents[:, :kept], mean[:, kept:]], 1))
 
 
-def alone(latents: Tensor, place: int) -> Tensor:
-    """Latents (P, L, d) that are given at one place only. At the others they are NaN: the model makes its own."""
+def alone(latents: Tensor, places: slice) -> Tensor:
+    """Latents (P, L, d) that are given at some places only. At the others they are NaN: the model makes its own."""
     result = torch.full_like(latents, torch.nan)
-    result[:, place] = latents[:, place]
+    result[:, places] = latents[:, places]
     return result
 
 

@@ -156,7 +156,10 @@ def _bits(found: Audit) -> Grid:
 
 
 def _print_information(console: Console, found: Audit) -> None:
-    lines = []
+    said = "" if found.readable is None else f" gives {found.readable:.2f} of the accuracy and"
+    lines = [
+        f"Text         that the head reads in the latents, alone,{said} the same answer for {_interval(found.faithful)}"
+    ]
     if found.information is not None:
         lines.append(f"Latents      say at least {found.information:.1f} bits about the steps they stand for, in sum")
     if found.decoder is not None:
