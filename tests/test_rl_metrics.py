@@ -91,6 +91,7 @@ ILL = {
     "thoughts_without_effect": [{"group/between_thoughts": -0.01}] * PATIENCE,
     "narrowing": [{"group/mean": 0.5, "group/best": 0.7}] * PATIENCE,
     "norm_drift": [{"latent/rms": 5.0}],
+    "illegible": [{"thought/legibility": 0.8}, {"thought/legibility": 0.4}],
     "ratio": [{"ratio/sd": 11.0}],
     "kl": [{"kl": 11.0}],
     "replay": [{"rollout/replay_gap": 0.5}],

@@ -10,12 +10,14 @@ from runs import tiny
 from test_grpo import make_trainer, rollouts
 
 from neuralese.data.errors import UserError
+from neuralese.data.problem import Problem
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.supervision import build_supervision
-from neuralese.pipeline.latent.thoughts import Thought
+from neuralese.pipeline.latent.thoughts import Thought, suppress
 from neuralese.pipeline.problems.encode import encode
 from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train.rl.legibility import read_thoughts
 from neuralese.pipeline.train.rl.step_labels import StepLabels, at_placeholders
 
 NOISE = parse_noise("gaussian:0.4")
@@ -105,3 +107,40 @@ def test_labels_that_were_not_trained_are_refused(make, problems, tmp_path):
             run(tiny(tmp_path, "tracking.wandb=false", "rl.step_tokens_weight=0.3", *overrides))
     with pytest.raises(UserError, match="the model was trained with the supervision none"):
         labels_of(make(num_latents=3), problems, 0.3)
+
+
+def test_rl_measures_what_can_be_read(tmp_path):
+    options = ["latent.loops=2", "curriculum.supervision=step_tokens", "rl.eval_every=2", "rl.eval_problems=12"]
+    run(tiny(tmp_path, "tracking.wandb=false", *options))
+    rows = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    found = [row for row in rows if "held_out/accuracy" in row]
+    assert [row["step"] for row in found] == [2, 4]
+    for row in found:
+        assert 0 < row["thought/legibility"] <= 1 and row["thought/gold_logprob"] < 0
+        if row["held_out/accuracy"]:
+            share = row["held_out/as_text"] / row["held_out/accuracy"]
+            assert row["thought/readable"] == pytest.approx(share)
+
+
+def test_legibility_is_that_of_naive_passes(make, problems):
+    reasoner, some = (
+        make(num_latents=3, loops=2, supervision="step_tokens"),
+        [*problems[:3], Problem("3 + 4 =", (), "6")],
+    )
+    text, found = read_thoughts(reasoner, some)
+    sure, gold = [], []
+    for row, problem in enumerate(some):
+        ids = reasoner.prompt_ids(problem.question)
+        places = [place for place, token in enumerate(ids) if token == reasoner.config.token_ids[1]]
+        inputs = looped_inputs(reasoner.model, ids)[None]
+        logits = reasoner.model(inputs_embeds=inputs, use_cache=False).logits[0]
+        logprobs = suppress(logits, reasoner.config.token_ids).log_softmax(-1)[[place - 1 for place in places]]
+        sure.append(logprobs.max(1).values.exp().mean().item())
+        embeds = reasoner.model.get_input_embeddings()(logprobs.argmax(1))
+        assert torch.allclose(text[row], embeds, atol=1e-6)
+        tokens = reasoner.tokenizer.convert_tokens_to_ids(list(problem.steps[:3]))
+        if tokens:
+            gold.append(logprobs[torch.arange(len(tokens)), torch.tensor(tokens)].mean().item())
+    assert found["legibility"] == pytest.approx(sure, rel=1e-4)
+    assert found["gold_logprob"] == pytest.approx(gold, rel=1e-4) and len(gold) == 3
+    assert read_thoughts(reasoner, [])[1] == {"legibility": [], "gold_logprob": []}

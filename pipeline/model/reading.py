@@ -17,27 +17,37 @@ from ..latent.config import ModelError
 from ..latent.engine.packed import Keep
 from ..latent.engine.precision import computing, precise
 from ..latent.sampling.generate import pad_left
+from ..latent.supervision import IGNORE
 from ..latent.thoughts import THOUGHT_SOURCES, suppress
 from .reasoner import Reasoner
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What is read in the thoughts of P prompts, on the CPU. Entries beyond a row's latents mean nothing.
+    """What is read in the thoughts of P prompts, on the CPU. Entries beyond a row's latents are 0.
 
     Attributes:
         tokens: (R, P, L, k) the most likely tokens at each latent, most likely first, in each of R passes; the last
             pass is the one that the answer sees. R is 1 where earlier passes were not asked for.
         probabilities: (R, P, L, k) theirs.
+        logprobs: (P, L) in nats of the labels in the last pass, 0 where there is none.
+        counts: (P,) latents of each prompt.
     """
 
     tokens: Tensor
     probabilities: Tensor
+    logprobs: Tensor
+    counts: Tensor
 
 
-@torch.no_grad()
 def read_latents(
-    reasoner: Reasoner, prompts: Sequence[Sequence[int]], draw: Draw | None = None, top: int = 1, passes: bool = False
+    reasoner: Reasoner,
+    prompts: Sequence[Sequence[int]],
+    draw: Draw | None = None,
+    top: int = 1,
+    passes: bool = False,
+    labels: Tensor | None = None,
+    batch_size: int = 64,
 ) -> Readout:
     """Reads the latents of prompts. The three tokens that stand for latents are never read.
 
@@ -46,40 +56,69 @@ def read_latents(
         draw: Noise on the latents, with a seed for each prompt.
         top: Tokens k at each latent, fewer where the vocabulary is smaller.
         passes: Read every pass, where all latents are made at once.
+        labels: (P, L) tokens whose log-probs are asked for, -100 for none.
+        batch_size: Prompts in a forward.
 
     Raises:
         ModelError: The model has no latents that could be read.
     """
-    model, section = reasoner.model, reasoner.config
+    section = reasoner.config
     if not THOUGHT_SOURCES[section.thought_source].is_recurrent:
         raise ModelError(
             f"Nothing can be read in the thoughts of this model: its thought source is {section.thought_source!r}, "
             "whose placeholders are ordinary tokens. Name a checkpoint with latents."
         )
-    ids, mask = pad_left(prompts, reasoner.eos_token_ids[0], model.device)
-    batch = Batch.of(ids, mask, section.token_ids[1])
-    most = int(batch.is_latent.sum(1).max())
+    most = max((list(prompt).count(section.token_ids[1]) for prompt in prompts), default=0)
     if most == 0:
         raise ModelError("Nothing can be read: the model thinks in text. Name a checkpoint with latents.")
+    found = []
+    for begin in range(0, len(prompts), batch_size):
+        part = slice(begin, begin + batch_size)
+        noise = Draw(draw.noise, draw.seeds[part]) if draw is not None and draw.seeds is not None else draw
+        asked = labels[part] if labels is not None else torch.full((len(prompts[part]), most), IGNORE)
+        found.append(_read(reasoner, prompts[part], noise, top, passes, asked))
+    return Readout(
+        torch.cat([one.tokens for one in found], 1),
+        torch.cat([one.probabilities for one in found], 1),
+        torch.cat([one.logprobs for one in found]),
+        torch.cat([one.counts for one in found]),
+    )
+
+
+@torch.no_grad()
+def _read(
+    reasoner: Reasoner, prompts: Sequence[Sequence[int]], draw: Draw | None, top: int, passes: bool, labels: Tensor
+) -> Readout:
+    """One batch of `read_latents`, with labels (P, L) for as many latents as the longest thought of all has."""
+    model = reasoner.model
+    ids, mask = pad_left(prompts, reasoner.eos_token_ids[0], model.device)
+    batch = Batch.of(ids, mask, reasoner.config.token_ids[1])
+    row, column = batch.is_latent.nonzero(as_tuple=True)  # (n,) the latents of all rows
+    turn = (batch.is_latent.cumsum(1) - 1)[row, column]
     with computing(model):
-        result, layout = model.run_latents(batch, most, draw, keep=Keep(rounds=passes))
-        row, column = batch.is_latent.nonzero(as_tuple=True)
-        turn = (batch.is_latent.cumsum(1) - 1)[row, column]
-        last = result.hidden[row, layout.packed_column[row, column - 1]]  # (n, d)
-        found = [_most_likely(reasoner, states[row, turn], top) for states in result.rounds]
-        found.append(_most_likely(reasoner, last, top))
-    shape = (len(found), len(ids), most, found[-1][0].size(1))
-    tokens, probabilities = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
-    for index, (best, share) in enumerate(found):
-        tokens[index, row.cpu(), turn.cpu()], probabilities[index, row.cpu(), turn.cpu()] = best.cpu(), share.cpu()
-    return Readout(tokens, probabilities)
+        result, layout = model.run_latents(batch, labels.size(1), draw, keep=Keep(rounds=passes))
+        last = result.hidden[row, layout.packed_column[row, column - 1]]
+        shares = [_shares(reasoner, states) for states in (*(of[row, turn] for of in result.rounds), last)]
+    best = torch.stack([share.topk(min(top, share.size(-1)), dim=-1).indices for share in shares])  # (R, n, k)
+    chances = torch.stack([share.gather(1, tokens) for share, tokens in zip(shares, best, strict=True)])
+    row, turn = row.cpu(), turn.cpu()
+    shape = (len(best), *labels.shape, best.size(2))
+    tokens, probabilities, logprobs = (
+        torch.zeros(shape, dtype=torch.long),
+        torch.zeros(shape),
+        torch.zeros(labels.shape),
+    )
+    tokens[:, row, turn], probabilities[:, row, turn] = best.cpu(), chances.float().cpu()
+    asked = labels[row, turn]
+    said = shares[-1].cpu().float().log()[torch.arange(len(asked)), asked.clamp_min(0)]
+    logprobs[row, turn] = torch.where(asked == IGNORE, 0.0, said)
+    return Readout(tokens, probabilities, logprobs, batch.is_latent.sum(1).cpu())
 
 
-def _most_likely(reasoner: Reasoner, states: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Tokens and probabilities (n, k) that the head reads in states (n, d)."""
-    logits = suppress(precise(reasoner.model.head_logits(states)), reasoner.config.token_ids)
-    share, tokens = logits.softmax(-1).topk(min(top, logits.size(-1)), dim=-1)
-    return tokens, share.float()
+def _shares(reasoner: Reasoner, states: Tensor) -> Tensor:
+    """Probabilities (n, V) of the tokens that the head reads in states (n, d)."""
+    logits = precise(reasoner.model.head_logits(states))
+    return suppress(logits, reasoner.config.token_ids).softmax(-1)
 
 
 @torch.no_grad()

@@ -98,14 +98,9 @@ def lens(reasoner: Reasoner, own: Answers) -> tuple[Tensor, Tensor]:
     Returns:
         (P, L, k) tokens and their probabilities. Entries beyond a row's latents mean nothing.
     """
-    most = own.latents.size(1)
-    found, probabilities = [], []
-    for rows in _batches(len(own.problems)):
-        readout = read_latents(reasoner, _prompt_ids(reasoner, own, rows), top=LENS_TOKENS)
-        missing = (0, 0, 0, most - readout.tokens.size(2))  # latents that no thought of this batch has
-        found.append(torch.nn.functional.pad(readout.tokens[-1], missing))
-        probabilities.append(torch.nn.functional.pad(readout.probabilities[-1], missing))
-    return torch.cat(found), torch.cat(probabilities)
+    prompts = _prompt_ids(reasoner, own, range(len(own.problems)))
+    readout = read_latents(reasoner, prompts, top=LENS_TOKENS, batch_size=BATCH)
+    return readout.tokens[-1], readout.probabilities[-1]
 
 
 def lens_and_steps(reasoner: Reasoner, own: Answers) -> list[list[tuple[int, int]]]:

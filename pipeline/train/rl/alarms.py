@@ -77,6 +77,21 @@ class Drift:
         return not self.first / self.factor <= value <= self.first * self.factor
 
 
+@dataclass
+class Fallen:
+    """Is true when a value is at most half of what it was in the first log that has it."""
+
+    name: str
+    first: float | None = None
+
+    def __call__(self, logs: Logs) -> bool:
+        value = logs.get(self.name)
+        if value is None:
+            return False
+        self.first = value if self.first is None else self.first
+        return value <= self.first / 2
+
+
 def above(name: str, limit: float) -> Callable[[Logs], bool]:
     """Is true when a value is above a limit."""
     return lambda logs: logs.get(name, 0.0) > limit
@@ -130,6 +145,11 @@ def all_alarms(compute_dtype: str = "float32") -> dict[str, tuple[Callable[[Logs
             Drift("latent/rms"),
             "the latents' norm has drifted to {latent/rms:.3g} of the embeddings'. Take a thought source that holds it "
             "(norm_matched), or lower the learning rate.",
+        ),
+        "illegible": (
+            Fallen("thought/legibility"),
+            "the thoughts can be read with a mean probability of {thought/legibility:.3f}, half of what it was: they "
+            "no longer say their steps. Set rl.step_tokens_weight, or raise it.",
         ),
         "ratio": (
             above("ratio/sd", 10.0),

@@ -23,6 +23,9 @@ from ...problems.donors import derange
 from ...recipe.schema import EvaluateSection
 from ...system.compat import logged_metric
 from ..lora import inner_model
+from .legibility import is_legible, read_thoughts
+
+THOUGHT = ("legibility", "gold_logprob")  # measured of thoughts, not of answers
 
 
 class HeldOutCallback(TrainerCallback):
@@ -56,7 +59,7 @@ class HeldOutCallback(TrainerCallback):
         control.should_log = True
 
     def measure(self) -> dict[str, float]:
-        """`held_out/...`, the same on every process."""
+        """`held_out/...` and `thought/...`, the same on every process."""
         state = PartialState()
         mine = self.problems[state.process_index :: state.num_processes]
         with unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model:
@@ -67,7 +70,11 @@ class HeldOutCallback(TrainerCallback):
         pairs = [[sum(values), len(values)] for values in right.values()]
         totals = torch.tensor(pairs, dtype=torch.float32, device=state.device)
         summed = reduce(totals, "sum").tolist()
-        return {f"held_out/{name}": hits / n for name, (hits, n) in zip(right, summed, strict=True) if n}
+        found = {name: hits / n for name, (hits, n) in zip(right, summed, strict=True) if n}
+        named = {f"{'thought' if name in THOUGHT else 'held_out'}/{name}": value for name, value in found.items()}
+        if found.get("accuracy") and "as_text" in found:
+            named["thought/readable"] = found["as_text"] / found["accuracy"]
+        return named
 
     def _right(self, reasoner: Reasoner, problems: Sequence[Problem]) -> dict[str, list[float]]:
         """Share of right answers of each problem, for each way to answer. Swapped: of problems with a donor."""
@@ -83,13 +90,24 @@ class HeldOutCallback(TrainerCallback):
             latents = torch.cat([sample.latents for sample in greedy]) if greedy else torch.empty(0, 0, 0)
             having, donated = self._swapped(latents, section.num_latents)
             for name, some, given in (("swap", having, donated), ("zero", problems, torch.zeros_like(latents))):
-                answered = reasoner.generate(
-                    [problem.question for problem in some], noise=Replacement(latents=given),
-                    seeds=[[place] for place in range(len(some))], **options,
-                )  # fmt: skip
+                answered = self._answered(reasoner, some, given)
                 right[name] = self._judged(some, answered).mean(1).tolist()
+        if is_legible(reasoner):
+            text, legibility = read_thoughts(reasoner, problems)
+            right |= legibility
+            right["as_text"] = self._judged(problems, self._answered(reasoner, problems, text)).mean(1).tolist()
         samples = self._judged(problems, drawn)
         return right | {"pass@1": samples.mean(1).tolist(), f"pass@{self.samples}": samples.any(1).tolist()}
+
+    def _answered(self, reasoner: Reasoner, problems: Sequence[Problem], latents: Tensor) -> list[Samples]:
+        """Greedy answers with other latents (P, L, d) in place of the model's own."""
+        return reasoner.generate(
+            [problem.question for problem in problems],
+            noise=Replacement(latents=latents),
+            seeds=[[place] for place in range(len(problems))],
+            max_new_tokens=self.settings.max_new_tokens,
+            batch_size=self.settings.batch_size,
+        )
 
     def _swapped(self, latents: Tensor, count: int) -> tuple[list[Problem], Tensor]:
         """Problems of this process with a donor, and the latents (R, L, d) of the donors, which have other answers.

@@ -1,0 +1,53 @@
+"""How far thoughts can be read while RL runs, on held-out problems, for models whose latents were labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ....data.problem import Problem
+from ...latent.supervision import IGNORE
+from ...model.reading import Readout, read_latents, text_as_latents
+from ...model.reasoner import Reasoner
+from ...problems.encode import encode
+from ...problems.format import Format
+
+
+def is_legible(reasoner: Reasoner) -> bool:
+    """Whether the latents of a model were trained to say tokens."""
+    return reasoner.config.supervision == "step_tokens" and reasoner.config.num_latents > 0
+
+
+def read_thoughts(reasoner: Reasoner, problems: Sequence[Problem]) -> tuple[Tensor, dict[str, list[float]]]:
+    """Reads the thoughts that a model has without noise.
+
+    Returns:
+        What is read as inputs in place of the latents (P, L, d), and for each problem `legibility`, the mean
+        probability of the tokens that are read, and `gold_logprob`, the mean log-prob in nats of the tokens of its
+        steps; problems without steps have none of the latter.
+    """
+    if not problems:  # as on a process that has none left
+        return torch.empty(0, 0, 0), {"legibility": [], "gold_logprob": []}
+    prompts = [reasoner.prompt_ids(problem.question) for problem in problems]
+    labels = _labels(reasoner, problems)
+    readout = read_latents(reasoner, prompts, labels=labels)
+    sure = readout.probabilities[-1, :, :, 0].sum(1) / readout.counts
+    return text_as_latents(reasoner, readout.tokens[-1, :, :, 0]), {
+        "legibility": sure.tolist(),
+        "gold_logprob": _means(readout, labels),
+    }
+
+
+def _labels(reasoner: Reasoner, problems: Sequence[Problem]) -> Tensor:
+    """The token (P, L) that each latent should say, -100 for none."""
+    style = Format(reasoner.config, eos_token_id=reasoner.tokenizer.eos_token_id)
+    count = reasoner.config.num_latents
+    return torch.tensor([style.slot_labels(item, count) for item in encode(problems, reasoner.tokenizer)])
+
+
+def _means(readout: Readout, labels: Tensor) -> list[float]:
+    """Mean log-prob of the labels of each problem that has some."""
+    count = (labels != IGNORE).sum(1)
+    return (readout.logprobs.sum(1) / count.clamp_min(1))[count > 0].tolist()
