@@ -119,19 +119,35 @@ def test_two_processes_measure_what_one_does(one_process, tmp_path):
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(
-    ("supervision", "source", "noise"),
-    [("decoder", "projection", "gaussian:0.3"), ("distillation", "gaussian_head", "learned:1")],
+    ("supervision", "source", "noise", "loops"),
+    [
+        ("decoder", "projection", "gaussian:0.3", "null"),
+        ("distillation", "gaussian_head", "learned:1", "null"),
+        ("step_tokens", "raw", "gaussian:0.3", "2"),
+    ],
 )
-def test_zero3_where_a_rank_has_no_latents(tmp_path, supervision, source, noise):
+def test_zero3_where_a_rank_has_no_latents(tmp_path, supervision, source, noise, loops):
     """Every weight is sharded, so all ranks must run the same modules, also one whose rows are all text."""
     options = [
-        f"latent.thought_source={source}", f"curriculum.noise={noise}",
+        f"latent.thought_source={source}", f"curriculum.noise={noise}", f"latent.loops={loops}",
         "rl=null", "curriculum.mix_earlier=0.9", f"curriculum.supervision={supervision}",
         "curriculum.supervision_options={}", "curriculum.trainer.max_steps=12", "curriculum.trainer.save_steps=50",
     ]  # fmt: skip
     _, expected = train_tiny("cpu", tmp_path / "one", *batches(1, 2), *options)
     _, losses = train_tiny("sharded", tmp_path / "two", *batches(1, 1), *options)
     assert [two["loss"] for two in losses] == pytest.approx([one["loss"] for one in expected], abs=2e-3)
+
+
+@pytest.mark.slow
+def test_labelled_loops_on_two_processes_are_those_of_one(tmp_path):
+    """The mean over slots is one over all processes and micro-batches; in RL the rollouts keep their labels."""
+    labelled = [
+        "latent.loops=2", "curriculum.supervision=step_tokens", "curriculum.supervision_options={label_padding: true}",
+        "curriculum.mix_earlier=0.5", "rl.step_tokens_weight=0.3", "rl.noise=gaussian:0.3",
+    ]  # fmt: skip
+    _, expected = train_tiny("cpu", tmp_path / "one", *batches(4, 2), *labelled)
+    _, losses = train_tiny("ddp", tmp_path / "two", *batches(4, 1), *labelled)
+    assert [two["loss"] for two in losses] == pytest.approx([one["loss"] for one in expected], abs=2e-4)
 
 
 @pytest.mark.slow
