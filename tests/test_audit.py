@@ -232,3 +232,17 @@ def test_every_kind_of_latents_can_be_audited(make, latent):
     assert [place.lens is not None for place in found.places[:4]] == [True, True, True, "latents_per_step" in latent]
     assert (found.decoder is not None) == ("supervision" in latent) == (found.readings[0].decoded is not None)
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_labelled_latents_are_audited_by_blocks(make):
+    reasoner = make(num_latents=6, latents_per_step=2, supervision="step_tokens", loops=2)
+    problems = generate_task("chain", {"modulus": 7, "num_operations": 3}, 60, "eval", 0)
+    mine, asked = Subject("mine", reasoner), Question(problems, problems, 0.2, None)
+    found = audit(mine, None, None, asked, EvaluateSection(max_new_tokens=3, bootstrap=20, batch_size=16), 0)
+    names = [effect.name for effect in found.effects]
+    assert [name for name in names if "block" in name] == [
+        "swap block 1 alone", "swap block 2 alone", "swap block 3 alone", "keep 1 block", "keep 2 blocks",
+    ]  # fmt: skip
+    assert {(probe.latent - 1) // 2 + 1 - probe.step for probe in found.probes} == {0} and len(found.probes) == 6
+    # A step is one token, so that the second latent of each block stands for none.
+    assert [place.lens is not None for place in found.places] == [True, False] * 3

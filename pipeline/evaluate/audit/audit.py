@@ -184,8 +184,8 @@ def audit(
     reasoner, problems = subject.reasoner, question.problems
     own = answer(reasoner, problems, settings)
     text_latents = text_as_latents(reasoner, lens(reasoner, own)[0][..., 0])
-    block = reasoner.config.latents_per_step if reasoner.config.supervision == "step_tokens" else 1
-    planned = interventions(own, seed, text_latents, block)
+    block = reasoner.config.latents_per_step if reasoner.config.supervision == "step_tokens" else None
+    planned = interventions(own, seed, text_latents, block or 1)
     effects = {one.name: measure_effect(reasoner, own, one, settings, seed) for one in planned}
     read_alone = effects[AS_TEXT]
     changed = None
@@ -193,7 +193,7 @@ def audit(
         changed = measure_counterfactual(reasoner, own, question.change, settings, seed)
     compared = _compare(own, control, settings, seed) if control is not None else None
     gates = judge(effects, changed, compared, question.floor)
-    probes = _probe(reasoner, question.probed, settings, seed)
+    probes = _probe(reasoner, question.probed, settings, seed, block)
     return Audit(
         checkpoint=subject.name,
         num_latents=reasoner.config.num_latents,
@@ -227,10 +227,12 @@ def _compare(own: Answers, control: Subject, settings: EvaluateSection, seed: in
     )
 
 
-def _probe(reasoner: Reasoner, problems: Sequence[Problem], settings: EvaluateSection, seed: int) -> list[Probe]:
+def _probe(
+    reasoner: Reasoner, problems: Sequence[Problem], settings: EvaluateSection, seed: int, block: int | None
+) -> list[Probe]:
     thoughts = answer(reasoner, problems, settings.model_copy(update={"max_new_tokens": 1}))
     steps = [problem.steps for problem in problems]
-    return probe_steps(thoughts.latents, thoughts.counts, steps, settings.bootstrap, seed)
+    return probe_steps(thoughts.latents, thoughts.counts, steps, settings.bootstrap, seed, block)
 
 
 def _information(probes: Sequence[Probe], latents_per_step: int) -> float | None:

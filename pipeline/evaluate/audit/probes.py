@@ -79,6 +79,7 @@ def probe_steps(
     steps: Sequence[Sequence[str]],
     resamples: int,
     seed: int,
+    block: int | None = None,
 ) -> list[Probe]:
     """Probes every latent for every step that enough problems have together with that latent.
 
@@ -86,11 +87,14 @@ def probe_steps(
         counts: Latents of each problem.
         steps: The text steps of each problem.
         resamples: Of the bootstrap.
+        block: Latents of a step: probe each for its own step alone, since there are many. None: for all steps.
     """
     rng = np.random.default_rng(seed)
     found = []
     for place in range(latents.size(1)):
         for step in range(max(map(len, steps), default=0)):
+            if block is not None and place // block != step:
+                continue
             rows = [row for row in range(len(steps)) if len(steps[row]) > step and counts[row] > place]
             if len(rows) < MINIMUM_PROBLEMS:
                 continue
