@@ -236,8 +236,9 @@ def killed_and_resumed(tmp_path, monkeypatch, at, *options):
         ["curriculum.supervision=distillation", "curriculum.noise=gaussian:0.3"],
         ["curriculum.reset_optimizer=false", "latent.thought_source=soft_vocabulary", "latent.delimiters=true"],
         [*STOPPING, "latent.thought_source=gaussian_head", "curriculum.noise=learned:1"],
+        ["latent.loops=blocks", "curriculum.supervision=step_tokens", "curriculum.noise=gaussian:0.3"],
     ],
-    ids=["decoder", "distillation", "optimizer", "stop"],
+    ids=["decoder", "distillation", "optimizer", "stop", "looped"],
 )  # fmt: skip
 def test_a_killed_level_resumes_to_the_same_weights(tmp_path, monkeypatch, options):
     whole, resumed = killed_and_resumed(tmp_path, monkeypatch, "level-2", *options)
