@@ -100,13 +100,14 @@ def _pack(piece: Tensor, num_pieces: int, mask: Tensor, is_latent: Tensor, count
     """Packs cells in the order of their pieces. Inside a piece rows are padded on the left.
 
     Args:
-        piece: (B, T) index of the piece of each cell.
+        piece: (B, T) index of the piece of each cell, which never falls from one token of a row to the next.
     """
-    one_hot = torch.nn.functional.one_hot(piece, num_pieces) * mask[..., None]  # (B, T, pieces)
-    sizes = one_hot.sum(1)  # (B, pieces) tokens of each row in each piece
+    # (B, pieces) tokens of each row in each piece
+    sizes = piece.new_zeros(len(piece), num_pieces).scatter_add_(1, piece, mask.long())
     widths = sizes.max(0).values.clamp_min(1)
     ends = widths.cumsum(0)
-    rank_in_piece = (one_hot.cumsum(1) * one_hot).sum(-1) - 1  # (B, T)
+    before = sizes.cumsum(1) - sizes  # (B, pieces) tokens of the row in the pieces before
+    rank_in_piece = mask.cumsum(1) - 1 - before.gather(1, piece)  # (B, T)
     packed_column = (ends - sizes).gather(1, piece) + rank_in_piece
     packed_column = torch.where(mask, packed_column, 0)
     # One transfer to the host for all numbers that steer the passes.
