@@ -17,7 +17,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .batch import Batch, Draw, Given
 from .config import LatentConfig, ModelError, context_window
+from .engine.columns import Visibility
 from .engine.layout import Layout, plan_parallel, plan_passes
+from .engine.masks import whole_mask
 from .engine.packed import (
     KEEP_NOTHING,
     NO_DRAWS,
@@ -136,15 +138,17 @@ class LatentMixin:
         self._check_rows(batch)
         num_latents = self._most_latents(batch.is_latent.sum(1))
         if num_latents == 0 or not THOUGHT_SOURCES[self.latent_config.thought_source].is_recurrent:
-            return self._parallel_states(batch, needs_layers)
+            return self._parallel_states(batch, needs_layers, self.visibility if num_latents else None)
         result, layout = self.run_latents(batch, num_latents, draw, keep=Keep(layers=needs_layers))
         return States(result.hidden, result.latents, layout.packed_column, result.decoder.layers)
 
-    def _parallel_states(self, batch: Batch, needs_layers: bool) -> States:
-        """Hidden states where placeholders are ordinary tokens."""
-        output = self.base_model(  # type: ignore[attr-defined]
+    def _parallel_states(self, batch: Batch, needs_layers: bool, visibility: Visibility | None) -> States:
+        """Hidden states where placeholders are ordinary tokens, which see no more than latents would."""
+        trunk = self.base_model  # type: ignore[attr-defined]
+        mask = whole_mask(trunk, batch.attention_mask, batch.is_latent, visibility, trunk.dtype)
+        output = trunk(
             input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            attention_mask=mask,
             position_ids=batch.position_ids,
             use_cache=False,
             output_hidden_states=needs_layers,
@@ -183,7 +187,11 @@ class LatentMixin:
         else:
             layout = plan_passes(is_latent, batch.attention_mask, num_latents)
         embeds = self.get_input_embeddings()(batch.input_ids.gather(1, layout.source))  # type: ignore[attr-defined]
-        packed = Packed(layout, embeds, batch.position_ids.gather(1, layout.source), rows)
+        positions = batch.position_ids.gather(1, layout.source)
+        pauses = None
+        if self.visibility is not None and not THOUGHT_SOURCES[config.thought_source].is_recurrent:
+            pauses = batch.is_latent.gather(1, layout.source) & layout.is_token
+        packed = Packed(layout, embeds, positions, rows, self.visibility, pauses)
         think = self._think(draw.noise if draw is not None else None)
         counts = layout.counts if rows is None else layout.counts[rows]
         draws = self._draws(draw, counts, num_latents) if draw is not None else NO_DRAWS
@@ -196,6 +204,11 @@ class LatentMixin:
         stop = self._is_complete if may_stop and self.stop_head is not None else None
         between = Between(stop, branch, self.latent_watch)
         return run_passes(trunk, think, packed, draws, between, keep, config.backprop_steps), layout
+
+    @property
+    def visibility(self) -> Visibility | None:
+        """What latents and the text after them see of their row; None: all that is before them."""
+        return Visibility.of(self.latent_config.window, self.latent_config.sees_question)
 
     def _think(self, noise: Noise | None) -> Think:
         """What makes latents of hidden states: the thought source, then the noise, then what is added."""

@@ -71,6 +71,13 @@ class _PassLayer(CacheLayerMixin):
         self.present = None
         return following
 
+    def rewritten(self, change: Callable[[Tensor], Tensor], capacity: int | None = None) -> _PassLayer:
+        """The layer with other keys and values behind it, in new buffers."""
+        assert self.past is not None
+        own = _PassLayer(self.capacity if capacity is None else capacity)
+        own.update(*(change(states) for states in self.past))
+        return own.following()
+
     def get_seq_length(self) -> int:
         return self.past[0].size(2) if self.past else 0
 
@@ -113,10 +120,17 @@ class PassCache(Cache):
 
     def select(self, rows: Tensor) -> PassCache:
         """A cache of rows (N,) of the batch, in new buffers."""
-        layers = []
-        for layer in self.layers:
-            assert layer.past is not None
-            own = _PassLayer(layer.capacity)
-            own.update(*(states[rows] for states in layer.past))
-            layers.append(own)
-        return self._of(layers).next()
+        return self._of([layer.rewritten(lambda states: states[rows]) for layer in self.layers])
+
+    def keep(self, columns: Tensor, capacity: int) -> None:
+        """Keeps columns (B, M) of each row, in new buffers; layer by layer, so that few are there twice.
+
+        Args:
+            capacity: Of the new buffers.
+        """
+
+        def kept(states: Tensor) -> Tensor:  # (B, h, P, e) -> (B, h, M, e)
+            return states.gather(2, columns[:, None, :, None].expand(-1, states.size(1), -1, states.size(3)))
+
+        for index in range(len(self.layers)):
+            self.layers[index] = self.layers[index].rewritten(kept, capacity)

@@ -19,21 +19,29 @@ from ...system.compat import (
 from ..config import ModelError
 from ..noise.values import ValueShift
 from .cache import PassCache
+from .columns import Columns, Visibility
 from .deferred import DeferredWeightGrads
 from .masks import attention_mask
+from .room import Room
 
 
 class CachedDecoder:
-    """A decoder without its head, and all columns it has seen.
+    """A decoder without its head, and the columns that it keeps of what it has seen.
 
     Attributes:
-        is_token: (B, S) the columns so far that later columns may attend to.
-        rank: (B, S) number of tokens of the same row before each column.
+        columns: What they hold.
         layers: (B, Q, d) hidden states after each layer in the latest call, where `keep_layers` asks for them.
     """
 
     def __init__(
-        self, trunk: Any, batch_size: int, pass_widths: Sequence[int], spare: int = 0, keep_layers: bool = False
+        self,
+        trunk: Any,
+        batch_size: int,
+        pass_widths: Sequence[int],
+        spare: int = 0,
+        keep_layers: bool = False,
+        visibility: Visibility | None = None,
+        room: Room | None = None,
     ) -> None:
         """
         Args:
@@ -41,12 +49,16 @@ class CachedDecoder:
             pass_widths: Columns of each pass to come.
             spare: Columns to keep free for tokens after the passes.
             keep_layers: Keep the hidden states of all layers.
+            visibility: What later columns see of these; None: all tokens.
+            room: Columns that nothing sees any more are freed, and there is room for the others; None: all are kept.
 
         Raises:
             ModelError: Activation checkpointing that cannot be combined with latents.
         """
         self.trunk, self.config = trunk, trunk.config.get_text_config()
-        self.cache = PassCache(self.config.num_hidden_layers, sum(pass_widths) + spare)
+        self.visibility, self.room = visibility, room
+        self.capacity = sum(pass_widths) + spare if room is None else room.capacity(0)
+        self.cache = PassCache(self.config.num_hidden_layers, self.capacity)
         self.checkpointing = LayerCheckpointing.of(trunk)
         self.deferred: DeferredWeightGrads | None = None
         # A recomputed layer must do in the backward what it did in the forward. A compiler cannot see the collecting.
@@ -54,8 +66,7 @@ class CachedDecoder:
             self.deferred = DeferredWeightGrads(trunk, [batch_size * width for width in pass_widths])
         self.calls = 0
         self.keep_layers, self.layers = keep_layers, ()
-        self.is_token = torch.empty(batch_size, 0, dtype=torch.bool, device=trunk.device)
-        self.rank = torch.empty(batch_size, 0, dtype=torch.long, device=trunk.device)
+        self.columns = Columns.none(batch_size, trunk.device)
 
     def __call__(
         self,
@@ -64,6 +75,7 @@ class CachedDecoder:
         position_ids: Tensor,
         is_dense: bool = False,
         shift: ValueShift | None = None,
+        is_latent: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states (B, Q, d) of the next columns.
 
@@ -73,14 +85,14 @@ class CachedDecoder:
             position_ids: (B, Q).
             is_dense: The caller knows that no column is padding, so the device need not be asked.
             shift: Moves the values of these columns before they are written and read.
+            is_latent: (B, Q) True at latents; None: there are none.
         """
-        is_first = self.calls == 0
-        rank = self.is_token.sum(1, keepdim=True) + is_token.cumsum(1) - 1
-        self.is_token = torch.cat([self.is_token, is_token], 1)
-        self.rank = torch.cat([self.rank, rank], 1)
+        if self.room is not None and self.room.is_short(self.calls, self.columns.size, self.capacity):
+            self._forget(self.room)
+        self.columns = self.columns.append(is_token, is_latent)
         mask = None  # a causal block without padding: attention has faster kernels when it is given no mask
-        if not (is_first and is_dense):
-            mask = attention_mask(self.config, self.is_token, self.rank, embeds.size(1), embeds.dtype)
+        if not (self.calls == 0 and is_dense and is_latent is None):
+            mask = attention_mask(self.config, self.columns, embeds.size(1), embeds.dtype, self.visibility)
         cache = self.cache
         cache.move_values(shift)
         with self._settings():
@@ -108,14 +120,21 @@ class CachedDecoder:
             return self.checkpointing.keeping_the_cache()
         return self.deferred.during(self.calls) if self.deferred is not None else nullcontext()
 
+    def _forget(self, room: Room) -> None:
+        """Frees columns that nothing sees any more. Those in sight move to the end of the columns that are left."""
+        assert self.visibility is not None
+        is_seen = self.visibility.still_seen(self.columns)
+        index = is_seen.int().argsort(dim=1, stable=True)[:, -room.in_sight[self.calls] :]
+        self.columns, self.capacity = self.columns.keep(index, is_seen), room.capacity(self.calls)
+        self.cache.keep(index, self.capacity)
+
     def hide(self, start: int, end: int) -> None:
         """Makes columns invisible to all later ones."""
-        self.is_token = self.is_token.clone()
-        self.is_token[:, start:end] = False
+        self.columns = self.columns.hide(start, end)
 
     def select(self, rows: Tensor) -> None:
         """Keeps rows (N,) of the batch, which may repeat."""
-        self.is_token, self.rank = self.is_token[rows], self.rank[rows]
+        self.columns = self.columns.select(rows)
         self.cache = self.cache.select(rows)
 
 

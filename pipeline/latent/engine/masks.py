@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...system.compat import attention_implementation
 from ..config import ModelError
+from .columns import Columns, Visibility
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -44,33 +45,52 @@ def attention_kinds(config: Any) -> list[str]:
     return kinds
 
 
-def attention_mask(config: Any, is_token: Tensor, rank: Tensor, num_queries: int, dtype: torch.dtype) -> Any:
+def attention_mask(
+    config: Any, columns: Columns, num_queries: int, dtype: torch.dtype, visibility: Visibility | None = None
+) -> Any:
     """The attention mask of the last `num_queries` columns. A column sees earlier tokens of its row, and itself.
 
     Args:
         config: Of the decoder.
-        is_token: (B, S) True at columns that may be attended to.
-        rank: (B, S) number of tokens of the row before each column.
         dtype: Of the hidden states; eager attention adds the mask to its scores.
+        visibility: Hides some of the earlier tokens.
 
     Returns:
         (B, 1, Q, S), True where attention is allowed; for eager attention 0 there and the lowest number elsewhere.
         Where layers differ, a dict of such masks by kind of layer. Decoders take a finished mask in these forms.
     """
-    size = is_token.size(1)
-    columns = torch.arange(size, device=is_token.device)
-    queries = columns[size - num_queries :]
-    causal = is_token[:, None] & (columns <= queries[:, None])  # (B, Q, S)
+    size, rank = columns.size, columns.rank
+    places = torch.arange(size, device=rank.device)
+    queries = places[size - num_queries :]
+    causal = columns.is_token[:, None] & (places <= queries[:, None])  # (B, Q, S)
+    if visibility is not None:
+        causal = causal & visibility.between(columns, num_queries)
     masks = {}
     for kind in attention_kinds(config):
         allowed = causal
         if kind == SLIDING:
             distance = rank[:, size - num_queries :, None] - rank[:, None]
             allowed = causal & (distance < config.sliding_window)
-        allowed = (allowed | (columns == queries[:, None]))[:, None]  # padding attends to itself, which is finite
+        allowed = (allowed | (places == queries[:, None]))[:, None]  # padding attends to itself, which is finite
         if attention_implementation(config) == "eager":
             lowest = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=allowed.device)
             masks[kind] = torch.where(allowed, lowest.new_zeros(()), lowest)
         else:
             masks[kind] = allowed
     return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def whole_mask(
+    trunk: Any, attention_mask_2d: Tensor, is_latent: Tensor, visibility: Visibility | None, dtype: torch.dtype
+) -> Any:
+    """The attention mask of one pass over whole rows, in which placeholders count as the latents they stand for.
+
+    Args:
+        attention_mask_2d: (B, T) 1 at tokens, 0 at padding; returned as it is where nothing is hidden.
+        is_latent: (B, T) True at placeholders.
+        dtype: Of the embeddings.
+    """
+    if visibility is None:
+        return attention_mask_2d
+    columns = Columns.none(len(is_latent), is_latent.device).append(attention_mask_2d.bool(), is_latent)
+    return attention_mask(trunk.config.get_text_config(), columns, columns.size, dtype, visibility)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..noise.values import ValueShift
+from .columns import Visibility
 from .decoder import CachedDecoder
 from .layout import Layout
 
@@ -30,12 +31,17 @@ class Packed:
         position_ids: (B, S) of the packed cells.
         rows: (N,) repeats rows of the batch after the first pass, so that N answers share the prefill of B questions.
             All results are then over N rows. None: N = B.
+        visibility: What latents and the text after them see; None: all that is before them.
+        pauses: (B, S) True at placeholders that are ordinary tokens and see no more than latents would; None: there
+            are none.
     """
 
     layout: Layout
     embeds: Tensor
     position_ids: Tensor
     rows: Tensor | None = None
+    visibility: Visibility | None = None
+    pauses: Tensor | None = None
 
     def repeat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """is_token, is_latent, counts, embeds, position_ids over N rows."""
@@ -150,8 +156,13 @@ def run_first(decoder: CachedDecoder, packed: Packed, pieces: int) -> Tensor:
     """Runs the first pieces once for each question. Returns hidden states (N, Q, d) of all rows."""
     layout = packed.layout
     end = layout.bounds[pieces - 1][1]
-    is_dense = all(layout.is_dense[:pieces])
-    states = decoder(packed.embeds[:, :end], layout.is_token[:, :end], packed.position_ids[:, :end], is_dense)
+    states = decoder(
+        packed.embeds[:, :end],
+        layout.is_token[:, :end],
+        packed.position_ids[:, :end],
+        is_dense=all(layout.is_dense[:pieces]),
+        is_latent=packed.pauses[:, :end] if packed.pauses is not None else None,
+    )
     if packed.rows is None:
         return states
     decoder.select(packed.rows)

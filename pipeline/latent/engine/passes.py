@@ -23,6 +23,7 @@ from .packed import (
     next_position,
     run_first,
 )
+from .room import Room
 
 
 def run_passes(
@@ -44,7 +45,8 @@ def run_passes(
     """
     layout = packed.layout
     widths = [end - start for start, end in layout.bounds]
-    decoder = CachedDecoder(trunk, len(packed.embeds), widths, keep.spare, keep.layers)
+    room = Room.of(widths, packed.visibility, layout.counts, keep.spare)
+    decoder = CachedDecoder(trunk, len(packed.embeds), widths, keep.spare, keep.layers, packed.visibility, room)
     rows = _Rows(decoder, *packed.repeat(), [run_first(decoder, packed, pieces=1)], [])
     last = after = rows.hidden[0][:, -1]
     skipping = _Skipping(between.stop, rows) if between.stop is not None else None
@@ -69,7 +71,7 @@ def run_passes(
         is_latent = rows.is_latent[:, part]
         x = torch.where(is_latent[..., None], z[:, None].to(rows.embeds.dtype), rows.embeds[:, part])
         shift = draws.shift_at(epsilon[:, None] if epsilon is not None else None, is_latent)
-        states = decoder(x, rows.is_token[:, part], rows.position_ids[:, part], shift=shift)
+        states = decoder(x, rows.is_token[:, part], rows.position_ids[:, part], shift=shift, is_latent=is_latent)
         rows.hidden.append(states)
         # A row without a token in this pass keeps the state its next latent is made from.
         newest = states[:, -1]

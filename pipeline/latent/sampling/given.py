@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch, Given
+from ..engine.masks import whole_mask
 from ..engine.precision import in_compute_dtype
 from ..noise import rms
 from ..supervision import States
@@ -33,7 +34,8 @@ class GivenStates:
 def latent_states(model: Any, input_ids: Tensor, attention_mask: Tensor, latents: Tensor) -> Tensor:
     """Hidden states (B, L, d) after each of the given latents (B, L, d) of a row; zero beyond its last one.
 
-    One pass over rows (B, T) with placeholders. The state after latent t knows the question and latents 1 to t.
+    One pass over rows (B, T) with placeholders. The state after latent t knows of the question and latents 1 to t what
+    latents see.
     """
     batch = Batch.of(input_ids, attention_mask, model.latent_config.token_ids[1])
     row, column, turn = _placeholders(batch)
@@ -72,7 +74,9 @@ def _run(model: Any, batch: Batch, latents: Tensor, placeholders: tuple[Tensor, 
     embeds = embeds.index_put((row, column), latents[row, turn].detach().to(embeds.dtype))
     output = model.base_model(
         inputs_embeds=embeds,
-        attention_mask=batch.attention_mask,
+        attention_mask=whole_mask(
+            model.base_model, batch.attention_mask, batch.is_latent, model.visibility, embeds.dtype
+        ),
         position_ids=batch.position_ids,
         use_cache=False,
     )
