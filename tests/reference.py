@@ -7,6 +7,8 @@ import itertools
 import torch
 import torch.nn.functional as F
 
+from neuralese.pipeline.latent.mixin import LatentMixin
+
 
 def thought(model, hidden):
     """The latent (d,) that a source makes of one hidden state (d,), by its formula."""
@@ -27,15 +29,68 @@ def thought(model, hidden):
         best = logits.argsort(descending=True)[: section.thought_options.get("top_k", 10)]
         weights = (logits[best] / section.thought_options.get("temperature", 1.0)).exp()
         return sum(w * embed.weight[v] for w, v in zip(weights / weights.sum(), best, strict=True))
-    assert section.thought_source == "pause_multi"
+    assert section.thought_source in ("pause", "pause_multi")
     return embed.weight[section.token_ids[1]]
+
+
+def sees(section, ids, i, j):
+    """Whether position i of an unpadded row may attend to position j, by latent.window and latent.sees_question."""
+    latents = [position for position, token in enumerate(ids) if token == section.token_ids[1]]
+    if j > i:
+        return False
+    if not latents or i < latents[0]:
+        return True  # the question
+    if j < latents[0]:
+        return section.sees_question or i == latents[0]
+    so_far = [position for position in latents if position <= i]
+    return section.window is None or j >= so_far[-section.window :][0]
+
+
+def mask_of(model, ids):
+    """The attention mask (1, 1, T, T) of an unpadded row, cell by cell; a dict by kind where layers differ."""
+    config, low = model.config.get_text_config(), torch.finfo(model.dtype).min
+
+    def mask(sliding):
+        allowed = [
+            [sees(model.latent_config, ids, i, j) and (sliding is None or i - j < sliding) for j in range(len(ids))]
+            for i in range(len(ids))
+        ]
+        return torch.where(torch.tensor(allowed), 0.0, low).to(model.dtype)[None, None]
+
+    kinds, sliding = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if kinds is None:
+        return mask(sliding)
+    masks = {"full_attention": mask(None), "sliding_attention": mask(sliding)}
+    return {kind: masks[kind] for kind in kinds} if len(set(kinds)) > 1 else masks[kinds[0]]
+
+
+def hides(model):
+    return model.latent_config.window is not None or not model.latent_config.sees_question
+
+
+def output_of(model, inputs, ids, **options):
+    """The trunk's output for the embeddings and latents (T, d) of one unpadded row."""
+    mask = {"attention_mask": mask_of(model, ids)} if hides(model) else {}
+    return model.base_model(inputs_embeds=inputs[None], use_cache=False, **mask, **options)
+
+
+def states_of(model, inputs, ids):
+    """Last hidden states (T, d) of one unpadded row."""
+    return output_of(model, inputs, ids).last_hidden_state[0]
+
+
+def logits_of(model, inputs, ids):
+    """Logits (T, V) of one unpadded row."""
+    mask = {"attention_mask": mask_of(model, ids)} if hides(model) else {}
+    plain = super(LatentMixin, model).forward  # the architecture's own
+    return plain(inputs_embeds=inputs[None], use_cache=False, **mask).logits[0]
 
 
 def latent_forward(model, ids, *noise, **options):
     """Logits (T, V) and latents of one unpadded row; everything but the recurrence is the architecture's forward."""
     inputs = latent_inputs(model, ids, *noise, **options)
     latents = [inputs[i] for i, token in enumerate(ids) if token == model.latent_config.token_ids[1]]
-    return model(inputs_embeds=inputs[None], use_cache=False).logits[0], latents
+    return logits_of(model, inputs, ids), latents
 
 
 def latent_inputs(model, ids, epsilon=None, apply_noise=None, backprop_steps=None):
@@ -45,9 +100,8 @@ def latent_inputs(model, ids, epsilon=None, apply_noise=None, backprop_steps=Non
     made, count = 0, ids.count(latent_id)
     for position, token in enumerate(ids):
         if token == latent_id:
-            prefix = torch.stack(inputs[:position])[None]
-            last = model.base_model(inputs_embeds=prefix, use_cache=False).last_hidden_state[:, -1]
-            latent = thought(model, last[0])[None]
+            last = states_of(model, torch.stack(inputs[:position]), ids[:position])[-1]
+            latent = thought(model, last)[None]
             if epsilon is not None:
                 latent = apply_noise(latent, epsilon[made][None])
             if backprop_steps is not None and made < count - backprop_steps:
@@ -65,9 +119,9 @@ def search(model, ids, draws, children, keep, apply_noise, judge):
     first = ids.index(model.latent_config.token_ids[1])
 
     def grown(path):
-        inputs = latent_inputs(model, ids[: first + len(path)], torch.stack(path), apply_noise)
-        states = model.base_model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[:, first:]
-        score = judge(states)[0, -1].item() if judge is not None else 0.0
+        prefix = ids[: first + len(path)]
+        inputs = latent_inputs(model, prefix, torch.stack(path), apply_noise)
+        score = judge(states_of(model, inputs, prefix)[None, first:])[0, -1].item() if judge is not None else 0.0
         return score, inputs[first:]
 
     paths = [[]]

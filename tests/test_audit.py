@@ -198,6 +198,8 @@ def test_the_functions_refuse_what_the_command_refuses():
         {"delimiters": True},
         {"jacobi_sweeps": 2},
         {"loops": 2},
+        {"window": 1},
+        {"sees_question": False},
         {"latents_per_step": 2},
         {"thought_source": "soft_vocabulary"},
         {"supervision": "decoder"},

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from batches import ROWS, assert_same_gradients, batch, encode, gradients
-from reference import thought
+from reference import states_of, thought
 
 from neuralese.pipeline.latent import ModelError, NoiseError, parse_noise
 from neuralese.pipeline.latent.batch import Given
@@ -26,8 +26,7 @@ def naive_log_prob(model, ids, latents, noise):
     inputs, turn, found = list(model.get_input_embeddings()(torch.tensor(ids))), 0, []
     for position, token in enumerate(ids):
         if token == latent_id:
-            states = model.base_model(inputs_embeds=torch.stack(inputs[:position])[None], use_cache=False)
-            hidden = states.last_hidden_state[0, -1]
+            hidden = states_of(model, torch.stack(inputs[:position]), ids[:position])[-1]
             mean = thought(model, hidden)
             if noise.kind == "learned":
                 std = model.thought_source(hidden, model).std
@@ -44,8 +43,9 @@ def naive_log_prob(model, ids, latents, noise):
 @pytest.mark.parametrize(
     ("source", "spec"), [("norm_matched", "gaussian:0.3"), ("raw", "gaussian:0.1"), ("gaussian_head", "learned:0.5")]
 )
-def test_given_latents_give_the_rollout_again_and_their_density(make, side, source, spec):
-    reasoner, noise = make(thought_source=source, supervision_weight=0.0), parse_noise(spec)
+@pytest.mark.parametrize("options", [{}, {"window": 1}, {"window": 2, "sees_question": False}])
+def test_given_latents_give_the_rollout_again_and_their_density(make, side, source, spec, options):
+    reasoner, noise = make(thought_source=source, supervision_weight=0.0, **options), parse_noise(spec)
     model = reasoner.model
     inputs, rolled, _ = drawn(reasoner, side, noise)
     taken = reasoner(**inputs, given=Given(rolled.latents, noise))

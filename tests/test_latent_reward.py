@@ -54,8 +54,10 @@ def test_scores_are_sums_over_the_steps():
     torch.testing.assert_close(model(states[:, :2]), model(states)[:, :2])  # of thoughts that are not done
 
 
-def test_states_are_those_of_the_passes_that_made_the_latents(reasoner, problems):
+@pytest.mark.parametrize("options", [{}, {"window": 1}, {"window": 2, "sees_question": False}])
+def test_states_are_those_of_the_passes_that_made_the_latents(make, problems, options):
     """Each latent of a norm-matched source is the state before it, rescaled: the next one tells this one's state."""
+    reasoner = make(num_latents=3, **options)
     questions = [problem.question for problem in problems[:3]]
     samples = reasoner.generate(questions, n=2, seed=3, max_new_tokens=2)
     states = thought_states(reasoner, questions, [sample.latents for sample in samples])

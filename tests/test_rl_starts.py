@@ -45,6 +45,22 @@ def test_text_hybrid_and_latent_checkpoints_train_by_the_same_code(finished, tmp
     assert load_reasoner(tmp_path / "tiny" / "rl" / "final").config.num_latents == latents
 
 
+@pytest.mark.parametrize("estimator", ["replay", "score_function"])
+def test_thoughts_that_do_not_see_all_train_under_every_estimator(finished, tmp_path, estimator):
+    checkpoint = shutil.copytree(finished[0] / "curriculum" / "level-2" / "final", tmp_path / "other")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["latent"] |= {"window": 1, "sees_question": False}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    reward = tmp_path / "length.py"
+    reward.write_text("def length(prompts, completions, **columns):\n    return [len(c) / 10 for c in completions]\n")
+    run(rl_from(checkpoint, tmp_path, f"rl.estimator={estimator}", f"rl.rewards=[{{function: '{reward}:length'}}]"))
+    rows = logged(tmp_path)
+    assert len(rows) == 4 and all(row["grad_norm"] > 0 for row in rows)
+    assert estimator != "replay" or all(row["rollout/replay_gap"] < 1e-4 for row in rows)
+    section = load_reasoner(tmp_path / "tiny" / "rl" / "final").config
+    assert (section.window, section.sees_question) == (1, False)
+
+
 @pytest.mark.parametrize(
     ("section", "overrides", "message"),
     [

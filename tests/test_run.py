@@ -194,6 +194,8 @@ def test_activation_checkpointing_trains_to_the_same_weights(finished, tmp_path)
         ({"jacobi_sweeps": 1, "backprop_steps": 0}, {"mode": "jacobi", "jacobi_sweeps": 1, "backprop_steps": 0}),
         ({"loops": 3}, {"mode": "looped", "loops": 3, "injection": "add"}),
         ({"loops": "blocks", "injection": "replace"}, {"mode": "looped", "loops": 2, "injection": "replace"}),
+        ({"window": 1}, {"mode": "sequential", "window": 1, "sees_question": True}),
+        ({"window": 2, "sees_question": "false"}, {"window": 2, "sees_question": False}),
     ],
 )
 def test_options_of_the_recurrence_reach_the_checkpoints(finished, tmp_path, options, expected):
@@ -205,6 +207,9 @@ def test_options_of_the_recurrence_reach_the_checkpoints(finished, tmp_path, opt
     assert first.loops == (1 if options.get("loops") == "blocks" else options.get("loops"))
     ours, theirs = weights(tmp_path / "tiny" / "rl" / "final"), weights(finished[0] / "rl" / "final")
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+    logged = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    gaps = [row["rollout/replay_gap"] for row in logged if "rollout/replay_gap" in row]
+    assert len(gaps) == 4 and max(gaps) < 1e-4
 
 
 def test_lora_trains_merges_and_hands_over_full_weights(tmp_path):

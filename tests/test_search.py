@@ -38,9 +38,11 @@ def found(reasoner, questions, search, judge, seeds=SEEDS, batch_size=24, temper
 
 
 @pytest.mark.parametrize("search", [BEAM, TREE, EACH], ids=lambda search: search.name)
-@pytest.mark.parametrize("delimiters", [False, True])
-def test_a_search_is_the_naive_one(make, problems, judge, search, delimiters):
-    reasoner = make(num_latents=3, delimiters=delimiters)
+@pytest.mark.parametrize(
+    "latent", [{}, {"delimiters": True}, {"window": 1}, {"window": 2, "delimiters": True, "sees_question": False}]
+)
+def test_a_search_is_the_naive_one(make, problems, judge, search, latent):
+    reasoner = make(num_latents=3, **latent)
     questions = [problem.question for problem in problems[:3]]
     draws = _draws(NOISE, torch.tensor(SEEDS), max(search.widths), 3, 32)
     size = reasoner.config.embedding_rms

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from batches import assert_same_gradients, gradients
-from reference import jacobi_inputs, latent_forward, latent_inputs, looped_inputs
+from reference import jacobi_inputs, latent_forward, latent_inputs, logits_of, looped_inputs, output_of
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.latent import parse_noise
@@ -73,18 +73,23 @@ def naive_inputs(model, ids):
 
 
 def naive_logits(model, ids):
-    return model(inputs_embeds=naive_inputs(model, ids)[None], use_cache=False).logits[0]
+    return logits_of(model, naive_inputs(model, ids), ids)
 
 
 def states_before_answer(model, example, name):
     """Hidden states (d,) after each layer at the token before the answer, of one unpadded row."""
     ids, position = example[f"{name}_ids" if name == "teacher" else "input_ids"], example[f"{name}_position"]
-    embeds = naive_inputs(model, ids)[None]
-    output = model.base_model(inputs_embeds=embeds, use_cache=False, output_hidden_states=True)
+    output = output_of(model, naive_inputs(model, ids), ids, output_hidden_states=True)
     return [layer[0, position] for layer in output.hidden_states[1:]]
 
 
-@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}, {"loops": 2}, {"thought_source": "pause"}])
+HIDING = {"window": 1, "sees_question": False}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"jacobi_sweeps": 2}, {"loops": 2}, {"thought_source": "pause"}, HIDING, {"thought_source": "pause"} | HIDING],
+)
 def test_distillation_loss_equals_its_formula(make, options):
     reasoner = supervised(make, "distillation", supervision_options={"gamma": 3.0}, **options)
     model = reasoner.model

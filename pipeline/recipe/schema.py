@@ -127,6 +127,14 @@ class LatentSection(Section):
     injection: Literal["add", "replace"] = Field(
         "add", description="of mode looped: a thought is added to the placeholder's embedding, or replaces it"
     )
+    window: int | None = Field(
+        None,
+        gt=0,
+        description="latents in sight of a latent, itself included, and of the text after; None: all; 1: a state",
+    )
+    sees_question: bool = Field(
+        True, description="latents after the first, and the text after them, see the question"
+    )
     backprop_steps: int | None = Field(
         None, ge=0, description="only the last latents (sweeps, loops), this number of them, carry gradient; None: all"
     )
@@ -172,8 +180,20 @@ class LatentSection(Section):
                 raise ValueError(f"{key}={value} belongs to mode={mode}, but mode is {self.mode}; remove one of them")
         if self.injection != "add" and self.mode != "looped":
             raise ValueError(f"injection={self.injection} belongs to mode=looped, but mode is {self.mode}")
-        if self.stop_head and self.mode != "sequential":
-            raise ValueError(f"stop_head needs latents made one after the other; remove {PASSES[self.mode]}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_after_the_other(self) -> LatentSection:
+        for name, is_set in (
+            ("stop_head", self.stop_head),
+            ("window", self.window is not None),
+            ("sees_question=false", not self.sees_question),
+        ):
+            if is_set and self.mode != "sequential":
+                raise ValueError(
+                    f"{name} needs latents made one after the other, but mode is {self.mode}; remove {name} or "
+                    f"{PASSES[self.mode]}"
+                )
         return self
 
     @model_validator(mode="after")

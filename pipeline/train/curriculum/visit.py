@@ -146,6 +146,8 @@ def load_for_level(recipe: Recipe, plan: ArmPlan, level: Level, base: str | Path
         loops=max(level.num_latents // latent.block_size, 1) if latent.loops == "blocks" else latent.loops,
         # The control thinks nothing. In place of the embedding it puts the embedding, to which it must not be added.
         injection="replace" if plan.arm.thought_source == "pause_multi" else latent.injection,
+        window=latent.window,
+        sees_question=latent.sees_question,
         backprop_steps=latent.backprop_steps,
     )
     measure_embedding_rms(reasoner.model)
