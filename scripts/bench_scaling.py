@@ -45,9 +45,9 @@ def measure(setting: Setting, arm: str, repeats: int) -> tuple[float, float]:
     model.zero_grad(set_to_none=True)
     ids, labels = setting.batch_of_rows()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _status("VmRSS")
+    before = memory_status("VmRSS")
     step(model, ids, labels)
-    added = _status("VmHWM") - before
+    added = memory_status("VmHWM") - before
     seconds = []
     for _ in range(repeats):
         model.zero_grad(set_to_none=True)
@@ -57,7 +57,7 @@ def measure(setting: Setting, arm: str, repeats: int) -> tuple[float, float]:
     return statistics.median(seconds), added
 
 
-def _status(name: str) -> float:
+def memory_status(name: str) -> float:
     """A size in MiB from what Linux says of this process."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[name].split()[0]) / 1024

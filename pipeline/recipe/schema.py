@@ -132,9 +132,7 @@ class LatentSection(Section):
         gt=0,
         description="latents in sight of a latent, itself included, and of the text after; None: all; 1: a state",
     )
-    sees_question: bool = Field(
-        True, description="latents after the first, and the text after them, see the question"
-    )
+    sees_question: bool = Field(True, description="latents after the first, and the text after them, see the question")
     backprop_steps: int | None = Field(
         None, ge=0, description="only the last latents (sweeps, loops), this number of them, carry gradient; None: all"
     )
