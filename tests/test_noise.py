@@ -129,7 +129,11 @@ def test_svp_names_models_it_does_not_know(reasoner):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"jacobi_sweeps": 2}, {"loops": 2}], ids=["passes", "sweeps", "loops"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"jacobi_sweeps": 2}, {"loops": 2}, {"window": 1, "sees_question": False}],
+    ids=["passes", "sweeps", "loops", "window"],
+)
 def test_a_row_depends_on_its_seed_alone(make, kind, options):
     scale, source = KINDS[kind]
     reasoner, noise = make(num_latents=3, thought_source=source, **options), parse_noise(f"{kind}:{scale}")
@@ -154,7 +158,8 @@ def test_a_row_depends_on_its_seed_alone(make, kind, options):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("checkpointing", "options"), [(False, {}), (True, {}), (False, {"loops": 3}), (True, {"loops": 2})]
+    ("checkpointing", "options"),
+    [(False, {}), (True, {}), (False, {"loops": 3}), (True, {"loops": 2}), (True, {"window": 1})],
 )
 def test_a_rollout_is_replayed_from_its_seeds(make, kind, checkpointing, options):
     """Sampled with a shared prefill, replayed as one batch, with gradients."""

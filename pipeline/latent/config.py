@@ -81,7 +81,8 @@ class LatentConfig:
         loops: None, or all latents are made at once, each from the state at its own position in the loop before
             (LOTUS, arXiv 2606.31779).
         injection: With `loops`: a thought is added to the embedding of the placeholder, or replaces it.
-        window: Latents that a latent, and the text after them, attends to besides the question. None: all of the row.
+        window: Latents in sight of a latent, itself included, and of the text after the thought, besides the question
+            (see `Visibility`). None: all. 1: a latent is a recurrent state.
         sees_question: Whether latents after the first, and the text after them, attend to the question.
         backprop_steps: Latents, counted from the last, that carry a gradient to the state they were made from (with
             `jacobi_sweeps` or `loops`: sweeps or loops). None: all of them. 0: none.

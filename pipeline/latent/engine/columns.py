@@ -9,31 +9,55 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """Which piece of its row each column (B, S) belongs to; see `Visibility`.
+
+    Attributes:
+        is_latent: (B, S) True at latents.
+        number: (B, S) latents of the row up to each column, itself and forgotten ones included.
+        count: (B,) latents of each row so far.
+    """
+
+    is_latent: Tensor
+    number: Tensor
+    count: Tensor
+
+    def append(self, is_latent: Tensor) -> Pieces:
+        """With further columns (B, Q)."""
+        number = self.count[:, None] + is_latent.cumsum(1)
+        return Pieces(torch.cat([self.is_latent, is_latent], 1), torch.cat([self.number, number], 1), number[:, -1])
+
+    def select(self, rows: Tensor) -> Pieces:
+        """Those of rows (N,) of the batch, which may repeat."""
+        return Pieces(self.is_latent[rows], self.number[rows], self.count[rows])
+
+    def keep(self, index: Tensor) -> Pieces:
+        """Only columns `index` (B, M) of each row."""
+        return Pieces(self.is_latent.gather(1, index), self.number.gather(1, index), self.count)
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns (B, S) that a decoder keeps, in the order of the tokens of each row.
 
     Attributes:
         is_token: (B, S) True at columns that later ones may attend to.
-        is_latent: (B, S) True at latents.
         rank: (B, S) tokens of the row before each column, forgotten ones included.
-        number: (B, S) latents of the row up to each column, itself and forgotten ones included.
         num_tokens: (B,) tokens of each row so far.
-        num_latents: (B,) latents of each row so far.
+        pieces: None where nothing is hidden by them.
     """
 
     is_token: Tensor
-    is_latent: Tensor
     rank: Tensor
-    number: Tensor
     num_tokens: Tensor
-    num_latents: Tensor
+    pieces: Pieces | None = None
 
     @classmethod
-    def none(cls, batch_size: int, device: torch.device) -> Columns:
+    def none(cls, batch_size: int, device: torch.device, with_pieces: bool) -> Columns:
         """No columns yet."""
         flags = torch.zeros(batch_size, 0, dtype=torch.bool, device=device)
         counts = torch.zeros(batch_size, dtype=torch.long, device=device)
-        return cls(flags, flags, flags.long(), flags.long(), counts, counts)
+        return cls(flags, flags.long(), counts, Pieces(flags, flags.long(), counts) if with_pieces else None)
 
     @property
     def size(self) -> int:
@@ -46,17 +70,12 @@ class Columns:
         Args:
             is_latent: None: there is no latent among them.
         """
-        is_latent = torch.zeros_like(is_token) if is_latent is None else is_latent & is_token
-        rank = self.num_tokens[:, None] + is_token.cumsum(1) - 1
-        number = self.num_latents[:, None] + is_latent.cumsum(1)
-        return Columns(
-            torch.cat([self.is_token, is_token], 1),
-            torch.cat([self.is_latent, is_latent], 1),
-            torch.cat([self.rank, rank], 1),
-            torch.cat([self.number, number], 1),
-            self.num_tokens + is_token.sum(1),
-            number[:, -1],
-        )
+        pieces = self.pieces
+        if pieces is not None:
+            pieces = pieces.append(torch.zeros_like(is_token) if is_latent is None else is_latent & is_token)
+        so_far = self.num_tokens[:, None] + is_token.cumsum(1)
+        is_token = torch.cat([self.is_token, is_token], 1)
+        return Columns(is_token, torch.cat([self.rank, so_far - 1], 1), so_far[:, -1], pieces)
 
     def hide(self, start: int, end: int) -> Columns:
         """With columns that no later one may attend to, and that do not count as tokens of their row."""
@@ -67,24 +86,13 @@ class Columns:
 
     def select(self, rows: Tensor) -> Columns:
         """Those of rows (N,) of the batch, which may repeat."""
-        return Columns(
-            self.is_token[rows],
-            self.is_latent[rows],
-            self.rank[rows],
-            self.number[rows],
-            self.num_tokens[rows],
-            self.num_latents[rows],
-        )
+        pieces = self.pieces.select(rows) if self.pieces is not None else None
+        return Columns(self.is_token[rows], self.rank[rows], self.num_tokens[rows], pieces)
 
     def keep(self, index: Tensor, is_seen: Tensor) -> Columns:
         """Only columns `index` (B, M) of each row. Those that are not seen (B, S) any more become padding."""
-        return replace(
-            self,
-            is_token=is_seen.gather(1, index),
-            is_latent=self.is_latent.gather(1, index),
-            rank=self.rank.gather(1, index),
-            number=self.number.gather(1, index),
-        )
+        pieces = self.pieces.keep(index) if self.pieces is not None else None
+        return Columns(is_seen.gather(1, index), self.rank.gather(1, index), self.num_tokens, pieces)
 
 
 @dataclass(frozen=True)
@@ -114,25 +122,24 @@ class Visibility:
         """None where all is seen."""
         return None if window is None and sees_question else cls(window, sees_question)
 
-    def between(self, columns: Columns, num_queries: int) -> Tensor:
+    def between(self, pieces: Pieces, num_queries: int) -> Tensor:
         """(B, Q, S) whether the last Q columns may see each column, by what is said above alone."""
-        keys = columns.number[:, None]  # (B, 1, S)
-        queries = columns.number[:, -num_queries:, None]  # (B, Q, 1)
+        keys = pieces.number[:, None]  # (B, 1, S)
+        queries = pieces.number[:, -num_queries:, None]  # (B, Q, 1)
         seen = torch.ones_like(queries - keys, dtype=torch.bool)
         if self.window is not None:
             seen = (keys == 0) | (queries - keys < self.window)
         if not self.sees_question:
-            before = queries - columns.is_latent[:, -num_queries:, None].long()  # latents before the query
+            before = queries - pieces.is_latent[:, -num_queries:, None].long()  # latents before the query
             seen = seen & ((keys > 0) | (before == 0))
         return seen
 
-    def still_seen(self, columns: Columns) -> Tensor:
-        """(B, S) columns that a later column may see."""
-        in_sight = columns.is_token
-        made = columns.num_latents[:, None]
-        is_question = columns.number == 0
+    def still_seen(self, pieces: Pieces) -> Tensor:
+        """(B, S) columns that a later column may see, by what is said above alone."""
+        made, is_question = pieces.count[:, None], pieces.number == 0
+        seen = torch.ones_like(is_question)
         if self.window is not None:
-            in_sight = in_sight & (is_question | (made - columns.number < self.window))
+            seen = is_question | (made - pieces.number < self.window)
         if not self.sees_question:
-            in_sight = in_sight & (~is_question | (made == 0))
-        return in_sight
+            seen = seen & (~is_question | (made == 0))
+        return seen

@@ -66,7 +66,7 @@ class CachedDecoder:
             self.deferred = DeferredWeightGrads(trunk, [batch_size * width for width in pass_widths])
         self.calls = 0
         self.keep_layers, self.layers = keep_layers, ()
-        self.columns = Columns.none(batch_size, trunk.device)
+        self.columns = Columns.none(batch_size, trunk.device, with_pieces=visibility is not None)
 
     def __call__(
         self,
@@ -122,8 +122,8 @@ class CachedDecoder:
 
     def _forget(self, room: Room) -> None:
         """Frees columns that nothing sees any more. Those in sight move to the end of the columns that are left."""
-        assert self.visibility is not None
-        is_seen = self.visibility.still_seen(self.columns)
+        assert self.visibility is not None and self.columns.pieces is not None
+        is_seen = self.columns.is_token & self.visibility.still_seen(self.columns.pieces)
         index = is_seen.int().argsort(dim=1, stable=True)[:, -room.in_sight[self.calls] :]
         self.columns, self.capacity = self.columns.keep(index, is_seen), room.capacity(self.calls)
         self.cache.keep(index, self.capacity)

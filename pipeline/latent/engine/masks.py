@@ -64,7 +64,8 @@ def attention_mask(
     queries = places[size - num_queries :]
     causal = columns.is_token[:, None] & (places <= queries[:, None])  # (B, Q, S)
     if visibility is not None:
-        causal = causal & visibility.between(columns, num_queries)
+        assert columns.pieces is not None
+        causal = causal & visibility.between(columns.pieces, num_queries)
     masks = {}
     for kind in attention_kinds(config):
         allowed = causal
@@ -92,5 +93,7 @@ def whole_mask(
     """
     if visibility is None:
         return attention_mask_2d
-    columns = Columns.none(len(is_latent), is_latent.device).append(attention_mask_2d.bool(), is_latent)
+    columns = Columns.none(len(is_latent), is_latent.device, with_pieces=True).append(
+        attention_mask_2d.bool(), is_latent
+    )
     return attention_mask(trunk.config.get_text_config(), columns, columns.size, dtype, visibility)
