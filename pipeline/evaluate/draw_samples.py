@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -15,6 +16,7 @@ from ...data.problem import Problem
 from ...rewards.score import scores_of
 from ..latent.noise import parse_noise
 from ..latent.sampling.generate import SamplingParams
+from ..model.from_text import answer_from_text
 from ..model.reasoner import Reasoner, Samples
 from ..recipe.schema import EvaluateSection
 from ..scoring.latent_reward import LatentRewardModel, judge_thoughts
@@ -121,7 +123,8 @@ def _draw(
 ) -> None:
     """Samples or searches, question by question."""
     if setting.search is None:
-        reasoner.generate(
+        ask = reasoner.generate if setting.thought is None else partial(answer_from_text, reasoner)
+        ask(
             questions,
             noise=setting.noise,
             temperature=setting.temperature,

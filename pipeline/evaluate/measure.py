@@ -56,6 +56,7 @@ class Measurement:
         num_samples: Samples that were drawn of each problem; k of them are taken.
         num_latents: Latents of each thought, if the evaluation asked for a number.
         loops: Loops of each thought, if the evaluation asked for a number.
+        thought: `as_text`: the answers were given from what is read of the thought alone.
         answers_per_thought: Answers after each thought.
         search: `Search.name` of the search that found the thoughts; None: they were drawn independently.
         tokens: Answer tokens written for k samples of a problem, on average.
@@ -83,6 +84,7 @@ class Measurement:
     tokens: float | None = None
     latents: float | None = None
     loops: int | None = None
+    thought: str | None = None
     seconds: float | None = field(default=None, compare=False)
 
     @classmethod
@@ -147,6 +149,7 @@ def measure(
                     num_samples=way.n,
                     num_latents=way.num_latents,
                     loops=way.loops,
+                    thought=way.thought,
                     answers_per_thought=way.answers_per_thought,
                     search=way.search.name if way.search is not None else None,
                     tokens=k * float(np.mean([row.tokens for row in sampled])),

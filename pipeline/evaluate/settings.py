@@ -67,7 +67,7 @@ def settings_of(
 
 
 def _changed(section: LatentConfig, options: EvaluateSection) -> Setting:
-    """Greedy answers with the latents and loops that the evaluation asks for.
+    """Greedy answers with the latents and loops that the evaluation asks for, or from what is read of them.
 
     Raises:
         ModelError: It asks for loops of latents that have none, or for wider blocks than were trained.
@@ -85,7 +85,7 @@ def _changed(section: LatentConfig, options: EvaluateSection) -> Setting:
                 "had in training. Lower it."
             )
         count = section.num_latents // section.latents_per_step * width
-    return Setting(num_latents=count, loops=options.loops)
+    return Setting(num_latents=count, loops=options.loops, thought="as_text" if options.thought == "as_text" else None)
 
 
 def _search(section: SearchSection, at: int | str | None, num_latents: int) -> Search:

@@ -38,6 +38,7 @@ def setting_name(row: Measurement) -> str:
     count = row.num_latents
     parts = [] if count is None else [f"{count} latent{'s' * (count != 1)}" if count else "in text"]
     parts += [] if row.loops is None else [f"{row.loops} loop{'s' * (row.loops != 1)}"]
+    parts += [] if row.thought is None else ["thought as text"]
     if row.metric == "accuracy":
         return ", ".join(["greedy", *parts])
     shared = [f"{row.answers_per_thought} answers a thought"] if row.answers_per_thought > 1 else []

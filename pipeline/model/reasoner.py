@@ -129,7 +129,7 @@ class Reasoner:
             noise.prepare(self.model)
         per_batch = max(1, batch_size // drawn.size(1))
         samples: list[Samples] = []
-        with self._inference(loops):
+        with self.inference(loops):
             for begin in range(0, len(prompts), per_batch):
                 chunk, rows = encoded[begin : begin + per_batch], drawn[begin : begin + per_batch]
                 if rows.size(1) <= batch_size:
@@ -142,7 +142,7 @@ class Reasoner:
         return samples
 
     @contextmanager
-    def _inference(self, loops: int | None) -> Iterator[None]:
+    def inference(self, loops: int | None) -> Iterator[None]:
         """Inference mode, with another number of loops if one is given."""
         was_training, section = self.model.training, self.config
         self.model.eval()

@@ -435,6 +435,10 @@ class EvaluateSection(Section):
     latents_per_step: int | None = Field(
         None, gt=0, description="latents of each block of a thought, where a model has any; None: as trained"
     )
+    thought: Literal["vectors", "as_text"] = Field(
+        "vectors",
+        description="what the answer sees of a thought, where a model has one: its latents, or the tokens read in them",
+    )
     selectors: tuple[Selector, ...] = Field(
         ("majority",), description="ways to choose one of k samples, see docs/algorithm.md"
     )
@@ -456,12 +460,15 @@ class EvaluateSection(Section):
                     f"answers_per_thought={sampling.answers_per_thought}"
                 )
         changed = [name for name in ("num_latents", "loops", "latents_per_step") if getattr(self, name) is not None]
+        changed += ["thought=as_text"] if self.thought == "as_text" else []
         if changed and (self.search or self.latent_reward is not None):
             raise ValueError(
                 f"search and latent_reward need the latents that were trained; remove {' and '.join(changed)}"
             )
         if self.num_latents is not None and self.latents_per_step is not None:
             raise ValueError("num_latents and latents_per_step both say how many latents a thought has; remove one")
+        if self.thought == "as_text" and self.num_latents == 0:
+            raise ValueError("thought=as_text has no latent to read with num_latents=0; remove one of them")
         return self
 
     @model_validator(mode="after")

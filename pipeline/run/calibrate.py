@@ -83,7 +83,7 @@ def calibrate(
     target = writable(output or folder / "calibration.json")
     count = recipe.evaluate.num_samples
     sampling = [SamplingSection(noise=spec, temperature=temperature) for spec in specs]
-    as_trained = dict.fromkeys(("num_latents", "loops", "latents_per_step"))
+    as_trained = dict.fromkeys(("num_latents", "loops", "latents_per_step")) | {"thought": "vectors"}
     changed = {"sampling": sampling, "search": [], "k": sorted({1, count}), **as_trained}
     settings = recipe.evaluate.model_copy(update=changed)
     measured = recipe.model_copy(update={"evaluate": settings})

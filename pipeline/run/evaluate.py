@@ -9,6 +9,7 @@ from ..evaluate.measure import Measurement, write_results
 from ..evaluate.report.page import write_report
 from ..evaluate.table import print_results
 from ..model.answer_limits import check_checkpoints_fit
+from ..model.from_text import check_some_can_be_read
 from ..problems.load import load_evaluation
 from ..system.files import writable
 from ..system.integrity import read_seconds
@@ -32,6 +33,8 @@ def evaluate_folder(folder: Path, overrides: list[str], output: Path | None, rec
     target = writable(output or folder / "eval.json")
     problems = load_evaluation(recipe)
     check_checkpoints_fit(recipe, checkpoints, problems)
+    if recipe.evaluate.thought == "as_text":
+        check_some_can_be_read(checkpoints, recipe.model.trust_remote_code)
     rows: list[Measurement] = []
     with hold_for_all(target.with_name(f"{target.stem}.lock"), str(target), "name another file with --output"):
         for name, checkpoint in checkpoints.items():

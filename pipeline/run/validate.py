@@ -11,6 +11,7 @@ from ..evaluate.search import check_search
 from ..latent.noise import Noise, check_fits, parse_noise
 from ..latent.supervision import check_supervision
 from ..latent.thoughts import THOUGHT_SOURCES, build_source
+from ..model.from_text import can_be_read
 from ..model.plugins import load_plugins
 from ..recipe.load import RecipeError, nearest
 from ..recipe.schema import Recipe
@@ -55,6 +56,11 @@ def check_recipe(recipe: Recipe) -> None:
     if source not in THOUGHT_SOURCES:
         raise RecipeError(f"Unknown latent.thought_source {source!r}{nearest(source, list(THOUGHT_SOURCES))}")
     build_source(source, recipe.latent.thought_options, hidden_size=8)
+    if recipe.evaluate.thought == "as_text" and not can_be_read(source):
+        raise RecipeError(
+            f"evaluate.thought=as_text reads latents, and with latent.thought_source={source} there is nothing in "
+            "them. Change one of the two."
+        )
     for sampling in recipe.evaluate.sampling:
         if check_noise(SAMPLING, sampling.noise, recipe) is None and sampling.temperature == 0:
             raise RecipeError("evaluate.sampling: noise of scale 0 and temperature 0 make all samples equal.")

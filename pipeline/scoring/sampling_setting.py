@@ -11,7 +11,7 @@ import numpy as np
 from ...data.errors import UserError
 from ..latent.noise import parse_noise
 
-ADDED = ("loops",)  # fields of a setting that came after files of samples were first written
+ADDED = ("loops", "thought")  # fields of a setting that came after files of samples were first written
 MOST = 4096  # thoughts of one question that may grow at once, since they share a batch
 
 
@@ -91,6 +91,7 @@ class Setting:
         num_latents: Latents of each thought; None: as many as the checkpoint has; 0: reason in text.
         search: The search that finds the thoughts of a question; None: they are drawn independently.
         loops: Loops of looped latents; None: as many as the checkpoint has.
+        thought: `as_text`: answers are given from what is read of the thought alone; None: from its latents.
     """
 
     n: int = 1
@@ -100,6 +101,7 @@ class Setting:
     num_latents: int | None = None
     search: Search | None = None
     loops: int | None = None
+    thought: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For the head of a file of samples. What is not set is left out, as in files from before it existed."""
@@ -126,6 +128,7 @@ class Setting:
         """Name of the file of samples: greedy, or such as n16-gaussian-0.3-T1."""
         latents = [f"L{self.num_latents}"] if self.num_latents is not None else []
         latents += [f"R{self.loops}"] if self.loops is not None else []
+        latents += ["text"] if self.thought is not None else []
         if self.is_greedy:
             return "-".join(["greedy", *latents])
         noise = [self.noise.replace(":", "-")] if self.noise is not None else []
