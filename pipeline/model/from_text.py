@@ -44,12 +44,13 @@ def answer_from_text(
         ModelError: The model has no latents that could be read, or a question cannot be asked.
     """
     noise = parse_noise(noise) if isinstance(noise, str) else noise
+    once = None if reasoner.config.loops is None else 1  # given latents are the same in every loop
     per_batch = max(1, batch_size // len(seeds[0])) if len(seeds) else 1
     for begin in range(0, len(questions), per_batch):
         asked, drawn = questions[begin : begin + per_batch], seeds[begin : begin + per_batch]
         text = _thoughts_as_text(reasoner, asked, drawn, noise, num_latents, loops, batch_size)
         samples = reasoner.generate(
-            asked, noise=text, seeds=drawn, num_latents=num_latents, loops=loops, batch_size=batch_size, **sampling
+            asked, noise=text, seeds=drawn, num_latents=num_latents, loops=once, batch_size=batch_size, **sampling
         )
         for place, row in enumerate(samples, begin):
             on_samples(place, row)
