@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from .equations import equation_holds
 from .errors import DataError
 from .problem import Problem
 from .splits import (
@@ -102,6 +103,27 @@ def changes(task: ChainTask, problem: Problem, rng: random.Random) -> Iterator[P
         candidate = _problem(task, *one)
         if candidate.answer != problem.answer:
             yield candidate
+
+
+def valid_steps(task: ChainTask, problem: Problem, steps: Sequence[str]) -> list[bool]:
+    """Return for each of some steps, right or not, whether it is valid.
+
+    An equation is where it holds. A value is where the question's operation makes it of the value before it, right or
+    not; the first value is made of the start.
+    """
+    if task.equations:
+        return [equation_holds(step, task.modulus) for step in steps]
+    start, *rest = problem.question.removesuffix(" =").split(" ")
+    valid, before = [], start
+    for place, step in enumerate(steps):
+        operation = rest[2 * place : 2 * place + 2]
+        if len(operation) < 2 or not before.isdecimal():
+            valid.append(False)
+        else:
+            value = OPERATORS[operation[0]](int(before), int(operation[1])) % task.modulus
+            valid.append(step.strip() == str(value))
+        before = step.strip()
+    return valid
 
 
 def _enumerate(task: ChainTask) -> Iterator[Chain]:

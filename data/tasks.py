@@ -9,6 +9,7 @@ from typing import Any
 
 from . import chain, graph_path, prosqa
 from .chain import ChainTask
+from .equations import equation_holds
 from .errors import DataError, suggest
 from .graph_path import GraphPathTask
 from .problem import Problem
@@ -26,6 +27,7 @@ _CHANGES: dict[type, Callable[[Any, Problem, random.Random], Iterator[Problem]]]
     ProsQATask: prosqa.changes,
     GraphPathTask: graph_path.changes,
 }
+_VALID: dict[type, Callable[[Any, Problem, Sequence[str]], list[bool]]] = {ChainTask: chain.valid_steps}
 # The most variants of a problem to look at for one of the same split.
 _MOST_CHANGES = 50
 # Chance of a guess in tasks whose questions name the candidates.
@@ -78,6 +80,26 @@ def change_one(
     found = list(islice(fitting, _MOST_CHANGES))
     split = split_of(problem.question)
     return next((one for one in found if split_of(one.question) == split), found[0] if found else None)
+
+
+def valid_steps(
+    name: str | None, options: Mapping[str, Any], problem: Problem, steps: Sequence[str]
+) -> list[bool] | None:
+    """Return for each of some steps, right or not, whether it is valid by itself. None: nothing can tell.
+
+    A task may have rules of its own (chain arithmetic). Elsewhere a step is valid where it is an equation that holds
+    (`equation_holds`), as long as the problem's own steps are such equations.
+
+    Args:
+        name: the task of the problem, None for other data. It and `options` are those of `generate_task`.
+        steps: what stands in the place of the problem's own steps.
+    """
+    rule = _VALID.get(TASKS[name]) if name is not None else None
+    if name is not None and rule is not None:
+        return rule(TASKS[name](**options), problem, steps)
+    if not problem.steps or not all(equation_holds(step) for step in problem.steps):
+        return None
+    return [equation_holds(step) for step in steps]
 
 
 def guess_share(name: str | None, problems: Sequence[Problem]) -> float:

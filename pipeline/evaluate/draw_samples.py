@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from accelerate import PartialState
@@ -20,6 +20,7 @@ from ..model.from_text import answer_from_text
 from ..model.reasoner import Reasoner, Samples
 from ..recipe.schema import EvaluateSection
 from ..scoring.latent_reward import LatentRewardModel, judge_thoughts
+from ..scoring.monitor import Monitor
 from ..scoring.problem_samples import Sampled
 from ..scoring.sample_files import SampleFile
 from ..scoring.sampling_setting import Setting, seeds_of
@@ -34,10 +35,12 @@ class Effort:
         reused: Problems whose samples were on disk.
         judging: Seconds that the latent reward model took for thoughts that were drawn. In a search it is part of the
             search.
+        monitoring: Seconds that the monitor took.
     """
 
     reused: int = 0
     judging: float = 0.0
+    monitoring: float = 0.0
 
 
 def draw_samples(
@@ -49,6 +52,7 @@ def draw_samples(
     file: SampleFile | None = None,
     judge: LatentRewardModel | None = None,
     effort: Effort | None = None,
+    monitor: Monitor | None = None,
 ) -> list[Sampled]:
     """The samples of each problem. Every process gets all of them.
 
@@ -59,11 +63,12 @@ def draw_samples(
         file: Where to keep the samples. Samples that it holds already are not drawn again.
         judge: Gives thoughts their latent rewards, and chooses the thoughts of a beam.
         effort: Is filled with what drawing took.
+        monitor: Reads and scores the thoughts, which have no noise.
     """
     state = PartialState()
     effort = Effort() if effort is None else effort
     seeds = seeds_of(len(problems), setting, seed)
-    found = {} if file is None else _held(file, problems, seeds)
+    found = {} if file is None else _held(file, problems, seeds, monitor)
     effort.reused = len(found)
     state.wait_for_everyone()  # all have read the file before one writes
     missing = [i for i in range(len(problems)) if i not in found]
@@ -78,7 +83,12 @@ def draw_samples(
             started = time.perf_counter()
             _judge(judge, reasoner, waiting, options.batch_size)
             effort.judging += time.perf_counter() - started
-        new = {mine[one.at]: row for one, row in zip(waiting, _scored(waiting, options.scorer, setting), strict=True)}
+        rows = _scored(waiting, options.scorer, setting)
+        if monitor is not None:
+            started = time.perf_counter()
+            rows = _monitored(monitor, reasoner, waiting, rows, setting, options)
+            effort.monitoring += time.perf_counter() - started
+        new = {mine[one.at]: row for one, row in zip(waiting, rows, strict=True)}
         drawn.update(new)
         if file is not None:
             file.add({i: asdict(row) for i, row in new.items()})
@@ -154,13 +164,18 @@ def _judge(judge: LatentRewardModel, reasoner: Reasoner, drawn: Sequence[_Drawn]
         one.rewards = [by_seed[seed] for seed in one.samples.seeds]
 
 
-def _held(file: SampleFile, problems: Sequence[Problem], seeds: list[list[int]]) -> dict[int, Sampled]:
-    """The samples in a file that are of these questions and seeds."""
+def _held(
+    file: SampleFile, problems: Sequence[Problem], seeds: list[list[int]], monitor: Monitor | None
+) -> dict[int, Sampled]:
+    """The samples in a file that are of these questions and seeds, and have the monitor's scores."""
+    scores = set(monitor.names) if monitor is not None else set()
     rows = {i: Sampled(**row) for i, row in file.read().items()}
     return {
         i: row
         for i, row in rows.items()
-        if i < len(problems) and (row.question, row.seeds) == (problems[i].question, seeds[i])
+        if i < len(problems)
+        and (row.question, row.seeds) == (problems[i].question, seeds[i])
+        and scores <= set(row.monitored or ())
     }
 
 
@@ -180,6 +195,21 @@ def _scored(drawn: Sequence[_Drawn], scorer: str, setting: Setting) -> list[Samp
         )
         for one, score in zip(drawn, scores, strict=True)
     ]
+
+
+def _monitored(
+    monitor: Monitor,
+    reasoner: Reasoner,
+    drawn: Sequence[_Drawn],
+    rows: Sequence[Sampled],
+    setting: Setting,
+    options: EvaluateSection,
+) -> list[Sampled]:
+    """The samples with what is read in their thoughts."""
+    problems, counts = [one.problem for one in drawn], [one.samples.num_latents[0] for one in drawn]
+    width = options.latents_per_step
+    read = monitor.read(reasoner, problems, counts, setting.loops, width, options.batch_size)
+    return [replace(row, thought=one.texts, monitored=one.scores) for row, one in zip(rows, read, strict=True)]
 
 
 def _latents_made(samples: Samples, setting: Setting) -> int:

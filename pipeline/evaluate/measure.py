@@ -21,6 +21,7 @@ from ...rewards.score import warn_of_unscored
 from ..model.reasoner import Reasoner
 from ..recipe.schema import EvaluateSection
 from ..scoring.latent_reward import LatentRewardModel, load_latent_reward
+from ..scoring.monitor import Monitor
 from ..scoring.problem_samples import Sampled
 from ..scoring.recipe_rewards import recipe_reward
 from ..scoring.sample_files import SampleFile, digest
@@ -31,6 +32,7 @@ from ..statistics.intervals import auroc_ci, share_ci
 from ..statistics.paired import guess_floor
 from ..system.files import write_whole
 from .draw_samples import Effort, draw_samples
+from .monitored import Monitored, judge_monitor
 from .settings import settings_of
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ class Measurement:
         search: `Search.name` of the search that found the thoughts; None: they were drawn independently.
         tokens: Answer tokens written for k samples of a problem, on average.
         latents: Latents made for k samples of a problem, on average. Those that a search gave up count.
+        monitor: For accuracy, how well each score of what is read in the thoughts tells right answers, by name
+            (`EXPECTED` in monitor.py).
         seconds: Wall time of all samples of a problem, scoring included; for selectors that use the latent reward
             model, its time too. None: some samples were read from disk.
     """
@@ -85,12 +89,16 @@ class Measurement:
     latents: float | None = None
     loops: int | None = None
     thought: str | None = None
+    monitor: dict[str, Monitored] | None = None
     seconds: float | None = field(default=None, compare=False)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
         """A row of results.json as read from JSON."""
-        return cls(**{**values, "ci95": tuple(values["ci95"])})
+        monitor = values.get("monitor")
+        if monitor is not None:
+            monitor = {name: Monitored.from_dict(found) for name, found in monitor.items()}
+        return cls(**{**values, "ci95": tuple(values["ci95"]), "monitor": monitor})
 
 
 def mode_of(reasoner: Reasoner, stage: str) -> str:
@@ -109,12 +117,14 @@ def measure(
     seed: int,
     folder: Path | None = None,
     source: Mapping[str, Any] | None = None,
+    monitor: Monitor | None = None,
 ) -> list[Measurement]:
     """Measures greedy answers and, for each sampling setting, pass@k and what selectors choose.
 
     Args:
         folder: Where to keep the samples, a file for each setting; None: nowhere.
         source: What tells this checkpoint from others, for the files of samples.
+        monitor: Reads the thoughts of greedy answers; None for a checkpoint without thoughts that can be read.
 
     Raises:
         RewardError: A scorer or a reward to choose by that cannot be used.
@@ -135,8 +145,9 @@ def measure(
     for way in ways:
         started, effort = time.perf_counter(), Effort()
         file = None if folder is None else SampleFile(folder / f"{way.name}.jsonl", {**what, "setting": way.to_dict()})
-        sampled = draw_samples(reasoner, problems, way, settings, seed, file, judge, effort)
-        spent = time.perf_counter() - started - effort.judging
+        reader = monitor if way.is_greedy and way.num_latents != 0 else None
+        sampled = draw_samples(reasoner, problems, way, settings, seed, file, judge, effort, reader)
+        spent = time.perf_counter() - started - effort.judging - effort.monitoring
         if PartialState().is_main_process:
             warn_of_unscored(settings.scorer, [row.scores for row in sampled], f" of stage {stage}, {way.name}")
         rewards = selection_rewards(reward, problems, sampled) if reward is not None and not way.is_greedy else None
@@ -150,6 +161,7 @@ def measure(
                     num_latents=way.num_latents,
                     loops=way.loops,
                     thought=way.thought,
+                    monitor=judge_monitor(sampled, settings.bootstrap, seed) if metric == "accuracy" else None,
                     answers_per_thought=way.answers_per_thought,
                     search=way.search.name if way.search is not None else None,
                     tokens=k * float(np.mean([row.tokens for row in sampled])),

@@ -84,7 +84,11 @@ def table_rows(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> lis
 
 
 def _cell(row: Measurement | None) -> str:
-    return "" if row is None else f"{row.value:.3f} ({row.ci95[0]:.2f}-{row.ci95[1]:.2f})"
+    return "" if row is None else _value(row.value, row.ci95)
+
+
+def _value(value: float, ci95: tuple[float, float]) -> str:
+    return f"{value:.3f} ({ci95[0]:.2f}-{ci95[1]:.2f})"
 
 
 def chosen_rows(rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
@@ -115,6 +119,23 @@ def costs(rows: Sequence[Measurement]) -> list[str]:
     return [f"{row.latents:.1f}", f"{row.tokens:.1f}", spent]
 
 
+def monitor_rows(rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines: how well each score of what is read in thoughts tells right answers from wrong ones."""
+    lines = []
+    for row in rows:
+        for name, found in (row.monitor or {}).items():
+            told = "" if found.auroc is None or found.ci95 is None else _value(found.auroc, found.ci95)
+            mean = ["" if one is None else f"{one:.3f}" for one in (found.right, found.wrong)]
+            lines.append([stage_name(row), setting_name(row), name, str(found.n), *mean, told])
+    return ["model", "thought", "score", "n", "of right answers", "of wrong ones", "AUROC"], lines
+
+
+MONITOR_NOTE = (
+    "Scores of what the head reads in the thoughts of greedy answers. AUROC: the chance that a wrong answer looks "
+    "worse than a right one. distance needs the problem's own steps."
+)
+
+
 def wide_console() -> Console:
     """A console for tables. A file or a pipe has no width, so tables are not cut there."""
     console = Console()
@@ -142,17 +163,21 @@ def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> 
         table.add_row(*(line if first else ["", line[1], "", *line[3:-1], ""]))
     console.print(table)
     if any(row.search or row.answers_per_thought > 1 for row in rows):
-        _print_chosen(console, *chosen_rows(rows))
+        caption = (
+            "Of the k samples of a problem: what selectors reach, whether one is right (oracle), and the cost. Latents "
+            "include those that a search gave up; answers of one thought share its latents."
+        )
+        _print_grid(console, "Choosing and searching", caption, *chosen_rows(rows))
+    if any(row.monitor for row in rows):
+        _print_grid(console, "Thoughts that are read", MONITOR_NOTE, *monitor_rows(rows))
     if "evaluate" in seconds:
         console.print(f"Evaluation took {seconds['evaluate']:.0f} s.")
 
 
-def _print_chosen(console: Console, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    caption = (
-        "Of the k samples of a problem: what selectors reach, whether one is right (oracle), and the cost. Latents "
-        "include those that a search gave up; answers of one thought share its latents."
-    )
-    table = Table(title="Choosing and searching", caption=caption, box=box.SIMPLE_HEAD)
+def _print_grid(
+    console: Console, title: str, caption: str, headings: Sequence[str], lines: Sequence[Sequence[str]]
+) -> None:
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
     for heading in headings:
         table.add_column(heading, no_wrap=heading == "samples", overflow="fold")
     for line in lines:

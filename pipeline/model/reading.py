@@ -133,10 +133,16 @@ def blocks_of(values: Sequence[int], latents_per_step: int) -> list[list[int]]:
     return [list(values[begin : begin + latents_per_step]) for begin in range(0, len(values), latents_per_step)]
 
 
+def said_blocks(reasoner: Reasoner, tokens: Sequence[int], latents_per_step: int) -> list[list[int]]:
+    """The tokens read in each block of a thought, up to the first end of sequence."""
+    said = []
+    for block in blocks_of(tokens, latents_per_step):
+        ends = [place for place, token in enumerate(block) if token in reasoner.eos_token_ids]
+        said.append(block[: ends[0]] if ends else block)
+    return said
+
+
 def block_texts(reasoner: Reasoner, tokens: Sequence[int]) -> list[str]:
     """The text of each block of a thought, from the tokens read in its latents, up to the first end of sequence."""
-    texts = []
-    for block in blocks_of(tokens, reasoner.config.latents_per_step):
-        ends = [place for place, token in enumerate(block) if token in reasoner.eos_token_ids]
-        texts.append(reasoner.tokenizer.decode(block[: ends[0]] if ends else block).strip())
-    return texts
+    said = said_blocks(reasoner, tokens, reasoner.config.latents_per_step)
+    return [reasoner.tokenizer.decode(block).strip() for block in said]

@@ -362,6 +362,7 @@ class RLSection(Section):
         return self
 
 
+MonitorScore = Literal["distance", "valid", "logprob"]
 Selector = Literal["majority", "likelihood", "reward", "weighted", "latent_reward", "latent_weighted", "agreement"]
 
 
@@ -438,6 +439,10 @@ class EvaluateSection(Section):
     thought: Literal["vectors", "as_text"] = Field(
         "vectors",
         description="what the answer sees of a thought, where a model has one: its latents, or the tokens read in them",
+    )
+    monitor: tuple[MonitorScore, ...] = Field(
+        ("distance", "valid"),
+        description="scores of what is read in greedy thoughts, to tell wrong answers by; logprob loads the sft model",
     )
     selectors: tuple[Selector, ...] = Field(
         ("majority",), description="ways to choose one of k samples, see docs/algorithm.md"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accelerate import PartialState
@@ -83,7 +83,7 @@ def calibrate(
     target = writable(output or folder / "calibration.json")
     count = recipe.evaluate.num_samples
     sampling = [SamplingSection(noise=spec, temperature=temperature) for spec in specs]
-    as_trained = dict.fromkeys(("num_latents", "loops", "latents_per_step")) | {"thought": "vectors"}
+    as_trained = dict.fromkeys(("num_latents", "loops", "latents_per_step")) | {"thought": "vectors", "monitor": ()}
     changed = {"sampling": sampling, "search": [], "k": sorted({1, count}), **as_trained}
     settings = recipe.evaluate.model_copy(update=changed)
     measured = recipe.model_copy(update={"evaluate": settings})
@@ -98,7 +98,7 @@ def calibrate(
         print(f"Problems     {len(problems)} training problems that were held out")
         _print_points(kind, count, greedy, points, best)
         proposal = f"{kind}:{best.scale:g}" if best is not None else None
-        write_whole(target, json.dumps({"proposal": proposal, "rows": [row.__dict__ for row in rows]}, indent=1))
+        write_whole(target, json.dumps({"proposal": proposal, "rows": [asdict(row) for row in rows]}, indent=1))
         print(f"Results      {target}")
 
 

@@ -33,6 +33,7 @@ from ..tracking.tracker import Tracker
 from ..tracking.wandb_run import print_wandb
 from ..train.curriculum.reports import stopped_summary
 from ..train.hand_over import is_done
+from .monitor import monitor_of
 from .plan import plan
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,8 @@ def evaluate_checkpoint(
         folder = samples / stage
         source = {"checkpoint": digest(checkpoint), "task": recipe.data.eval.model_dump(mode="json")}
     with torch.no_grad(), doing(f"measuring {stage}"):
-        rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed, folder, source)
+        monitor = monitor_of(recipe, reasoner, checkpoint)
+        rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed, folder, source, monitor)
     if stopped_summary(checkpoint.parent) is not None:
         # The kept level writes text steps after its latents. Rows of evaluate.num_latents keep their mode.
         rows = [row if row.num_latents is not None else replace(row, mode="hybrid") for row in rows]
@@ -114,8 +116,11 @@ def _track_results(tracker: Tracker, rows: list[Measurement]) -> None:
     named: dict[str, Any] = {}
     for row in rows:
         named[f"{row.stage}/{metric_name(row.metric, row.k)}/{row.setting}"] = row.value
+        for name, found in (row.monitor or {}).items():
+            if found.auroc is not None:
+                named[f"{row.stage}/monitor_{name}/{row.setting}"] = found.auroc
     tracker.log(named, 0)
-    columns = [field.name for field in fields(Measurement) if field.name != "ci95"]
+    columns = [field.name for field in fields(Measurement) if field.name not in ("ci95", "monitor")]
     table = [[*(getattr(row, name) for name in columns), *row.ci95] for row in rows]
     tracker.log_table("results", [*columns, "low", "high"], table, 0)
 

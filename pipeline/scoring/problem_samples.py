@@ -27,6 +27,8 @@ class Sampled:
             latents that it has made.
         seeds: `Reasoner.generate(..., seeds=...)` makes the same samples again. A search has one seed.
         latent_rewards: Latent reward of each thought, if a latent reward model was at hand.
+        thought: What is read in each block of the thought that the model has without noise, where a monitor read it.
+        monitored: The monitor's scores of it by name, see `ReadThought`.
     """
 
     question: str
@@ -38,6 +40,8 @@ class Sampled:
     latents_made: int
     seeds: list[int]
     latent_rewards: list[float] | None = None
+    thought: list[str] | None = None
+    monitored: dict[str, float | None] | None = None
 
     @classmethod
     def read(cls, path: Path) -> tuple[dict[str, Any], list[Sampled]]:

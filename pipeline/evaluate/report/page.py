@@ -20,7 +20,7 @@ from ...system.files import write_whole
 from ...system.integrity import read_json, read_seconds
 from ..audit.table import VERDICTS, Grid
 from ..measure import Measurement, ResultsError, read_results
-from ..table import costs, metric_name, results_columns, stage_name, table_rows
+from ..table import MONITOR_NOTE, costs, metric_name, monitor_rows, results_columns, stage_name, table_rows
 from .data import (
     SettingResult,
     chosen_at,
@@ -104,10 +104,12 @@ def write_report(folder: Path) -> Path:
     results = read_setting_results(folder / "samples", rows, resamples)
     curves = _plots("Learning curves", _learning_curves(folder), images)
     measured = [_stages(rows, seconds), *curves, *_passes(results, images), *_selectors(results, images)]
+    measured += _monitor(rows)
     again_sections: list[Section] = []
     if again:
         found = read_setting_results(folder / "eval-samples", again, resamples)
         again_sections = [_stages(again, {}), *_passes(found, images, "eval-"), *_selectors(found, images, "eval-")]
+        again_sections += _monitor(again)
     audit = read_json(folder / "audit.json", "The report leaves it out.")
     path = folder / "report.html"
     text = _template().render(
@@ -173,6 +175,12 @@ def _passes(results: Sequence[SettingResult], images: Path, prefix: str = "") ->
         *_plots("pass@k", pass_curves(drawn), images, prefix, note),
         *_plots("pass@1 against pass@k", [found] if found is not None else [], images, prefix),
     ]
+
+
+def _monitor(rows: Sequence[Measurement]) -> list[Section]:
+    """How well what is read in thoughts tells wrong answers; none where nothing was read."""
+    headings, lines = monitor_rows(rows)
+    return [Section("Thoughts that are read", note=MONITOR_NOTE, table=Grid("", headings, lines))] if lines else []
 
 
 def _selectors(results: Sequence[SettingResult], images: Path, prefix: str = "") -> list[Section]:
