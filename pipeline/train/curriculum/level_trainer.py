@@ -45,12 +45,13 @@ class LevelTrainer(Trainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batches of an optimizer step and their number of labels, as the Trainer counts them.
 
-        Labels on slots are counted apart, in all micro-batches of all processes (see `Supervision.count`).
+        Labels on slots are counted apart, in the same micro-batches and processes (see `Supervision.count`).
         """
         samples, items = super().get_batch_samples(*args, **kwargs)
         if samples and "slot_labels" in samples[0].get("supervision_inputs", {}):
             count = sum((sample["supervision_inputs"]["slot_labels"] != IGNORE).sum() for sample in samples)
-            count = self.accelerator.gather(count.to(self.args.device)).sum()
+            if self.args.average_tokens_across_devices:
+                count = self.accelerator.gather(count.to(self.args.device)).sum()
             for sample in samples:
                 sample["supervision_inputs"]["num_items_in_batch"] = count
         return samples, items
