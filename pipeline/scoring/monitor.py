@@ -129,5 +129,5 @@ def _logprobs(
             logits = writer.model(input_ids=ids, attention_mask=mask, labels=labels).logits  # at the labels alone
         logits = suppress(precise(logits), writer.config.token_ids)
         logps = logits.log_softmax(-1).gather(1, ids[is_said][:, None]).squeeze(1)
-        found += [float(part.mean()) if len(part) else None for part in logps.split(lengths.tolist())]
+        found += [round(float(part.mean()), 5) if len(part) else None for part in logps.split(lengths.tolist())]
     return found
