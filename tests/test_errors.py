@@ -42,7 +42,7 @@ def test_debug_after_two_dashes_is_a_word_like_any_other(capsys):
 
 def test_mistakes_of_the_command_line_are_told_by_the_command_line(capsys):
     code, _, error = neuralese(capsys, "trian")
-    assert code == 2 and "No such command 'trian'. Did you mean 'train'?" in error
+    assert code == 2 and "No such command 'trian'. Did you mean" in error and "'train'" in error
     code, _, error = neuralese(capsys, "train")
     assert code == 2 and "Missing argument" in error
     assert "--debug" in neuralese(capsys, "--help")[1]
