@@ -83,13 +83,12 @@ def run_parallel(
             shift = draws.shift_at(epsilon, is_latent)
             states = decoder(x, is_token[:, middle], position_ids[:, middle], shift=shift)
         decoder.hide(begin + index * size, begin + (index + 1) * size)
-        before = torch.where(is_first, asked, torch.cat([asked, states[:, :-1]], 1))
         if keep.rounds:
-            kept.append(_latent_cells(before, is_latent, counts))
+            kept.append(_latent_cells(_states_before(states, asked, is_first), is_latent, counts))
+        if not refinement.in_place:
+            states = _states_before(states, asked, is_first)
         epsilon = draws.of_round(index, number)
-        z = think(
-            states if refinement.in_place else before, epsilon, embeds[:, middle] if refinement.adds else None
-        )  # (N, M, d)
+        z = think(states, epsilon, embeds[:, middle] if refinement.adds else None)  # (N, M, d)
         if backprop_steps is not None and index < rounds - backprop_steps:
             z = z.detach()
         x = torch.where(is_latent[..., None], z.to(embeds.dtype), embeds[:, middle])
@@ -109,6 +108,16 @@ def run_parallel(
         next_position=next_position(position_ids, is_token),
         rounds=tuple(kept),
     )
+
+
+def _states_before(states: Tensor, asked: Tensor, is_first: Tensor) -> Tensor:
+    """The state (N, M, d) before each cell of the piece with the latents.
+
+    Args:
+        asked: (N, 1, d) the state at the end of the question.
+        is_first: (N, M, 1) True at the first latent of a row.
+    """
+    return torch.where(is_first, asked, torch.cat([asked, states[:, :-1]], 1))
 
 
 def _latent_cells(x: Tensor, is_latent: Tensor, counts: Tensor) -> Tensor:
