@@ -15,6 +15,7 @@ from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.supervision import build_supervision
 from neuralese.pipeline.latent.thoughts import Thought, suppress
+from neuralese.pipeline.model.reading import read_latents
 from neuralese.pipeline.problems.encode import encode
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.train.rl.legibility import read_thoughts
@@ -111,12 +112,14 @@ def test_labels_that_were_not_trained_are_refused(make, problems, tmp_path):
 
 def test_rl_measures_what_can_be_read(tmp_path):
     options = ["latent.loops=2", "curriculum.supervision=step_tokens", "rl.eval_every=2", "rl.eval_problems=12"]
+    options += ["evaluate.monitor=[logprob]"]
     run(tiny(tmp_path, "tracking.wandb=false", *options))
     rows = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
     found = [row for row in rows if "held_out/accuracy" in row]
     assert [row["step"] for row in found] == [2, 4]
     for row in found:
         assert 0 < row["thought/legibility"] <= 1 and row["thought/gold_logprob"] < 0
+        assert row["thought/text_logprob"] < 0
         if row["held_out/accuracy"]:
             share = row["held_out/as_text"] / row["held_out/accuracy"]
             assert row["thought/readable"] == pytest.approx(share)
@@ -144,3 +147,21 @@ def test_legibility_is_that_of_naive_passes(make, problems):
     assert found["legibility"] == pytest.approx(sure, rel=1e-4)
     assert found["gold_logprob"] == pytest.approx(gold, rel=1e-4) and len(gold) == 3
     assert read_thoughts(reasoner, [])[1] == {"legibility": [], "gold_logprob": []}
+
+
+def test_what_is_read_is_judged_by_a_model_of_text(make, problems):
+    reasoner = make(num_latents=3, loops=2, supervision="step_tokens")
+    writer = make(num_latents=0)
+    some = problems[:3]
+    found = read_thoughts(reasoner, some, writer)[1]["text_logprob"]
+    expected = []
+    for problem in some:
+        tokens = read_latents(reasoner, [reasoner.prompt_ids(problem.question)]).tokens[-1, 0, :, 0].tolist()
+        ends = [place for place, token in enumerate(tokens) if token in reasoner.eos_token_ids]
+        said = tokens[: ends[0]] if ends else tokens
+        question = writer.prompt_ids(problem.question)
+        logits = writer.model(input_ids=torch.tensor([question + said]), use_cache=False).logits[0]
+        logprobs = suppress(logits, writer.config.token_ids).log_softmax(-1)[len(question) - 1 : -1]
+        expected += [logprobs[torch.arange(len(said)), torch.tensor(said)].mean().item()] if said else []
+    assert found == pytest.approx(expected, abs=1e-4) and found
+    assert read_thoughts(reasoner, [], writer)[1]["text_logprob"] == []

@@ -442,7 +442,8 @@ class EvaluateSection(Section):
     )
     monitor: tuple[MonitorScore, ...] = Field(
         ("distance", "valid"),
-        description="scores of what is read in greedy thoughts, to tell wrong answers by; logprob loads the sft model",
+        description="scores of what is read in greedy thoughts, to tell wrong answers by; logprob loads the sft model, "
+        "also while rl measures held-out problems",
     )
     selectors: tuple[Selector, ...] = Field(
         ("majority",), description="ways to choose one of k samples, see docs/algorithm.md"

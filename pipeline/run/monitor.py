@@ -5,15 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from accelerate import PartialState
-
 from ...data.tasks import valid_steps
 from ..model.from_text import can_be_read
-from ..model.load import load_reasoner
 from ..model.reasoner import Reasoner
 from ..recipe.schema import Recipe
 from ..scoring.monitor import Monitor
-from ..train.hand_over import is_done
+from ..train.text_writer import load_writer
 from .finished_stages import run_folder
 
 
@@ -25,13 +22,9 @@ def monitor_of(recipe: Recipe, reasoner: Reasoner, checkpoint: Path) -> Monitor 
     section, names = reasoner.config, recipe.evaluate.monitor
     if not names or section.num_latents == 0 or not can_be_read(section.thought_source):
         return None
-    writer, run = None, run_folder(checkpoint) if "logprob" in names else None
-    if run is not None and is_done(run / "sft"):
-        writer = load_reasoner(
-            run / "sft" / "final", trust_remote_code=recipe.model.trust_remote_code, dtype=recipe.model.dtype
-        )
-        writer.model.to(PartialState().device)
-    else:
+    run = run_folder(checkpoint) if "logprob" in names else None
+    writer = load_writer(run, recipe.model) if run is not None else None
+    if writer is None:
         names = tuple(name for name in names if name != "logprob")
     task = recipe.data.eval
     return Monitor(names, partial(valid_steps, task.task, task.options), writer)

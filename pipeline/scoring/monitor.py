@@ -87,7 +87,7 @@ class Monitor:
             scores["valid"] = [self._valid(problem, row) for problem, row in zip(problems, texts, strict=True)]
         if "logprob" in self.names:
             assert self.writer is not None
-            scores["logprob"] = _logprobs(self.writer, problems, chains, batch_size)
+            scores["logprob"] = chain_logprobs(self.writer, problems, chains, batch_size)
         return [
             ReadThought(row, {name: values[place] for name, values in scores.items()})
             for place, row in enumerate(texts)
@@ -109,10 +109,14 @@ class Monitor:
 
 
 @torch.no_grad()
-def _logprobs(
-    writer: Reasoner, problems: Sequence[Problem], chains: Sequence[list[int]], batch_size: int
+def chain_logprobs(
+    writer: Reasoner, problems: Sequence[Problem], chains: Sequence[list[int]], batch_size: int = 64
 ) -> list[float | None]:
-    """Mean log-prob of the tokens of each chain after its question, under a model that writes steps; None: no token."""
+    """Mean log-prob in nats of a token of each chain after its question, under a model that writes steps.
+
+    Args:
+        chains: (P) tokens that are read in the thought of each problem; an empty one has no log-prob (None).
+    """
     questions = encode_prompts([problem.question for problem in problems], 0, writer.tokenizer, writer.config)
     found: list[float | None] = []
     for begin in range(0, len(problems), batch_size):

@@ -25,7 +25,7 @@ from ...system.compat import logged_metric
 from ..lora import inner_model
 from .legibility import is_legible, read_thoughts
 
-THOUGHT = ("legibility", "gold_logprob")  # measured of thoughts, not of answers
+THOUGHT = ("legibility", "gold_logprob", "text_logprob")  # measured of thoughts, not of answers
 
 
 class HeldOutCallback(TrainerCallback):
@@ -39,16 +39,18 @@ class HeldOutCallback(TrainerCallback):
         every: int,
         noise: Noise | None,
         samples: int,
+        writer: Reasoner | None = None,
         **sampling: Any,
     ) -> None:
         """
         Args:
             noise: On the latents of samples.
             samples: Samples of each problem, the k of pass@k.
+            writer: A model trained on text steps, to judge by what is read in thoughts.
             sampling: temperature, top_k, top_p and min_p of the answers.
         """
         self.reasoner, self.problems, self.settings, self.every = reasoner, problems, settings, every
-        self.noise, self.samples, self.sampling = noise, samples, sampling
+        self.noise, self.samples, self.writer, self.sampling = noise, samples, writer, sampling
         self.trainer: Any = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -93,7 +95,7 @@ class HeldOutCallback(TrainerCallback):
                 answered = self._answered(reasoner, some, given)
                 right[name] = self._judged(some, answered).mean(1).tolist()
         if is_legible(reasoner):
-            text, legibility = read_thoughts(reasoner, problems)
+            text, legibility = read_thoughts(reasoner, problems, self.writer)
             right |= legibility
             right["as_text"] = self._judged(problems, self._answered(reasoner, problems, text)).mean(1).tolist()
         samples = self._judged(problems, drawn)

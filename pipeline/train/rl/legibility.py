@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ....data.problem import Problem
 from ...latent.supervision import IGNORE
-from ...model.reading import Readout, read_latents, text_as_latents
+from ...model.reading import Readout, read_latents, said_blocks, text_as_latents
 from ...model.reasoner import Reasoner
 from ...problems.encode import encode
 from ...problems.format import Format
+from ...scoring.monitor import chain_logprobs
 
 
 def is_legible(reasoner: Reasoner) -> bool:
@@ -20,24 +21,35 @@ def is_legible(reasoner: Reasoner) -> bool:
     return reasoner.config.supervision == "step_tokens" and reasoner.config.num_latents > 0
 
 
-def read_thoughts(reasoner: Reasoner, problems: Sequence[Problem]) -> tuple[Tensor, dict[str, list[float]]]:
+def read_thoughts(
+    reasoner: Reasoner, problems: Sequence[Problem], writer: Reasoner | None = None
+) -> tuple[Tensor, dict[str, list[float]]]:
     """Reads the thoughts that a model has without noise.
 
+    Args:
+        writer: A model trained on text steps, to judge what is read by.
+
     Returns:
-        What is read as inputs in place of the latents (P, L, d), and for each problem `legibility`, the mean
-        probability of the tokens that are read, and `gold_logprob`, the mean log-prob in nats of the tokens of its
-        steps; problems without steps have none of the latter.
+        What is read as inputs in place of the latents (P, L, d), and for each problem
+
+        - `legibility`: mean probability of the tokens that are read,
+        - `gold_logprob`: mean log-prob in nats of the tokens of its steps, of problems that have steps,
+        - `text_logprob`: mean log-prob in nats under `writer` of the tokens that are read, where any is.
     """
     if not problems:  # as on a process that has none left
-        return torch.empty(0, 0, 0), {"legibility": [], "gold_logprob": []}
+        names = ("legibility", "gold_logprob", *(["text_logprob"] if writer else []))
+        return torch.empty(0, 0, 0), {name: [] for name in names}
     prompts = [reasoner.prompt_ids(problem.question) for problem in problems]
     labels = _labels(reasoner, problems)
     readout = read_latents(reasoner, prompts, labels=labels)
     sure = readout.probabilities[-1, :, :, 0].sum(1) / readout.counts
-    return text_as_latents(reasoner, readout.tokens[-1, :, :, 0]), {
-        "legibility": sure.tolist(),
-        "gold_logprob": _means(readout, labels),
-    }
+    tokens = readout.tokens[-1, :, :, 0]
+    found = {"legibility": sure.tolist(), "gold_logprob": _means(readout, labels)}
+    if writer is not None:
+        width = reasoner.config.latents_per_step
+        chains = [[token for block in said_blocks(reasoner, row, width) for token in block] for row in tokens.tolist()]
+        found["text_logprob"] = [value for value in chain_logprobs(writer, problems, chains) if value is not None]
+    return text_as_latents(reasoner, tokens), found
 
 
 def _labels(reasoner: Reasoner, problems: Sequence[Problem]) -> Tensor:

@@ -22,11 +22,13 @@ from ..callbacks import ProgressCallback
 from ..context import Context
 from ..hand_over import train_and_hand_over
 from ..lora import lora_config
+from ..text_writer import load_writer
 from .alarms import AlarmCallback
 from .completions import CompletionsCallback
 from .estimators import check_estimator
 from .grpo import LatentGRPOTrainer
 from .held_out import HeldOutCallback
+from .legibility import is_legible
 from .ppo import Critic, LatentPPOTrainer
 from .rollouts import RolloutSettings
 from .settings import RowCollator, grpo_args, rl_rows, rollout_settings
@@ -39,6 +41,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     assert section is not None
     # Loaded before the trainer's config is made: under ZeRO-3 every model that is loaded later is sharded.
     rewards = [recipe_reward(reward) for reward in section.rewards]
+    writer = _writer(context)
     settings = rollout_settings(context.recipe)
     args = grpo_args(context.recipe, folder)
     model = context.recipe.model
@@ -77,6 +80,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         problems, evaluate = context.held_out[: section.eval_problems], context.recipe.evaluate
         held_out = HeldOutCallback(
             reasoner, problems, evaluate, section.eval_every, settings.noise, evaluate.num_samples,
+            writer if is_legible(reasoner) else None,
             temperature=args.temperature, top_k=args.top_k or 0, top_p=args.top_p or 1.0, min_p=args.min_p,
         )  # fmt: skip
         callbacks.append(held_out)
@@ -95,6 +99,13 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     if held_out is not None:
         held_out.trainer = trainer
     train_and_hand_over(trainer, context, reasoner, base, folder)
+
+
+def _writer(context: Context) -> Reasoner | None:
+    """The model that judges what is read in thoughts, where the recipe asks for it and RL measures thoughts."""
+    section = context.recipe.rl
+    is_asked = "logprob" in context.recipe.evaluate.monitor and section is not None and section.eval_every is not None
+    return load_writer(context.folder, context.recipe.model) if is_asked else None
 
 
 def _step_labels(context: Context, weight: float, reasoner: Reasoner) -> StepLabels | None:
