@@ -59,11 +59,11 @@ def test_rl_measures_held_out_problems(tmp_path, monkeypatch, options):
     run(load_recipe(ROOT / "tests" / "tiny.yaml", [*common, *options]))
     rows = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
     found = [row for row in rows if "held_out/accuracy" in row]
-    assert [row["step"] for row in found] == [3, 4]
+    assert [row["step"] for row in found] == [0, 3, 4]
     names = {"held_out/accuracy", "held_out/pass@1", "held_out/pass@4", "held_out/swap", "held_out/zero"}
     assert all(names <= row.keys() and 0 <= row["held_out/pass@1"] <= row["held_out/pass@4"] for row in found)
     # Held out of RL, and more than the curriculum keeps (16).
-    assert len(measured) == 2 and len(measured[0]) == 20
+    assert len(measured) == 3 and len(measured[0]) == 20
 
 
 def test_a_measurement_leaves_the_directions_of_waiting_rollouts(reasoner, problems, tmp_path):

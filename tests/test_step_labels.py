@@ -116,7 +116,7 @@ def test_rl_measures_what_can_be_read(tmp_path):
     run(tiny(tmp_path, "tracking.wandb=false", *options))
     rows = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
     found = [row for row in rows if "held_out/accuracy" in row]
-    assert [row["step"] for row in found] == [2, 4]
+    assert [row["step"] for row in found] == [0, 2, 4]
     for row in found:
         assert 0 < row["thought/legibility"] <= 1 and row["thought/gold_logprob"] < 0
         assert row["thought/text_logprob"] < 0

@@ -192,7 +192,7 @@ class AlarmCallback(TrainerCallback):
 
     def _hear(self, logs: Mapping[str, Any]) -> list[str]:
         """Alarms that a log raises for the first time."""
-        if "loss" not in logs:
+        if "loss" not in logs and "held_out/accuracy" not in logs:  # as the summary at the end
             return []
         known = {name: value for name, value in logs.items() if value is not None}
         new = []

@@ -29,7 +29,7 @@ THOUGHT = ("legibility", "gold_logprob", "text_logprob")  # measured of thoughts
 
 
 class HeldOutCallback(TrainerCallback):
-    """Measures held-out problems every few optimizer steps. Processes share out the problems."""
+    """Measures held-out problems before training and every few optimizer steps. Processes share out the problems."""
 
     def __init__(
         self,
@@ -52,6 +52,10 @@ class HeldOutCallback(TrainerCallback):
         self.reasoner, self.problems, self.settings, self.every = reasoner, problems, settings, every
         self.noise, self.samples, self.writer, self.sampling = noise, samples, writer, sampling
         self.trainer: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:  # what all later measurements are compared with
+            self.trainer.log(self.measure())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.every and state.global_step < state.max_steps:
