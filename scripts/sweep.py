@@ -28,6 +28,7 @@ from sweep_cells import (
     changed_keys,
     current_commit,
     holds_other_run,
+    read_held_out,
     read_reports,
     read_row,
     read_starts,
@@ -155,6 +156,7 @@ def finish(job: Job) -> bool:
             recipe=result_keys(load_recipe(folder / "recipe.yaml")),  # what was run, should the file have changed since
             results=json.loads((folder / "results.json").read_text()),
             reports=read_reports(folder),
+            held_out=read_held_out(folder),
         )
         write_row(cell, row)
         note = ", stopped below its threshold" if row.stopped else ""

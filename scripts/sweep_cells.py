@@ -31,6 +31,7 @@ class Row(Strict):
         recipe: The resolved recipe, without the keys that change no result.
         results: Rows of results.json.
         reports: Each `*/final/report.json` of the run folder, by its path.
+        held_out: Measurements on held-out problems during RL: step, `held_out/...` and `thought/...`.
     """
 
     command: str
@@ -42,6 +43,7 @@ class Row(Strict):
     recipe: dict[str, Any]
     results: list[dict[str, Any]]
     reports: dict[str, dict[str, Any]]
+    held_out: list[dict[str, Any]] = []
 
 
 def result_keys(recipe: Recipe) -> dict[str, Any]:
@@ -98,6 +100,16 @@ def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
     files = [file for file in folder.glob("**/final/report.json") if not file.parent.is_symlink()]
     found = {str(file.parent.parent.relative_to(folder)): json.loads(file.read_text()) for file in files}
     return {path: found[path] for path in sorted(found, key=_by_number)}
+
+
+def read_held_out(folder: Path) -> list[dict[str, Any]]:
+    """Measurements on held-out problems during the stage rl of a run folder, from its metrics.jsonl."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in row.items() if name == "step" or name.startswith(("held_out/", "thought/"))}
+        for row in rows
+        if row["stage"] == "rl" and "held_out/accuracy" in row
+    ]
 
 
 def _by_number(path: str) -> list[str | int]:

@@ -38,6 +38,9 @@ class Arm(Strict):
 class Show(Strict):
     stages: list[str] | None = Field(None, description="stages of the results to show; None: all")
     metrics: list[str] = Field(default_factory=lambda: ["accuracy"], min_length=1)
+    held_out: list[str] = Field(
+        default_factory=list, description="what RL measures on held-out problems, such as thought/readable"
+    )
 
     @field_validator("metrics")
     @classmethod

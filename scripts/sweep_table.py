@@ -35,6 +35,7 @@ class Run:
     results: Sequence[Measurement] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    held_out: Sequence[dict[str, Any]] = ()
     resumed: bool = False
     mark: str = ""  # printed behind each of its values
 
@@ -150,6 +151,35 @@ def levels_table(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
+def held_out_table(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
+    """Lines of a table of what RL measured on held-out problems: a row for each group and step of a measurement.
+
+    Raises:
+        SweepError: No run measured one of the names.
+    """
+    found = [(group, row["step"]) for group in groups for run in group.runs for row in run.held_out]
+    known = list(dict.fromkeys(name for group in groups for run in group.runs for row in run.held_out for name in row))
+    for name in names:
+        if found and name not in known:
+            raise SweepError(f"show.held_out: no run measured {name!r}{nearest(name, known)}.")
+    if not found or not names:
+        return []
+    lines = ["| " + " | ".join(["arm", "RL steps", *names]) + " |", "|" + "---|" * (len(names) + 2)]
+    for group, step in dict.fromkeys((group.label, step) for group, step in found):
+        runs = next(other for other in groups if other.label == group).runs
+        rows = [row for run in runs for row in run.held_out if row["step"] == step]
+        cells = [_logged_cell([row[name] for row in rows if name in row]) for name in names]
+        lines.append("| " + " | ".join([group, str(step), *cells]) + " |")
+    return lines
+
+
+def _logged_cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    each = ", ".join(f"{value:.3f}" for value in values)
+    return f"{mean(values):.3f} ({each})" if len(values) > 1 else f"{each} one seed"
+
+
 def legend(lines: Sequence[str]) -> str:
     """Explanation of the marks that the lines contain."""
     text = "\n".join(lines)
@@ -172,6 +202,7 @@ def render_sweep(name: str, sweep: Sweep, cells: Sequence[Cell]) -> str:
         groups.append(Group(label, runs, arm.stages or sweep.show.stages))
     table = results_table(groups, shown_columns(sweep, groups))
     levels = levels_table(groups)
+    held_out = held_out_table(groups, sweep.show.held_out)
     known = [row for _, row in rows if row is not None]
     commits = sorted({commit for row in known for commit in row.commit.split(", ")})
     threads = sorted({row.threads for row in known})
@@ -182,6 +213,7 @@ def render_sweep(name: str, sweep: Sweep, cells: Sequence[Cell]) -> str:
         "Steps at which the levels of the curriculum ended (held-out accuracy there):\n\n" + "\n".join(levels)
         if levels
         else "",
+        "Measured on held-out problems during RL, mean (each seed):\n\n" + "\n".join(held_out) if held_out else "",
         legend([*table, *levels]),
         f"`python scripts/sweep.py {PLACE / name}.yaml`, measured at commit {', '.join(commits) or 'none'}; threads a "
         f"run: {', '.join(map(str, threads)) or 'none'}.",
@@ -194,7 +226,7 @@ def run_of(cell: Cell, row: Row | None) -> Run:
         return Run(cell.seed)
     results = [Measurement.from_dict(values) for values in row.results]
     mark = STOPPED * row.stopped + STALE * bool(changed_keys(row, cell.recipe))
-    return Run(cell.seed, results, row.seconds, row.reports, row.resumed, mark)
+    return Run(cell.seed, results, row.seconds, row.reports, row.held_out, row.resumed, mark)
 
 
 def shown_columns(sweep: Sweep, groups: Sequence[Group]) -> list[Column]:

@@ -44,6 +44,10 @@ value = 0.5 + recipe.seed / 4
 row = dict(stage="curriculum", mode="latent", metric="accuracy", k=1, noise=None, temperature=0.0, value=value,
            ci95=[value - 0.25, value + 0.25], n=20, seed=recipe.seed)
 (folder / "results.json").write_text(json.dumps([row]))
+(folder / "metrics.jsonl").write_text(
+    json.dumps({"stage": "sft", "step": 1, "loss": 1.0}) + "\\n"
+    + json.dumps({"stage": "rl", "step": 4, "held_out/accuracy": value, "thought/readable": value, "loss": 1.0}) + "\\n"
+)
 (folder / "seconds.json").write_text(json.dumps({"sft": 2.0, "curriculum": 7.0}))
 events.write("end ")
 sys.exit(3 if behaviour == "stop" else 0)

@@ -87,6 +87,17 @@ def test_the_table_of_levels_by_hand():
     assert levels_table([Group("b", [Run(3)])]) == []
 
 
+def test_the_table_of_measurements_during_rl(repository):
+    write_sweep(repository, {**SWEEP, "show": {"held_out": ["thought/readable"]}})
+    assert run_sweep(repository) == 0
+    text = (repository / "docs" / "results" / "demo.md").read_text()
+    assert "| arm | RL steps | thought/readable |" in text
+    assert "| two steps | 4 | 0.625 (0.500, 0.750) |" in text
+    write_sweep(repository, {**SWEEP, "show": {"held_out": ["thought/readible"]}})
+    with pytest.raises(UserError, match="no run measured 'thought/readible', did you mean 'thought/readable'"):
+        run_sweep(repository)
+
+
 def test_rendering_replaces_what_is_between_the_markers(repository):
     file = repository / "docs" / "results" / "demo.md"
     before = file.read_text()
