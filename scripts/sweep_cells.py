@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from sweep_file import PLACE, Cell, Strict, SweepError
 
 from neuralese.pipeline.cli.errors import STOPPED
@@ -43,7 +43,7 @@ class Row(Strict):
     recipe: dict[str, Any]
     results: list[dict[str, Any]]
     reports: dict[str, dict[str, Any]]
-    held_out: list[dict[str, Any]] = []
+    held_out: list[dict[str, Any]] = Field(default_factory=list)
 
 
 def result_keys(recipe: Recipe) -> dict[str, Any]:
