@@ -1,6 +1,6 @@
 """One RL step on recorded rollouts, for test_distributed.py: recorded_step.py KIND BASE ROLLOUTS OUTPUT ACCUMULATION
 
-KIND is ppo, or an estimator of GRPO.
+KIND is ppo, looped (a model with looped latents, replayed by GRPO), or an estimator of GRPO.
 
 SGD with learning rate 1 and no clipping, so that the change of the weights is the gradient.
 """
@@ -48,7 +48,9 @@ args = GRPOConfig(
     per_device_train_batch_size=ROLLOUTS // processes // int(accumulation),
     gradient_accumulation_steps=int(accumulation), loss_type=Path(output).suffix.strip("."),
 )  # fmt: skip
-settings = RolloutSettings(parse_noise("gaussian:0.4"), parse_estimator("replay" if kind == "ppo" else kind))
+settings = RolloutSettings(
+    parse_noise("gaussian:0.4"), parse_estimator("replay" if kind in ("ppo", "looped") else kind)
+)
 base_trainer = LatentPPOTrainer if kind == "ppo" else LatentGRPOTrainer
 trainer = type("RecordedTrainer", (Recorded, base_trainer), {})(
     load_reasoner(base),

@@ -62,7 +62,7 @@ def recorded_trainer(kind, reasoner, problems, folder):
     """Draws the rollouts that are recorded."""
     if kind == "ppo":
         return make_ppo(reasoner, problems, folder)
-    return make_trainer(reasoner, problems, folder, how={"estimator": kind})
+    return make_trainer(reasoner, problems, folder, how={"estimator": "replay" if kind == "looped" else kind})
 
 
 def batches(per_device, accumulation):
@@ -171,6 +171,7 @@ ALGORITHMS = [
     *(pytest.param(*kind, *config.values, marks=config.marks) for config in CONFIGS
       for kind in (("replay", "dapo"), ("score_function_rsqrt_d", "dapo"), ("ppo", "dapo"))),
     pytest.param("replay", "dr_grpo", "ddp"),
+    pytest.param("looped", "dapo", "zero3", marks=needs_compiler),
 ]  # fmt: skip
 
 
@@ -192,7 +193,7 @@ def steps_of_one_process():
 def recorded(steps_of_one_process, make, problems, tmp_path_factory, kind, loss_type):
     if (kind, loss_type) not in steps_of_one_process:
         folder = tmp_path_factory.mktemp("recorded")
-        reasoner = make(num_latents=3)
+        reasoner = make(num_latents=3, **({"loops": 2} if kind == "looped" else {}))
         reasoner.save_pretrained(folder / "base")
         trainer = recorded_trainer(kind, reasoner, problems, folder)
         inputs = {name: value.contiguous() for name, value in rollouts(trainer).items()}

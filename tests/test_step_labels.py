@@ -87,7 +87,9 @@ def test_the_gradient_is_that_of_the_labels_under_the_noise_of_the_rollouts(
 
 
 @pytest.mark.parametrize(
-    "overrides", [[], ["rl.algorithm=ppo"], ["rl.equal_groups=resample"]], ids=["grpo", "ppo", "resample"]
+    "overrides",
+    [[], ["rl.algorithm=ppo"], ["rl.equal_groups=resample"], ["model.lora={r: 4}", "rl.noise=gaussian:0.3@first"]],
+    ids=["grpo", "ppo", "resample", "lora"],
 )
 def test_a_run_keeps_the_labels(tmp_path, overrides):
     options = ["latent.loops=2", "curriculum.supervision=step_tokens", "rl.step_tokens_weight=0.3", *overrides]
