@@ -112,7 +112,10 @@ def test_lens_reads_the_state_that_a_latent_is_made_from(reasoner):
 
 
 def hits(reasoner, own):
-    return [[token == step for token, step in place] for place in lens_and_steps(reasoner, own)]
+    return [
+        [token == step for token, step in place]
+        for place in lens_and_steps(reasoner, own, lens(reasoner, own)[0][..., 0])
+    ]
 
 
 def test_lens_hits_count_the_first_token_of_the_step_that_a_latent_stands_for():
@@ -124,12 +127,12 @@ def test_lens_hits_count_the_first_token_of_the_step_that_a_latent_stands_for():
     own = answer(reasoner, [word_problem(i) for i in range(6)], SETTINGS)
     first, second = hits(reasoner, own)
     assert first == [True] * 4 + [False] * 2 and second == [False] * 6
-    places = measure_places(reasoner, own, 50)
+    places = measure_places(reasoner, own, lens(reasoner, own)[0], 50)
     assert [place.lens.value for place in places] == [pytest.approx(4 / 6), 0.0]
     assert [place.common for place in places] == [pytest.approx(1 / 6)] * 2
     twice = answer(reasoner, [word_problem(i // 2) for i in range(6)], SETTINGS)
-    assert measure_places(reasoner, twice, 50)[0].common == pytest.approx(2 / 6)
-    (reading,) = read(reasoner, own, 1)
+    assert measure_places(reasoner, twice, lens(reasoner, twice)[0], 50)[0].common == pytest.approx(2 / 6)
+    (reading,) = read(reasoner, own, *lens(reasoner, own), 1)
     assert reading.question == "q0" and reading.lens[0][0] == "s0" and reading.steps == ("s0", "t0")
     assert reading.hits == [True, False] and len(reading.probabilities) == 2
     assert reading.decoded is None and decoder_accuracy(reasoner, own, 50) is None
@@ -200,7 +203,7 @@ def test_sensitivity_of_latents_made_at_once_is_that_of_the_last_round(make, opt
 def test_geometry_by_hand():
     reasoner = copying()
     own = answer(reasoner, [word_problem(0), word_problem(0), word_problem(1)], SETTINGS)
-    (first, _) = measure_places(reasoner, own, 20)
+    (first, _) = measure_places(reasoner, own, lens(reasoner, own)[0], 20)
     unit = torch.nn.functional.normalize(own.latents[:, 0], dim=-1)
     pairs = [unit[0] @ unit[1], unit[0] @ unit[2], unit[1] @ unit[2]]
     assert first.cosine == pytest.approx(float(sum(pairs)) / 3, abs=1e-4) and pairs[0] > 0.999 > 0.5 > pairs[1]

@@ -183,7 +183,8 @@ def audit(
         check_control(control)
     reasoner, problems = subject.reasoner, question.problems
     own = answer(reasoner, problems, settings)
-    text_latents = text_as_latents(reasoner, lens(reasoner, own)[0][..., 0])
+    tokens, probabilities = lens(reasoner, own)
+    text_latents = text_as_latents(reasoner, tokens[..., 0])
     block = reasoner.config.latents_per_step if reasoner.config.supervision == "step_tokens" else None
     planned = interventions(own, seed, text_latents, block or 1)
     effects = {one.name: measure_effect(reasoner, own, one, settings, seed) for one in planned}
@@ -204,14 +205,14 @@ def audit(
         effects=list(effects.values()),
         counterfactual=changed,
         comparison=compared,
-        places=measure_places(reasoner, own, settings.bootstrap),
+        places=measure_places(reasoner, own, tokens, settings.bootstrap),
         probes=probes,
         readable=read_alone.accuracy.value / read_alone.own.value if read_alone.own.value > 0 else None,
         faithful=read_alone.unchanged,
         information=_information(probes, reasoner.config.latents_per_step),
         decoder=decoder_accuracy(reasoner, own, settings.bootstrap),
         text=measure_text(text.reasoner, problems, settings, text.name, seed) if text is not None else None,
-        readings=read(reasoner, own, READ),
+        readings=read(reasoner, own, tokens, probabilities, READ),
         gates=gates,
         verdict=verdict(gates),
     )

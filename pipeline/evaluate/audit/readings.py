@@ -69,11 +69,15 @@ class Reading:
     decoded: list[str] | None
 
 
-def measure_places(reasoner: Reasoner, own: Answers, resamples: int) -> list[Place]:
-    """Measures every place of the thought over the problems that have a latent there."""
+def measure_places(reasoner: Reasoner, own: Answers, tokens: Tensor, resamples: int) -> list[Place]:
+    """Measures every place of the thought over the problems that have a latent there.
+
+    Args:
+        tokens: (P, L, k) as `lens` reads them.
+    """
     config, latents = reasoner.config, own.latents
     found, sensitivities = [], sensitivity(reasoner, own)
-    pairs_by_place = lens_and_steps(reasoner, own)
+    pairs_by_place = lens_and_steps(reasoner, own, tokens[..., 0])
     for place in range(int(own.counts.max())):
         here = latents[own.counts > place, place : place + 1]  # (n, 1, d)
         total, pairs = cosine_sums(here, torch.zeros(len(here), dtype=torch.long)).tolist()
@@ -103,13 +107,13 @@ def lens(reasoner: Reasoner, own: Answers) -> tuple[Tensor, Tensor]:
     return readout.tokens[-1], readout.probabilities[-1]
 
 
-def lens_and_steps(reasoner: Reasoner, own: Answers) -> list[list[tuple[int, int]]]:
-    """For each place, pairs of tokens: what the lens reads, and the token that the latent stands for.
+def lens_and_steps(reasoner: Reasoner, own: Answers, tokens: Tensor) -> list[list[tuple[int, int]]]:
+    """For each place, pairs of tokens: what is read there, one of (P, L), and the token that the latent stands for.
 
     That is the first token of its step, or its own token of the step where `step_tokens` gave each latent one. Problems
     without such a latent or token are left out.
     """
-    rows = _beside_steps(reasoner, own, lens(reasoner, own)[0][..., 0])
+    rows = _beside_steps(reasoner, own, tokens)
     return [[pair for row in rows if (pair := row[place]) is not None] for place in range(own.latents.size(1))]
 
 
@@ -177,27 +181,23 @@ def _add_sensitivities(reasoner: Reasoner, own: Answers, rows: range, total: Ten
         total.index_add_(0, turn.cpu()[made], norms[made])
 
 
-def read(reasoner: Reasoner, own: Answers, how_many: int) -> list[Reading]:
-    """The thoughts of the first problems in words."""
-    chosen = Answers(
-        own.problems[:how_many],
-        own.texts[:how_many],
-        own.token_ids[:how_many],
-        own.latents[:how_many],
-        own.counts[:how_many],
-        own.right[:how_many],
-    )
-    found, probabilities = lens(reasoner, chosen)
-    beside = _beside_steps(reasoner, chosen, found[..., 0])
+def read(reasoner: Reasoner, own: Answers, tokens: Tensor, probabilities: Tensor, how_many: int) -> list[Reading]:
+    """The thoughts of the first problems in words.
+
+    Args:
+        tokens: (P, L, k) as `lens` reads them.
+        probabilities: (P, L, k) theirs.
+    """
+    beside = _beside_steps(reasoner, own, tokens[..., 0])[:how_many]
     hits = [[None if pair is None else pair[0] == pair[1] for pair in row] for row in beside]
     readings = []
-    for row, tokens in enumerate(found.tolist()):
+    for row, found in enumerate(tokens[:how_many].tolist()):
         count, problem = int(own.counts[row]), own.problems[row]
         decoded = None
         if isinstance(reasoner.model.supervision, StepDecoder):
             latents = own.latents[row, :count].to(reasoner.model.device, reasoner.model.dtype)
             decoded = reasoner.read_thoughts(latents)
-        words = [[reasoner.tokenizer.decode([token]).strip() for token in place] for place in tokens[:count]]
+        words = [[reasoner.tokenizer.decode([token]).strip() for token in place] for place in found[:count]]
         sure = probabilities[row, :count, 0].tolist()
         text = own.texts[row].strip()
         readings.append(Reading(problem.question, problem.steps, text, words, sure, hits[row][:count], decoded))
