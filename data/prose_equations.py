@@ -14,8 +14,8 @@ _TIMES = re.compile(r"(?<![A-Za-z])[xX](?![A-Za-z])")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Words between a number and an operator: "135 clam / 15 clam/minute =".
 _UNITS = re.compile(r"(?<=[\d%)])\s*[-/]?[A-Za-z][A-Za-z'’/ ]*(?=[-+*/=)])")
-# What stands before `=`, and the number behind it unless that begins an expression.
-_EQUATION = re.compile(r"([\d.%()+\-*/ ]*)=(?=\s*(-?(?:\d+\.?\d*|\.\d+)(?![\d.]*\d|\s*[-+*/%]\s*[\d(]))?)")
+# What stands before `=`, and the number behind it.
+_EQUATION = re.compile(r"([\d.%()+\-*/ ]*)=(?=\s*(-?(?:\d+\.?\d*|\.\d+))?)")
 _END_OF_NUMBER = re.compile(r"(?<=[\d%).]) +(?=[\d(.])")
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(%?)")
 

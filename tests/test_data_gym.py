@@ -45,7 +45,8 @@ needs_library = pytest.mark.skipif(
         ("0.88*40 = 35 students", None),  # wrong
         ("50% * 50% = 25%", None),
         ("5 + 2(16) = 37", None),
-        ("5*(2+3) = 5*5 = 25", None),  # the right side is an expression
+        ("He has 10 - 5 = 5 - 3 = 2 left.", ["<<10-5=5>>", "<<5-3=2>>"]),
+        ("5*(2+3) = 5*5 = 25", None),
         ("3 * 2 = 6 and 2x=84", None),
     ],
 )
