@@ -10,9 +10,8 @@ import sys
 import pytest
 from runs import tiny
 
-from neuralese.data import DataError, Problem, split_of
+from neuralese.data import DataError, GymTask, Problem, generate_gym, split_of
 from neuralese.data.equations import equation_holds
-from neuralese.data.gym import GymTask, generate_gym
 from neuralese.data.gym_library import create_gym
 from neuralese.data.prose_equations import equation_steps
 from neuralese.pipeline.problems.load import fingerprint, load_all
