@@ -21,6 +21,11 @@ help:
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deepspeed]'
 	touch $@
 
+# What tests need besides, and takes a C compiler to install.
+.venv/tested: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[reasoning_gym]'
+	touch $@
+
 demo: .venv
 	$(BIN)/accelerate launch --quiet --config_file recipes/accelerate/cpu.yaml scripts/train.py \
 		recipes/quickstart.yaml --resume
@@ -39,7 +44,7 @@ types: .venv
 
 # One thread each: small models lose more time to the threads of a process than they gain. Tests that launch processes
 # of their own come last and one by one: they use all cores, and one port.
-tests: .venv
+tests: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not launch"
 	$(BIN)/python -m pytest -m launch
 

@@ -1,9 +1,10 @@
-"""Problems: what one is, readers of files and datasets, and generated tasks (chain arithmetic, ProsQA, graph path)."""
+"""Problems: what one is, readers of files and datasets, and generated tasks (ours and reasoning-gym's)."""
 
 from .chain import ChainTask, generate
 from .errors import DataError, UserError
 from .graph_path import GraphPathTask
 from .gsm8k import parse_gsm8k
+from .gym import GymTask, generate_gym
 from .loading import load_problems
 from .problem import Problem, parse_problem, read_problems, write_problems
 from .prosqa import ProsQATask
@@ -15,10 +16,12 @@ __all__ = [
     "ChainTask",
     "DataError",
     "GraphPathTask",
+    "GymTask",
     "Problem",
     "ProsQATask",
     "UserError",
     "generate",
+    "generate_gym",
     "generate_task",
     "load_problems",
     "parse_gsm8k",

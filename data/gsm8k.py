@@ -38,7 +38,7 @@ def parse_gsm8k(row: dict[str, Any], where: str) -> Problem:
             f"GSM8K-Aug name the column of its expressions in `columns`, such as steps: cot."
         )
     prose, _, final = answer.rpartition(_FINAL)
-    problem = parse_problem({**row, "steps": _EXPRESSION.findall(prose), "answer": final}, where)
+    problem = parse_problem({**row, "steps": find_expressions(prose), "answer": final}, where)
     return replace(problem, answer=normalise_number(problem.answer))
 
 
@@ -54,6 +54,11 @@ def normalise_number(text: str) -> str:
     return sign + re.sub(r"\.0+$", "", digits.replace(",", ""))
 
 
+def find_expressions(text: str) -> list[str]:
+    """Return the parts `<<...>>` of a text, brackets included."""
+    return _EXPRESSION.findall(text)
+
+
 def _expressions(text: str, where: str) -> list[str]:
     rest = _EXPRESSION.sub(" ", text).strip()
     if rest:
@@ -61,4 +66,4 @@ def _expressions(text: str, where: str) -> list[str]:
             f"{where}: steps has {shown(rest)} outside of its <<...>> expressions. Separate expressions by spaces "
             f"only, or use step_splitter 'line' or 'sentence' for prose."
         )
-    return _EXPRESSION.findall(text)
+    return find_expressions(text)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, reason, shown, suggest
-from .gsm8k import parse_gsm8k
+from .gsm8k import find_expressions, parse_gsm8k
 from .problem import FIELDS, Problem, parse_problem, parse_rows, read_problems
 from .prosqa import parse_symbolic
 from .rows import missing_file, read_rows
+from .svamp import SVAMP_COLUMNS, parse_svamp
 
 # Files that `datasets` reads. Any other file is JSON or JSONL, told by its content.
 TABLES = {".csv": "csv", ".parquet": "parquet"}
@@ -35,12 +36,19 @@ def split_sentences(text: str) -> list[str]:
     return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
 
 
-SPLITTERS: dict[str, Callable[[str], list[str]]] = {"line": split_lines, "sentence": split_sentences}
+SPLITTERS: dict[str, Callable[[str], list[str]]] = {
+    "line": split_lines,
+    "sentence": split_sentences,
+    "equations": find_expressions,
+}
 # Step splitters that read a whole row.
 ROW_READERS: dict[str, Callable[[dict[str, Any], str], Problem]] = {
     "gsm8k": parse_gsm8k,
+    "svamp": parse_svamp,
     "prosqa_symbolic": parse_symbolic,
 }
+# Columns of formats whose own names differ from ours.
+_READER_COLUMNS: dict[str, dict[str, str]] = {"svamp": SVAMP_COLUMNS}
 
 
 def load_problems(
@@ -52,6 +60,7 @@ def load_problems(
     columns: Columns | None = None,
     limit: int | None = None,
     step_splitter: str | None = None,
+    streaming: bool = False,
 ) -> list[Problem]:
     """Load problems from a file (`path`) or from a Hugging Face dataset (`dataset`).
 
@@ -66,15 +75,19 @@ def load_problems(
             is read from the column of its own name. `{"steps": None}` reads data without steps. Other columns go to
             `Problem.extra`.
         limit: keep the first `limit` rows.
-        step_splitter: how a steps column that is one string becomes steps: "line" (the default) or "sentence". "gsm8k"
-            reads GSM8K and GSM8K-Aug rows, see `parse_gsm8k`; "prosqa_symbolic" reads rows of ProsQA, see
-            `parse_symbolic` in `prosqa.py`.
+        step_splitter: how a steps column that is one string becomes steps: "line" (the default), "sentence", or
+            "equations", its parts in `<<...>>`. "gsm8k" reads GSM8K and GSM8K-Aug rows, see `parse_gsm8k`; "svamp"
+            those of SVAMP, MAWPS and ASDiv, see `parse_svamp`; "prosqa_symbolic" rows of ProsQA, see `parse_symbolic`
+            in `prosqa.py`.
+        streaming: fetch the first `limit` rows of a dataset only, and keep nothing of them on the disk.
 
     Raises:
         DataError: an argument, the file, the dataset or a row cannot be used. It names the first bad row by its line or
             index, and says how many there are.
     """
     _check_arguments(path, dataset, name, columns, limit, step_splitter)
+    if streaming:
+        _check_streaming(dataset, split, limit)
     if path is not None:
         path = Path(path).expanduser()
         if not columns and step_splitter is None and path.suffix.lower() not in TABLES:
@@ -82,10 +95,16 @@ def load_problems(
         rows = _table_rows(path) if path.suffix.lower() in TABLES else read_rows(path)
     else:
         assert dataset is not None
-        rows = _dataset_rows(dataset, name, split)
-    problems = parse_rows(islice(rows, limit), lambda row, where: _parse(row, where, columns or {}, step_splitter))
+        rows = _dataset_rows(dataset, name, split, streaming)
+    columns = {**_READER_COLUMNS.get(step_splitter or "", {}), **(columns or {})}
+    problems = parse_rows(islice(rows, limit), lambda row, where: _parse(row, where, columns, step_splitter))
     if not problems:
         raise DataError(f"{path or dataset} has no rows. Choose another file, dataset or split.")
+    if step_splitter == "equations" and not any(problem.steps for problem in problems):
+        raise DataError(
+            f"{path or dataset}: step_splitter 'equations' takes the <<...>> parts of the steps, but none of "
+            f"{len(problems)} rows has one. Name another column in `columns` (steps: solution), or another splitter."
+        )
     return problems
 
 
@@ -112,6 +131,15 @@ def _check_arguments(
             )
         if not isinstance(column, str) and (field, column) != ("steps", None):
             raise DataError(f"columns[{field!r}] is {column!r}. It must be the name of a column.")
+
+
+def _check_streaming(dataset: object, split: str, limit: object) -> None:
+    if dataset is None:
+        raise DataError("streaming is for a dataset, but path is a file. Remove it; `limit` reads its first rows.")
+    if limit is None:
+        raise DataError("streaming needs limit, the number of rows to fetch from the beginning. Set it.")
+    if "[" in split:
+        raise DataError(f"split is {split!r}, but streaming reads a split from its beginning. Write the split alone.")
 
 
 def _parse(row: Any, where: str, columns: Columns, step_splitter: str | None) -> Problem:
@@ -186,9 +214,13 @@ def _check_header(path: Path) -> None:
         raise DataError(f"{path}: the column {twice[0]!r} stands twice in the header. Rename or remove one of the two.")
 
 
-def _dataset_rows(dataset: str, name: str | None, split: str) -> Iterator[tuple[str, Any]]:
+def _dataset_rows(dataset: str, name: str | None, split: str, streaming: bool) -> Iterator[tuple[str, Any]]:
     try:
-        table = _load(dataset, name, split=split)
+        table = _load(dataset, name, split=split, **({"streaming": True} if streaming else {}))
+        # A stream is opened, and fails, at its first row.
+        yield from _numbered(table, f"{dataset} ({shown(split)})")
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(
             f"Dataset {dataset!r} (name {name!r}, split {split!r}) could not be loaded: "
@@ -196,7 +228,6 @@ def _dataset_rows(dataset: str, name: str | None, split: str) -> Iterator[tuple[
             f"that the Hub can be reached (offline, only datasets already in the local cache load); a private or gated "
             f"dataset needs `hf auth login`."
         ) from error
-    return _numbered(table, f"{dataset} ({shown(split)})")
 
 
 def _load(*arguments: Any, **options: Any) -> Any:

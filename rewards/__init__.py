@@ -12,6 +12,7 @@ from .builtin import (
 )
 from .checking import RewardCheck, check_reward, checked
 from .errors import RewardError
+from .gym import reasoning_gym
 from .loading import load_reward
 from .mathematics import math_verify
 from .numbers import parse_number
@@ -35,5 +36,6 @@ __all__ = [
     "normalise_answer",
     "numeric_match",
     "parse_number",
+    "reasoning_gym",
     "valid_path",
 ]

@@ -15,6 +15,7 @@ from .answers import (
     normalise_answer,
 )
 from .errors import RewardError
+from .gym import reasoning_gym
 from .mathematics import math_verify
 from .numbers import read_numbers, same_numbers
 
@@ -118,4 +119,5 @@ BUILTIN: dict[str, Callable[..., list[float] | list[float | None]]] = {
     "latent_cost": latent_cost,
     "length_cost": length_cost,
     "math_verify": math_verify,
+    "reasoning_gym": reasoning_gym,
 }

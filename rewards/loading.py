@@ -8,10 +8,12 @@ from typing import Any
 
 from ..data.errors import suggest
 from ..data.user_code import import_source
+from . import gym, mathematics
 from .builtin import BUILTIN
 from .errors import RewardError
-from .mathematics import LIBRARY, missing
 
+# Built-ins that bear the name of their library -> the error where it is not installed.
+_LIBRARIES = {mathematics.LIBRARY: mathematics.missing, gym.LIBRARY: gym.missing_library}
 # What the trainer passes by keyword to every reward function, besides the columns of the data.
 TRAINER_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
@@ -46,8 +48,8 @@ def _forms() -> str:
 
 
 def _builtin(name: str) -> Callable[..., Any]:
-    if name == LIBRARY and importlib.util.find_spec(LIBRARY) is None:
-        raise missing()
+    if name in _LIBRARIES and importlib.util.find_spec(name) is None:
+        raise _LIBRARIES[name]()
     if name in BUILTIN:
         return BUILTIN[name]
     raise RewardError(

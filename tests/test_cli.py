@@ -59,6 +59,7 @@ def test_check_shows_examples_of_every_level(capsys, tmp_path):
     row = {"question": "How many ?", "steps": "Two and two . That is four .", "answer": "4"}
     path.write_text("".join(json.dumps(row | {"question": f"{i} How many ?"}) + "\n" for i in range(40)))
     data = [f"data.{part}={{path: '{path}', step_splitter: sentence}}" for part in ("train", "eval")]
+    data.append("data.keep_overlap=true")
     code, out, _ = neuralese(capsys, "check", TINY, *data, "curriculum.supervision=decoder")
     assert code == 0
     lines = [line.strip() for line in out.splitlines()]
@@ -87,7 +88,7 @@ def test_check_finds_what_training_would_refuse(capsys, tmp_path):
     path = tmp_path / "mine.jsonl"
     rows = [{"question": f"{i} + 0 =", "steps": [f"{i} + 0"], "answer": str(i)} for i in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")]
+    data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")] + ["data.keep_overlap=true"]
     for overrides, message in (
         (["data.eval={path: nowhere.jsonl}"], "nowhere.jsonl"),
         ([*data, "curriculum.supervision=next_step"], f"Step '0 + 0' of {path}, line 1 has 3 tokens"),
@@ -119,7 +120,7 @@ def test_evaluation_questions_that_are_trained_on_are_warned_of(capsys, caplog, 
     path = tmp_path / "mine.jsonl"
     rows = [{"question": f"{i} + 0 =", "steps": [str(i)], "answer": str(i)} for i in range(9)]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *rows]))
-    data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")]
+    data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")] + ["data.keep_overlap=true"]
     options = ["curriculum.eval_problems=4", "rl=null", f"output_dir={tmp_path}", "tracking.wandb=false"]
     problems = load_all(load_recipe(TINY, [*data, *options]))
     asked, trained = ({problem.question for problem in part} for part in (problems.held_out, problems.train))
@@ -247,8 +248,9 @@ def test_mistakes_are_one_paragraph(capsys, tmp_path, overrides, message):
 def test_bad_data_is_named(capsys, tmp_path, lines, message):
     path = tmp_path / "problems.jsonl"
     path.write_text("\n".join(lines) + "\n")
-    data = [*(f"data.{split}={{path: '{path}'}}" for split in ("train", "eval")), "curriculum.eval_problems=1"]
-    result = neuralese(capsys, "train", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", *data)
+    data = [*(f"data.{split}={{path: '{path}'}}" for split in ("train", "eval")), "data.keep_overlap=true"]
+    options = [f"output_dir={tmp_path}", "tracking.wandb=false", "curriculum.eval_problems=1"]
+    result = neuralese(capsys, "train", TINY, *data, *options)
     assert_one_paragraph(result, message)
     assert not (tmp_path / "tiny" / "sft").exists()
 

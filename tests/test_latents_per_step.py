@@ -65,7 +65,7 @@ def test_a_run_with_labelled_looped_latents(tmp_path, capsys):
     path.write_text(
         "".join(json.dumps(row | {"question": f"{i} : {row['question']}"}) + "\n" for i, row in enumerate(rows))
     )
-    data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")]
+    data = [f"data.{part}={{path: '{path}'}}" for part in ("train", "eval")] + ["data.keep_overlap=true"]
     options = [*data, *AUTO, "latent.loops=blocks", "curriculum.supervision_options={label_padding: true}"]
     code, out, _ = neuralese(capsys, "check", ROOT / "tests" / "tiny.yaml", *options)
     assert code == 0 and "2 x auto" in out and "latents_per_step: auto is 3" in out

@@ -75,7 +75,8 @@ def data(tmp_path):
     (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = [row | {"question": f"new {row['question']}", "answer": "no"} for row in rows]
     (tmp_path / "no.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [f"data.train={{path: '{tmp_path}/mixed.jsonl'}}", f"data.eval={{path: '{tmp_path}/mixed.jsonl'}}"]
+    both = [f"data.{part}={{path: '{tmp_path}/mixed.jsonl'}}" for part in ("train", "eval")]
+    return [*both, "data.keep_overlap=true"]
 
 
 def test_each_set_of_problems_is_asked_about_by_what_judges_it(data, tmp_path, caplog):

@@ -71,7 +71,7 @@ def save_llama(folder, texts):
 def run_small(name, save, tmp_path, train, evaluation, *extra):
     texts = [line for path in (train, evaluation) for line in path.read_text().splitlines()[:200]]
     save(tmp_path / "model", texts)
-    hub = [f"data.{part}.dataset=null" for part in ("train", "eval")] + ["data.eval.name=null"]
+    hub = ["data.train.dataset=null", "data.eval.dataset=null", "data.eval.name=null", "data.keep_overlap=true"]
     where = [f"data.train.path={train}", f"data.eval.path={evaluation}", f"model.name_or_path={tmp_path / 'model'}"]
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [*SMALL, *hub, *where, *extra, f"output_dir={tmp_path}"])
     rows = run(recipe)

@@ -146,7 +146,7 @@ def test_numbers_with_exponents_are_numbers_in_files(tmp_path):
         ("evaluate.k=[32]", "k=\\[32\\] must lie between 1 and num_samples=16"),
         ("evaluate.sampling=[{temperature: 0}]", "all samples are equal"),
         ("model.name_or_path=gpt2", "exactly one of name_or_path"),
-        ("data.train.path=x.jsonl", "exactly one of task, path and dataset"),
+        ("data.train.path=x.jsonl", "exactly one of task, reasoning_gym, path and dataset"),
         ("data.train.size=null", "needs a size"),
         ("controls.pause=true", "controls train under the curriculum section"),
         ("name=a/b", "name: .*pattern"),

@@ -102,6 +102,7 @@ def test_columns_reach_rewards_as_they_stand_in_the_data(tmp_path):
     data = [
         f"data.train={{path: '{file}'}}",
         f"data.eval={{path: '{file}'}}",
+        "data.keep_overlap=true",
         f"rl.rewards=[{{function: '{reward}:keep'}}]",
     ]
     stages = ["tracking.wandb=false", "sft=null", "curriculum=null", "rl.noise=null", "evaluate.problems=2"]

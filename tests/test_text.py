@@ -128,7 +128,8 @@ def test_no_path_of_a_run_makes_control_tokens_of_text(folder, monkeypatch):
     data = f"{{path: '{folder / 'data.jsonl'}'}}"
     changes = [
         f"output_dir={folder}", "model.config=null", f"model.name_or_path={folder / 'model'}", f"data.train={data}",
-        f"data.eval={data}", "evaluate.max_new_tokens=4", "evaluate.problems=4", "tracking.wandb=false",
+        f"data.eval={data}", "data.keep_overlap=true", "evaluate.max_new_tokens=4", "evaluate.problems=4",
+        "tracking.wandb=false",
         # Right answers are longer than what a test should write, so nothing is compared with them.
         "evaluate.scorer=answer_format", "rl.rewards=[{function: answer_format}]",
         "curriculum.supervision=none", *(f"{stage}.trainer.max_steps=1" for stage in ("sft", "curriculum", "rl")),

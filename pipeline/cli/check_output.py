@@ -113,5 +113,6 @@ def _problems_or_none(recipe: Recipe, console: Console) -> Problems | None:
             return None
     problems = load_all(recipe, generate=1000)
     size = recipe.data.train.size or _count(problems)
-    console.print(f"Data: {size} training problems. First: {problems.train[0].question!r}")
+    removed = f" ({problems.removed} more are evaluation problems and left out)" if problems.removed else ""
+    console.print(f"Data: {size} training problems{removed}. First: {problems.train[0].question!r}")
     return problems

@@ -112,7 +112,7 @@ def recipe_tokenizer(recipe: Recipe, problems: Problems) -> tuple[Any, PreTraine
     model = recipe.model
     if model.config is not None:
         shown = [*problems.held_out, *problems.train]
-        if recipe.data.train.task is not None:  # check generates a part of it, which may lack a word
+        if recipe.data.train.is_generated:  # check generates a part of it, which may lack a word
             shown += problems.evaluation
         tokenizer = build_tokenizer(shown)
         return build_config(model.config, tokenizer), tokenizer

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 1000  # most problems of a set to look at, evenly spread: math_verify takes a millisecond for each
 SCORER = "evaluate.scorer"
 # Built-in rewards that compare a completion with the data. The others charge for latents and tokens.
-COMPARING = ("exact_match", "numeric_match", "math_verify", "valid_path")
+COMPARING = ("exact_match", "numeric_match", "math_verify", "valid_path", "reasoning_gym")
 
 
 def compares(function: str | None) -> bool:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ...data.gym import GymTask, Templates
+
 
 class Section(BaseModel):
     """Base of all sections."""
@@ -67,12 +69,29 @@ class ModelSection(Section):
         return self
 
 
+class GymSection(Section):
+    """A task of the library reasoning-gym. All keys but the name are of tasks with worked solutions: gsm_symbolic."""
+
+    name: str = Field(description="the library's name of the task")
+    min_steps: int = Field(
+        GymTask.min_steps, ge=0, description="fewest steps of a problem; 0: also those whose solution gives no steps"
+    )
+    max_steps: int = Field(GymTask.max_steps, gt=0, description="most steps of a problem")
+    max_step_chars: int = Field(GymTask.max_step_chars, gt=0, description="most characters of a step")
+    templates: Templates | tuple[int, ...] = Field(
+        "all", description="all; seen, to train on; unseen, the other fifth; or a list of their numbers"
+    )
+
+
 class DataSource(Section):
-    """Where problems come from: a generated task, a local file, or a Hugging Face dataset. Give one of the three."""
+    """Where problems come from: a generated task, a local file, or a Hugging Face dataset. Give one of the four."""
 
     task: str | None = Field(None, description="a generated task: chain, prosqa or graph_path")
-    options: dict[str, Any] = Field(default_factory=dict, description="of the task: fields of its class in data/")
-    size: int | None = Field(None, gt=0, description="of the task: problems to generate")
+    reasoning_gym: GymSection | None = Field(None, description="a generated task of reasoning-gym, or its name alone")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="of the generated task: fields of its class in data/ or in reasoning-gym"
+    )
+    size: int | None = Field(None, gt=0, description="of the generated task: problems to generate")
     path: HomePath | None = Field(None, description="a JSONL, JSON, CSV or Parquet file")
     dataset: HomePath | None = Field(None, description="a Hugging Face dataset: hub id or folder")
     name: str | None = Field(None, description="configuration of the Hugging Face dataset")
@@ -80,17 +99,30 @@ class DataSource(Section):
     columns: dict[str, str | None] | None = Field(
         None, description="question, steps, answer -> the column that holds it; steps: null reads data without steps"
     )
-    step_splitter: Literal["line", "sentence", "gsm8k", "prosqa_symbolic"] | None = Field(
-        None, description="how one string becomes steps; None: by lines"
+    step_splitter: Literal["line", "sentence", "equations", "gsm8k", "svamp", "prosqa_symbolic"] | None = Field(
+        None, description="how one string becomes steps, or a row of a known format a problem; None: by lines"
     )
     limit: int | None = Field(None, gt=0, description="rows to read of a file or dataset; None: all")
+    streaming: bool = Field(False, description="of a dataset: fetch only its first rows, `limit` of them")
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the problems come from a generated task."""
+        return self.task is not None or self.reasoning_gym is not None
+
+    @field_validator("reasoning_gym", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataSource:
-        if sum(origin is not None for origin in (self.task, self.path, self.dataset)) != 1:
-            raise ValueError("give exactly one of task, path and dataset")
-        if self.task is not None and self.size is None:
+        if sum(origin is not None for origin in (self.task, self.reasoning_gym, self.path, self.dataset)) != 1:
+            raise ValueError("give exactly one of task, reasoning_gym, path and dataset")
+        if self.is_generated and self.size is None:
             raise ValueError("a generated task needs a size, the number of problems")
+        if self.streaming and (self.dataset is None or self.limit is None):
+            raise ValueError("streaming needs a dataset and a limit, the number of its first rows to fetch")
         return self
 
 
@@ -99,6 +131,9 @@ class DataSection(Section):
 
     train: DataSource = Field(description="training problems; some are held out to measure on while training")
     eval: DataSource = Field(description="evaluation problems, which the run is measured on at its end")
+    keep_overlap: bool = Field(
+        False, description="train also on questions of eval; else they are left out of the training problems"
+    )
 
 
 # The modes that make all latents at once -> the key with the number of their passes.

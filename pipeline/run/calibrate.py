@@ -15,7 +15,7 @@ from ...data.problem import Problem
 from ..evaluate.measure import Measurement
 from ..latent.noise import parse_noise
 from ..model.answer_limits import check_checkpoints_fit
-from ..problems.load import fingerprint, load_all
+from ..problems.load import load_all
 from ..recipe.load import load_recipe
 from ..recipe.schema import Recipe, SamplingSection
 from ..system.files import writable, write_whole
@@ -116,7 +116,7 @@ def _held_out_problems(recipe: Recipe, run: Path | None) -> list[Problem]:
         )
     problems = load_all(trained)
     if run is not None and PartialState().is_main_process:
-        warn_of_other_data(run, fingerprint(problems.train))
+        warn_of_other_data(run, problems.record)
     return problems.held_out[: recipe.evaluate.problems]
 
 

@@ -40,9 +40,12 @@ def _shown(value: Any) -> str:
 def _as_trained(recipe: Recipe) -> dict[str, Any]:
     """The keys of a recipe that the weights depend on.
 
-    How long rewards are waited for is left out: after a slow reward ended a run, it may go on with more patience.
+    How long rewards are waited for is left out: after a slow reward ended a run, it may go on with more patience. So is
+    whether evaluation questions are trained on: the fingerprint of the training problems tells, and a run of an earlier
+    version, which kept them, may go on with `data.keep_overlap`.
     """
     values = recipe.model_dump(mode="json", exclude=FREE)
+    del values["data"]["keep_overlap"]
     for reward in (values["rl"] or {}).get("rewards", []):
         for key in ("timeout", "retries", "on_error"):
             del reward[key]

@@ -63,7 +63,7 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
     evaluation = problems.evaluation
     tracker = Tracker(recipe, recipe.folder, state.is_main_process)
     context = Context(recipe, recipe.folder, problems.train, encoded, problems.held_out, evaluation, tracker, resume)
-    keep_training_data(recipe.folder, context.training_data)
+    keep_training_data(recipe.folder, problems.record)
     try:
         for stage in stages:
             folder = recipe.folder / stage.name

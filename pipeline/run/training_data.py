@@ -19,7 +19,7 @@ def keep_training_data(folder: Path, found: str) -> None:
     """Records the training problems of a run. Once a stage is finished it calls `warn_of_other_data` instead.
 
     Args:
-        found: `fingerprint` of the training problems.
+        found: `record` of the problems.
     """
     if PartialState().is_main_process:
         if any(final.is_dir() for name in STAGES for final in (folder / name).glob("**/final")):

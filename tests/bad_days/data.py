@@ -162,4 +162,31 @@ READ_ALL = [
         _file(_table(_rows()), "my data [é]/data *.csv"),
     ),
 ]
-DAYS = [*REFUSED, *READ_ALL]
+SAME = ["check", TINY, "rl=null", "curriculum.supervision=none", "data.eval={path: '{folder}/data.jsonl'}"]
+SOURCES = [
+    BadDay(
+        "the same file to train and to evaluate on",
+        [*SAME, "data.train={path: '{folder}/data.jsonl'}"],
+        "All 40 training questions are evaluation questions, on which a model may remember in place of reasoning.",
+        before=_file(_lines()),
+    ),
+    BadDay(
+        "some training questions that are evaluation questions",
+        [*JSONL, "data.eval={path: '{folder}/data.jsonl', limit: 3}"],
+        "Data: 37 training problems (3 more are evaluation problems and left out).",
+        "the others",
+        0,
+        _file(_lines()),
+    ),
+    BadDay(
+        "a stream without an end",
+        ["check", TINY, "data.train={dataset: me/large, streaming: true}"],
+        "streaming needs a dataset and a limit, the number of its first rows to fetch",
+    ),
+    BadDay(
+        "a reasoning-gym task without worked solutions, and a number of steps",
+        ["check", TINY, "data.train={reasoning_gym: {name: chain_sum, max_steps: 3}, size: 40}"],
+        "max_steps is 3, but the task 'chain_sum' of reasoning_gym has no worked solutions",
+    ),
+]
+DAYS = [*REFUSED, *READ_ALL, *SOURCES]

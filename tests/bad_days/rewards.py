@@ -122,7 +122,9 @@ def _truncate(folder):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
 
 
-OWN_DATA = ["data.train={path: '{folder}/mine.jsonl'}", "data.eval={path: '{folder}/mine.jsonl'}"]
+OWN_DATA = [
+    "data.train={path: '{folder}/mine.jsonl'}", "data.eval={path: '{folder}/mine.jsonl'}", "data.keep_overlap=true"
+]  # fmt: skip
 JUDGE = "rl.rewards=[{model: '{folder}/judge'}]"
 NUMERIC = "evaluate.scorer=numeric_match"
 

@@ -7,7 +7,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from .day import TINY, BadDay
 
-FILES = ["data.train={path: '{folder}/train.jsonl'}", "data.eval={path: '{folder}/eval.jsonl'}"]
+FILES = [
+    "data.train={path: '{folder}/train.jsonl'}", "data.eval={path: '{folder}/eval.jsonl'}", "data.keep_overlap=true"
+]  # fmt: skip
 MODEL = ["model.config=null", "model.name_or_path={folder}/model"]
 
 
