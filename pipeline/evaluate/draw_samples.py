@@ -83,7 +83,7 @@ def draw_samples(
             started = time.perf_counter()
             _judge(judge, reasoner, waiting, options.batch_size)
             effort.judging += time.perf_counter() - started
-        rows = _scored(waiting, options.scorer, setting)
+        rows = _scored(waiting, options.scorer, setting, reasoner.config.answer_format)
         if monitor is not None:
             started = time.perf_counter()
             rows = _monitored(monitor, reasoner, waiting, rows, setting, options)
@@ -179,8 +179,9 @@ def _held(
     }
 
 
-def _scored(drawn: Sequence[_Drawn], scorer: str, setting: Setting) -> list[Sampled]:
-    scores = scores_of(scorer, [one.problem for one in drawn], [one.samples.texts for one in drawn])
+def _scored(drawn: Sequence[_Drawn], scorer: str, setting: Setting, answer_format: str) -> list[Sampled]:
+    texts = [one.samples.texts for one in drawn]
+    scores = scores_of(scorer, [one.problem for one in drawn], texts, answer_format)
     return [
         Sampled(
             question=one.problem.question,
@@ -192,6 +193,7 @@ def _scored(drawn: Sequence[_Drawn], scorer: str, setting: Setting) -> list[Samp
             latents_made=_latents_made(one.samples, setting),
             seeds=one.samples.seeds[:1] if setting.search is not None else one.samples.seeds,
             latent_rewards=one.rewards,
+            answer_format=answer_format,
         )
         for one, score in zip(drawn, scores, strict=True)
     ]

@@ -10,6 +10,7 @@ from hashlib import sha256
 
 from accelerate import PartialState
 
+from ...data.answer_formats import HASH
 from ...data.loading import load_problems
 from ...data.problem import Problem
 from ...data.tasks import generate_task
@@ -50,7 +51,7 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
     source = recipe.data.train
     if generate is not None and source.size is not None:
         source = source.model_copy(update={"size": min(source.size, count + generate)})
-    problems = load_source(source, "train", recipe.seed)
+    problems = load_source(source, "train", recipe.seed, recipe.data.answer_format)
     evaluation = load_evaluation(recipe)
     held_out, others = hold_out(problems, count, recipe.seed)
     # A file may ask a question twice.
@@ -103,7 +104,8 @@ def load_evaluation(recipe: Recipe) -> list[Problem]:
     Raises:
         UserError: Data cannot be read, or the scorer can read no answer.
     """
-    problems = load_source(recipe.data.eval, "eval", recipe.seed)[: recipe.evaluate.problems]
+    problems = load_source(recipe.data.eval, "eval", recipe.seed, recipe.data.answer_format)
+    problems = problems[: recipe.evaluate.problems]
     check_scorer(recipe, problems, "evaluation")
     return problems
 
@@ -120,7 +122,7 @@ def warn_of_overlap(train: Sequence[Problem], evaluation: Sequence[Problem]) -> 
         )  # fmt: skip
 
 
-def load_source(source: DataSource, split: str, seed: int) -> list[Problem]:
+def load_source(source: DataSource, split: str, seed: int, answer_format: str = HASH.name) -> list[Problem]:
     """Problems of a data source. `split`, train or eval, is that of a generated task; the two are disjoint."""
     if source.task is not None:
         assert source.size is not None
@@ -133,4 +135,5 @@ def load_source(source: DataSource, split: str, seed: int) -> list[Problem]:
         columns=source.columns,
         limit=source.limit,
         step_splitter=source.step_splitter,
+        answer_format=answer_format,
     )

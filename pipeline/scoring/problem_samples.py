@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...data.answer_formats import HASH
 from ...rewards.answers import extract_answer
 from ...rewards.score import is_high
 from .sample_files import SamplesError, read_samples
@@ -29,6 +30,7 @@ class Sampled:
         latent_rewards: Latent reward of each thought, if a latent reward model was at hand.
         thought: What is read in each block of the thought that the model has without noise, where a monitor read it.
         monitored: The monitor's scores of it by name, see `ReadThought`.
+        answer_format: How the answers are announced, see `extract_answer`.
     """
 
     question: str
@@ -42,6 +44,7 @@ class Sampled:
     latent_rewards: list[float] | None = None
     thought: list[str] | None = None
     monitored: dict[str, float | None] | None = None
+    answer_format: str = HASH.name
 
     @classmethod
     def read(cls, path: Path) -> tuple[dict[str, Any], list[Sampled]]:
@@ -63,4 +66,4 @@ class Sampled:
     @property
     def answers(self) -> list[str]:
         """The answers, extracted and normalised, for majorities to count."""
-        return [extract_answer(text) for text in self.texts]
+        return [extract_answer(text, self.answer_format) for text in self.texts]
