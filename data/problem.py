@@ -169,12 +169,13 @@ def check_marker(answer: str, where: str, answer_format: str) -> None:
     Raises:
         DataError: it holds what announces an answer, or what ends one.
     """
-    clash = answer_format_of(answer_format).clash(answer)
+    form = answer_format_of(answer_format)
+    clash = form.clash(answer)
     if clash is not None:
+        what = "at which a model's answer ends" if clash == form.after else "after which a model's answer is read"
         raise DataError(
-            f"{where}: answer {shown(answer)} holds {clash!r}, by which a model's answer is found in its text, so none "
-            f"could ever be right. Give the bare answer, or set another data.answer_format; step_splitter: gsm8k reads "
-            f"the rows of GSM8K."
+            f"{where}: answer {shown(answer)} holds {clash!r}, {what}, so none could ever be right. Give the bare "
+            f"answer, or set another data.answer_format; step_splitter: gsm8k reads the rows of GSM8K."
         )
 
 

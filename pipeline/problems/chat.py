@@ -23,8 +23,10 @@ from ...data.problem import check_unicode
 from ..latent.config import ModelError
 from .text import control_ids
 
-# Templates of Llama 3 write today's date; prompts must not change from one day to the next. This is their own default.
+# Templates of Llama 3 write today's date, and prompts must not change from one day to the next. They get this date,
+# which they also write where they cannot ask for the day.
 DATE = datetime(2024, 7, 26)
+CODES = ("%a", "%A", "%b", "%B", "%d", "%m", "%y", "%Y", "%H", "%I", "%M", "%S", "%p", "%j")
 UNFIT = (TemplateError, ValueError, TypeError, NotImplementedError)  # what templates and tokenizers raise
 REMEDY = "Set data.format=plain, or take a model whose template can"
 _QUESTION, _SOLUTION = "Which7question", "That8solution"  # found again in what a template writes
@@ -147,7 +149,10 @@ class Chat:
 
     def _rendered(self, messages: Sequence[Any], add_generation_prompt: bool = True, **options: Any) -> Any:
         return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, strftime_now=DATE.strftime, **options
+            messages,
+            chat_template=with_fixed_date(self.tokenizer.get_chat_template()),
+            add_generation_prompt=add_generation_prompt,
+            **options,
         )
 
     def _control_in(self, text: str) -> list[int]:
@@ -159,6 +164,15 @@ class Chat:
         ids, control = self.tokenizer(behind, add_special_tokens=False)["input_ids"], control_ids(self.tokenizer)
         places = [place for place, token in enumerate(ids) if token in control]
         return tuple(ids[: places[0] + 1]) if places else (self.tokenizer.eos_token_id,)
+
+
+def with_fixed_date(template: str) -> str:
+    """A template in which the function `strftime_now` of Transformers tells `DATE`, not today."""
+    if "strftime_now" not in template:
+        return template
+    filled = "".join(f" | replace('{code}', '{DATE.strftime(code)}')" for code in CODES)
+    # +: no white space of the template itself is cut.
+    return f"{{% macro strftime_now(form) %}}{{{{ form{filled} }}}}{{% endmacro +%}}{template}"
 
 
 def _turn(question: str) -> list[dict[str, str]]:
