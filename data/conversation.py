@@ -51,6 +51,11 @@ def _turn(message: Any, name: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
+def as_json(question: str) -> str | list[dict[str, str]]:
+    """A question as files hold it: `as_question` reads messages again."""
+    return question.messages if isinstance(question, Conversation) else question
+
+
 def is_conversational(row: Any) -> bool:
     """Whether a row has TRL's conversational columns, `messages` or `prompt` with `completion`, and no question."""
     if not isinstance(row, dict) or "question" in row:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .answer_formats import HASH, answer_format_of
-from .conversation import Conversation, as_question
+from .conversation import as_json, as_question
 from .errors import DataError, shown, suggest
 from .rows import read_rows
 
@@ -45,8 +45,7 @@ class Problem:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of a JSONL file: the three fields, then the extra columns."""
-        question = self.question.messages if isinstance(self.question, Conversation) else self.question
-        return {"question": question, "steps": list(self.steps), "answer": self.answer, **self.extra}
+        return {"question": as_json(self.question), "steps": list(self.steps), "answer": self.answer, **self.extra}
 
 
 def parse_problem(row: dict[str, Any], where: str, answer_format: str = HASH.name) -> Problem:

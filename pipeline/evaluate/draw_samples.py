@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from accelerate import PartialState
@@ -91,7 +91,7 @@ def draw_samples(
         new = {mine[one.at]: row for one, row in zip(waiting, rows, strict=True)}
         drawn.update(new)
         if file is not None:
-            file.add({i: asdict(row) for i, row in new.items()})
+            file.add({i: row.to_dict() for i, row in new.items()})
         for one in waiting:
             one.samples.latents = one.samples.latents.new_empty(0)  # many problems' would not fit into memory
         waiting.clear()
@@ -108,7 +108,7 @@ def draw_samples(
         score()
     found |= dict(gather_object(list(drawn.items())))
     if file is not None:
-        file.finish({i: asdict(found[i]) for i in range(len(problems))})
+        file.finish({i: found[i].to_dict() for i in range(len(problems))})
     return [found[i] for i in range(len(problems))]
 
 
@@ -169,7 +169,7 @@ def _held(
 ) -> dict[int, Sampled]:
     """The samples in a file that are of these questions and seeds, and have the monitor's scores."""
     scores = set(monitor.names) if monitor is not None else set()
-    rows = {i: Sampled(**row) for i, row in file.read().items()}
+    rows = {i: Sampled.from_dict(row) for i, row in file.read().items()}
     return {
         i: row
         for i, row in rows.items()

@@ -28,7 +28,7 @@ def check_answers(
         DataError: An answer has a word that the tokenizer does not know, or takes for a control token.
     """
     form = answer_format_of(answer_format)
-    answers = [problem.answer + form.after for problem in problems]
+    answers = [form.written(problem.answer) for problem in problems]
     for row, ids in enumerate(text_ids(answers, tokenizer, lambda row: f"The answer of {problems[row].named}")):
         if tokenizer.unk_token_id in ids:
             raise DataError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...data.answer_formats import HASH
+from ...data.conversation import as_json, as_question
 from ...rewards.answers import extract_answer
 from ...rewards.score import is_high
 from .sample_files import SamplesError, read_samples
@@ -56,7 +58,17 @@ class Sampled:
         head, rows = read_samples(path)
         if not rows:
             raise SamplesError(f"{path} holds no samples.")
-        return head, [cls(**rows[place]) for place in sorted(rows)]
+        return head, [cls.from_dict(rows[place]) for place in sorted(rows)]
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Sampled:
+        """The samples of a row of a file."""
+        question = row["question"]
+        return cls(**{**row, "question": as_question(question, "samples") if isinstance(question, list) else question})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of a file."""
+        return {**asdict(self), "question": as_json(self.question)}
 
     @property
     def right(self) -> np.ndarray:
