@@ -54,9 +54,8 @@ class AnswerFormat:
 
     def clash(self, answer: str) -> str | None:
         """What in an answer would be read as another marker, or as the end of the answer; None: nothing."""
-        found = self.marker.search(answer)
-        if found is not None:
-            return found.group()
+        if self.marker.search(answer):
+            return self.before.strip()
         return None if self.read(self.written(answer)) == answer else self.after
 
 

@@ -102,7 +102,7 @@ def test_the_check_of_answers_writes_the_format(name, caplog):
         ("boxed", "\\boxed{4}", "holds '.+boxed{', after which"),
         ("boxed", "4}", "holds '}', at which a model's answer ends"),
         ("boxed", "{4", "holds '}', at which a model's answer ends"),
-        ("sentence", "the answer is 4", "holds 'the answer is', after which"),
+        ("sentence", "the answer is 4", "holds 'The answer is', after which"),
     ],
 )
 def test_answers_that_hold_their_marker_are_refused(name, answer, said):
