@@ -1,6 +1,7 @@
 """Problems: what one is, readers of files and datasets, and generated tasks (chain arithmetic, ProsQA, graph path)."""
 
 from .chain import ChainTask, generate
+from .conversation import Conversation, as_question
 from .errors import DataError, UserError
 from .graph_path import GraphPathTask
 from .gsm8k import parse_gsm8k
@@ -13,11 +14,13 @@ from .tasks import TASKS, generate_task
 __all__ = [
     "TASKS",
     "ChainTask",
+    "Conversation",
     "DataError",
     "GraphPathTask",
     "Problem",
     "ProsQATask",
     "UserError",
+    "as_question",
     "generate",
     "generate_task",
     "load_problems",

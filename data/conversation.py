@@ -56,6 +56,11 @@ def as_json(question: str) -> str | list[dict[str, str]]:
     return question.messages if isinstance(question, Conversation) else question
 
 
+def turns_of(question: str) -> list[dict[str, str]]:
+    """A question as messages: its turns, or one of a user."""
+    return question.messages if isinstance(question, Conversation) else [{"role": "user", "content": question}]
+
+
 def is_conversational(row: Any) -> bool:
     """Whether a row has TRL's conversational columns, `messages` or `prompt` with `completion`, and no question."""
     if not isinstance(row, dict) or "question" in row:

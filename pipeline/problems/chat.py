@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ...data.conversation import Conversation
+from ...data.conversation import turns_of
 from ...data.errors import DataError, reason, shown
 from ...data.problem import check_unicode
 from ..latent.config import ModelError
@@ -60,7 +60,7 @@ class Chat:
                 "data.format=plain, or name a chat model (often -Instruct or -it) in model.name_or_path."
             )
         chat = cls(tokenizer, system_prompt, ())
-        question = _turn(_QUESTION)
+        question = turns_of(_QUESTION)
         prompt = chat._checked_prompt(question)
         answered = [*question, {"role": "assistant", "content": _SOLUTION}]
         whole = chat._text(chat._with_system(answered), "the assistant's turn")
@@ -83,12 +83,9 @@ class Chat:
             DataError: The template refuses the turns, a question holds no valid Unicode, or spells a control token that
                 the tokenizer cannot read as text.
         """
-        chats = []
         for place, question in enumerate(questions):
             check_unicode(question, name(place))
-            chats.append(
-                self._with_system(question.messages if isinstance(question, Conversation) else _turn(question))
-            )
+        chats = [self._with_system(turns_of(question)) for question in questions]
         if not chats:
             return []
         try:
@@ -173,10 +170,6 @@ def with_fixed_date(template: str) -> str:
     filled = "".join(f" | replace('{code}', '{DATE.strftime(code)}')" for code in CODES)
     # +: no white space of the template itself is cut.
     return f"{{% macro strftime_now(form) %}}{{{{ form{filled} }}}}{{% endmacro +%}}{template}"
-
-
-def _turn(question: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": question}]
 
 
 def is_chat_model(*names: str | None) -> bool:
