@@ -21,6 +21,7 @@ from neuralese.pipeline.scoring.problem_samples import Sampled
 from neuralese.pipeline.train.checked_problems import encode_checked
 from neuralese.pipeline.train.curriculum.level_trainer import LevelTrainer
 from neuralese.pipeline.train.rl.settings import RowCollator, rl_rows
+from neuralese.rewards import score
 
 SYSTEM = "You are a helpful assistant"
 TURNS = [
@@ -62,7 +63,7 @@ def changes(folder, *more):
 @pytest.fixture(scope="module")
 def seen(folder):
     """What each trainer was given, in a run with two controls: token ids by the name of the trainer."""
-    found = {"sft": [], "levels": [], "rl": []}
+    found = {"sft": [], "levels": [], "rl": [], "formats": []}
     with pytest.MonkeyPatch.context() as patch:
         for trainer, name in ((SFTTrainer, "sft"), (LevelTrainer, "levels")):
 
@@ -82,8 +83,19 @@ def seen(folder):
             return rollouts
 
         patch.setattr(GRPOTrainer, "_generate_and_score_completions", drawn)
+        patch.setattr(score, "call_reward", noting(found["formats"]))
         run(load_recipe(TINY, changes(folder, "controls.no_cot=true", "controls.pause=true")))
     return found
+
+
+def noting(formats, call=score.call_reward):
+    """`call_reward`, which also notes the answer format that its caller names."""
+
+    def spied(reward, problems, texts, answer_format="hash"):
+        formats.append(answer_format)
+        return call(reward, problems, texts, answer_format)
+
+    return spied
 
 
 def prompts(folder, latents):
@@ -108,7 +120,7 @@ def without_padding(row, prompt):
 
 
 def test_every_stage_shows_the_prompts_of_the_template(seen, folder):
-    assert all(seen.values())
+    assert all(seen.values()) and set(seen["formats"]) == {"boxed"}
     for name, latents in (("sft", [0]), ("levels", [0, 1]), ("rl", [1])):
         known = [prompt for count in latents for prompt in prompts(folder, count)]
         assert all(any(without_padding(row, prompt) for prompt in known) for row in seen[name]), name
@@ -141,13 +153,16 @@ def test_samples_say_how_answers_are_announced(seen, folder):
     assert json.loads(paths[0].read_text().splitlines()[1])["question"] == rows[0].question.messages
 
 
-def test_sampling_a_checkpoint_and_auditing_a_run(seen, folder, capsys):
+def test_sampling_a_checkpoint_and_auditing_a_run(seen, folder, capsys, monkeypatch):
     final = folder / "outputs/tiny/rl/final"
     code, out, _ = neuralese(capsys, "sample", final, "1 + 1 =", "--max-new-tokens", "4")
     assert code == 0 and out
     assert neuralese(capsys, "think", final, "1 + 1 =")[0] == 0
+    formats = []
+    monkeypatch.setattr(score, "call_reward", noting(formats))
     code, out, err = neuralese(capsys, "audit", folder / "outputs/tiny", "--problems", "8")
     assert code in (0, 3), err
+    assert len(formats) > 5 and set(formats) == {"boxed"}
 
 
 def test_check_says_which_format_was_chosen_and_shows_it(folder, capsys):

@@ -158,4 +158,6 @@ def make_reasoner(
 
 def _stop_at(model: PreTrainedModel, token: int, tokenizer: PreTrainedTokenizerBase) -> None:
     """Enters a token, that which ends a turn, into those at which generation stops, ours and that of Transformers."""
-    model.generation_config.eos_token_id = list(dict.fromkeys([*eos_token_ids(model, tokenizer), token]))
+    known = eos_token_ids(model, tokenizer)
+    if token not in known:
+        model.generation_config.eos_token_id = [*known, token]
