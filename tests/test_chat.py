@@ -104,6 +104,14 @@ def test_several_turns():
         encode_prompts([question], 0, tokenizer, LatentConfig())
 
 
+def test_turns_that_the_template_drops_are_named():
+    tokenizer = made("qwen2")
+    tokenizer.chat_template = CHATML.replace("in messages %}", "in messages if message.role != 'system' %}")
+    own = as_question([{"role": "system", "content": SYSTEM}, {"role": "user", "content": "17 ="}], "here")
+    with pytest.raises(DataError, match=r"^Question 0 has the turns \['system', 'user'\], .* drops that of the system"):
+        encode_prompts([own], 0, tokenizer, section(tokenizer))
+
+
 def test_turns_that_the_template_refuses_are_named():
     tokenizer = made("gemma3")
     twice = as_question([{"role": "user", "content": "17 ="}, {"role": "user", "content": "22 ="}], "here")

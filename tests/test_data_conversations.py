@@ -4,6 +4,8 @@ import copy
 import json
 import pickle
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from neuralese.data import DataError, load_problems, read_problems, write_problems
@@ -72,6 +74,19 @@ def test_conversational_columns_of_trl(tmp_path, columns):
     assert problem.steps == ("17 + 5 = 22", "22 * 3 = 66") and problem.answer == "66"
     assert problem.extra == {"level": 3}
     assert load_problems(path=path, step_splitter="line") == [problem]
+
+
+def test_conversations_in_parquet(tmp_path):
+    rows = [{"messages": [USER, SOLVED], "level": 3}, {"messages": [*TURNS, SOLVED], "level": 4}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
+    assert load_problems(path=tmp_path / "data.parquet") == load_problems(path=written(tmp_path, *rows))
+
+
+def test_prompts_with_an_answer_in_a_column(tmp_path):
+    path = written(tmp_path, {"prompt": TURNS, "solution": "66"})
+    columns = {"question": "prompt", "steps": None, "answer": "solution"}
+    (problem,) = load_problems(path=path, columns=columns)
+    assert (problem.question.messages, problem.steps, problem.answer) == (TURNS, (), "66")
 
 
 def test_steps_and_answer_of_an_assistant_in_other_formats(tmp_path):

@@ -80,8 +80,8 @@ class Chat:
             name: Names the question of an index in messages.
 
         Raises:
-            DataError: The template refuses the turns, a question holds no valid Unicode, or spells a control token that
-                the tokenizer cannot read as text.
+            DataError: The template refuses or drops turns, a question holds no valid Unicode, or spells a control token
+                that the tokenizer cannot read as text.
         """
         for place, question in enumerate(questions):
             check_unicode(question, name(place))
@@ -95,15 +95,30 @@ class Chat:
         control, around = control_ids(self.tokenizer), dict[tuple[str, ...], list[int]]()
         for place, (chat, ids) in enumerate(zip(chats, rows, strict=True)):
             roles = tuple(turn["role"] for turn in chat)
-            if roles not in around:  # the control tokens that the template writes, whatever the turns say
-                blank = [{**turn, "content": "a"} for turn in chat]
-                around[roles] = self._control_in(self._rendered(blank, tokenize=False))
+            if roles not in around:
+                around[roles] = self._control_around(roles, name(place))
             if [token for token in ids if token in control] != around[roles]:
                 raise DataError(
                     f"{name(place)} spells a control token, which this tokenizer cannot read as text: "
                     f"{shown(questions[place])}. Write it in another way, or remove the row."
                 )
         return rows
+
+    def _control_around(self, roles: Sequence[str], name: str) -> list[int]:
+        """The control tokens that the template writes around turns of these roles, whatever they say.
+
+        Raises:
+            DataError: It drops one of the turns.
+        """
+        blank = [{"role": role, "content": f"Turn{place}turn"} for place, role in enumerate(roles)]
+        text = self._rendered(blank, tokenize=False)
+        dropped = [turn["role"] for turn in blank if turn["content"] not in text]
+        if dropped:
+            raise DataError(
+                f"{name} has the turns {list(roles)}, of which the chat template drops that of the {dropped[0]}. "
+                "Remove it, or write its text into another turn."
+            )
+        return self._control_in(text)
 
     def _ids(self, chats: list[list[dict[str, str]]]) -> list[list[int]]:
         return self._rendered(chats, tokenize=True, sanitize_control_tokens=True, return_dict=False)
