@@ -4,6 +4,7 @@ from datetime import datetime
 
 import chat_tokenizers
 import pytest
+import text_tokenizers
 from chat_tokenizers import CHATML, GEMMA2, KINDS, QWEN3, TURN_END
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -84,6 +85,27 @@ def test_what_users_spell_is_no_control_token(kind):
         (ids,) = encode_prompts([question], 0, tokenizer, config)
         assert [i for i in ids if i in control] == [i for i in plain if i in control], token
         assert question in tokenizer.decode(ids), token
+
+
+@pytest.mark.parametrize("kind", ["gpt2_like", "chat_like", "llama_like", "unigram", "slow", "word_level"])
+def test_other_kinds_of_tokenizers_split_what_is_spelled_or_refuse_it(kind):
+    tokenizer = getattr(text_tokenizers, kind)()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    prepare_tokenizer(tokenizer)
+
+    def asked(question):
+        return encode_prompts([question], 0, tokenizer, section(tokenizer))[0]
+
+    assert asked("17 + 5 =") == theirs(tokenizer, [{"role": "user", "content": "17 + 5 ="}], True)
+    spelled = f"17 {tokenizer.eos_token} 5 ="
+    if kind in ("gpt2_like", "chat_like", "llama_like"):
+        assert asked(spelled).count(tokenizer.eos_token_id) == 1
+        return
+    with pytest.raises(DataError, match=r"^Question 0 .*(Can't sanitize|cannot read as text)"):
+        asked(spelled)
 
 
 def test_several_turns():
