@@ -1,6 +1,7 @@
 """Problems: what one is, readers of files and datasets, and generated tasks (ours and reasoning-gym's)."""
 
 from .chain import ChainTask, generate
+from .conversation import Conversation, as_question
 from .errors import DataError, UserError
 from .graph_path import GraphPathTask
 from .gsm8k import parse_gsm8k
@@ -14,12 +15,14 @@ from .tasks import TASKS, generate_task
 __all__ = [
     "TASKS",
     "ChainTask",
+    "Conversation",
     "DataError",
     "GraphPathTask",
     "GymTask",
     "Problem",
     "ProsQATask",
     "UserError",
+    "as_question",
     "generate",
     "generate_gym",
     "generate_task",

@@ -9,9 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .answer_formats import HASH, answer_format_of
+from .conversation import from_conversational, is_conversational
 from .errors import DataError, reason, shown, suggest
 from .gsm8k import find_expressions, parse_gsm8k
-from .problem import FIELDS, Problem, parse_problem, parse_rows, read_problems
+from .problem import FIELDS, Problem, check_marker, parse_problem, parse_rows
 from .prosqa import parse_symbolic
 from .rows import missing_file, read_rows
 from .svamp import SVAMP_COLUMNS, parse_svamp
@@ -61,6 +63,7 @@ def load_problems(
     limit: int | None = None,
     step_splitter: str | None = None,
     streaming: bool = False,
+    answer_format: str = HASH.name,
 ) -> list[Problem]:
     """Load problems from a file (`path`) or from a Hugging Face dataset (`dataset`).
 
@@ -80,6 +83,8 @@ def load_problems(
             those of SVAMP, MAWPS and ASDiv, see `parse_svamp`; "prosqa_symbolic" rows of ProsQA, see `parse_symbolic`
             in `prosqa.py`.
         streaming: fetch the first `limit` rows of a dataset only, and keep nothing of them on the disk.
+        answer_format: how answers are announced, a key of `ANSWER_FORMATS`. Rows with TRL's conversational columns are
+            cut by it into steps and answer, see `from_conversational`. No answer may hold its marker.
 
     Raises:
         DataError: an argument, the file, the dataset or a row cannot be used. It names the first bad row by its line or
@@ -88,16 +93,19 @@ def load_problems(
     _check_arguments(path, dataset, name, columns, limit, step_splitter)
     if streaming:
         _check_streaming(dataset, split, limit)
+    answer_format_of(answer_format)
     if path is not None:
         path = Path(path).expanduser()
         if not columns and step_splitter is None and path.suffix.lower() not in TABLES:
-            return read_problems(path)[:limit]
+            return parse_rows(read_rows(path), lambda row, where: _parse_whole(row, where, answer_format))[:limit]
         rows = _table_rows(path) if path.suffix.lower() in TABLES else read_rows(path)
     else:
         assert dataset is not None
         rows = _dataset_rows(dataset, name, split, streaming)
-    columns = {**_READER_COLUMNS.get(step_splitter or "", {}), **(columns or {})}
-    problems = parse_rows(islice(rows, limit), lambda row, where: _parse(row, where, columns, step_splitter))
+    renamed = {**_READER_COLUMNS.get(step_splitter or "", {}), **(columns or {})}
+    problems = parse_rows(
+        islice(rows, limit), lambda row, where: _parse(row, where, renamed, step_splitter, answer_format)
+    )
     if not problems:
         raise DataError(f"{path or dataset} has no rows. Choose another file, dataset or split.")
     if step_splitter == "equations" and not any(problem.steps for problem in problems):
@@ -142,17 +150,28 @@ def _check_streaming(dataset: object, split: str, limit: object) -> None:
         raise DataError(f"split is {split!r}, but streaming reads a split from its beginning. Write the split alone.")
 
 
-def _parse(row: Any, where: str, columns: Columns, step_splitter: str | None) -> Problem:
+def _parse_whole(row: Any, where: str, answer_format: str) -> Problem:
+    """A row that has our fields under their own names, or TRL's conversational columns."""
+    if is_conversational(row):
+        row = from_conversational(row, where, split_lines, answer_format)
+    return parse_problem(row, where, answer_format)
+
+
+def _parse(row: Any, where: str, columns: Columns, step_splitter: str | None, answer_format: str) -> Problem:
     if not isinstance(row, dict):
-        return parse_problem(row, where)
+        return parse_problem(row, where, answer_format)
+    if is_conversational(row) and not columns and step_splitter not in ROW_READERS:
+        row = from_conversational(row, where, SPLITTERS[step_splitter or "line"], answer_format)
     is_gsm8k = step_splitter == "gsm8k"
     row = _rename(row, where, columns, optional="steps" if is_gsm8k and "steps" not in columns else None)
     if step_splitter in ROW_READERS:
-        return ROW_READERS[step_splitter](row, where)
+        problem = ROW_READERS[step_splitter](row, where)
+        check_marker(problem.answer, where, answer_format)
+        return problem
     row.setdefault("steps", [])
     if isinstance(row["steps"], str):
         row["steps"] = SPLITTERS[step_splitter or "line"](row["steps"])
-    return parse_problem(row, where)
+    return parse_problem(row, where, answer_format)
 
 
 def _rename(row: dict[str, Any], where: str, columns: Columns, optional: str | None) -> dict[str, Any]:

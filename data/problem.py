@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .answer_formats import HASH, answer_format_of
+from .conversation import as_json, as_question
 from .errors import DataError, shown, suggest
 from .rows import read_rows
 
 FIELDS = ("question", "steps", "answer")
-# Comes before the answer in the text that a model writes. The answer is what follows the last one.
-MARKER = "###"
 MOST_NESTED = 100  # deepest nesting of lists and objects in a column, far below Python's recursion limit
 
 
@@ -22,7 +22,8 @@ class Problem:
     """A question, the text steps that lead to its answer, and the answer.
 
     `extra` holds all other columns of the row. Reward functions receive them by name. `where` is the place in the file
-    that the problem was read from, for messages; problems that differ in it are equal.
+    that the problem was read from, for messages; problems that differ in it are equal. A question of several turns is
+    a `Conversation`, a string too.
     Raises DataError if `extra` has a key with the name of one of the three fields.
     """
 
@@ -44,10 +45,10 @@ class Problem:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of a JSONL file: the three fields, then the extra columns."""
-        return {"question": self.question, "steps": list(self.steps), "answer": self.answer, **self.extra}
+        return {"question": as_json(self.question), "steps": list(self.steps), "answer": self.answer, **self.extra}
 
 
-def parse_problem(row: dict[str, Any], where: str) -> Problem:
+def parse_problem(row: dict[str, Any], where: str, answer_format: str = HASH.name) -> Problem:
     """Check one row and return it as a Problem.
 
     An answer that is a number becomes text (18 and 18.0 both become "18"). The answer is stripped. Blank steps are
@@ -56,10 +57,11 @@ def parse_problem(row: dict[str, Any], where: str) -> Problem:
     Args:
         row: an object with `question`, `steps` and `answer`. All other keys go to `extra`.
         where: names the row in messages, such as "train.jsonl, line 3".
+        answer_format: how the answer will be written; its marker may not be in the answer.
 
     Raises:
-        DataError: a key is missing, has the wrong type or is empty; the answer contains `###`; a column is nested too
-            deep or holds a lone surrogate.
+        DataError: a key is missing, has the wrong type or is empty; the answer contains its marker, `###`; a column is
+            nested too deep or holds a lone surrogate.
     """
     if not isinstance(row, dict):
         raise DataError(
@@ -79,7 +81,7 @@ def parse_problem(row: dict[str, Any], where: str) -> Problem:
     question, steps, answer = (
         _question(row["question"], where),
         _steps(row["steps"], where),
-        _answer(row["answer"], where),
+        _answer(row["answer"], where, answer_format),
     )
     return Problem(question, steps, answer, extra, where)
 
@@ -119,8 +121,12 @@ def check_unicode(text: str, name: str) -> None:
 
 
 def _question(value: Any, where: str) -> str:
+    if isinstance(value, list | tuple):
+        return as_question(value, where)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: question is {shown(value)}. It must be a string that is not empty.")
+        raise DataError(
+            f"{where}: question is {shown(value)}. It must be a string that is not empty, or a list of messages."
+        )
     return value
 
 
@@ -138,7 +144,7 @@ def _steps(value: Any, where: str) -> tuple[str, ...]:
     return tuple(step for step in value if step.strip())
 
 
-def _answer(value: Any, where: str) -> str:
+def _answer(value: Any, where: str, answer_format: str) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -152,12 +158,24 @@ def _answer(value: Any, where: str) -> str:
     text = str(value).strip()
     if not text:
         raise DataError(f"{where}: answer is empty ({shown(value)}). Give the answer, or remove the row.")
-    if MARKER in text:
-        raise DataError(
-            f"{where}: answer {shown(text)} holds {MARKER!r}, after which a model's answer is read, so none could ever "
-            f"be right. Give the bare answer; step_splitter: gsm8k reads the rows of GSM8K."
-        )
+    check_marker(text, where, answer_format)
     return text
+
+
+def check_marker(answer: str, where: str, answer_format: str) -> None:
+    """Check that an answer, once it is written, can be read again.
+
+    Raises:
+        DataError: it holds what announces an answer, or what ends one.
+    """
+    form = answer_format_of(answer_format)
+    clash = form.clash(answer)
+    if clash is not None:
+        what = "at which a model's answer ends" if clash == form.after else "after which a model's answer is read"
+        raise DataError(
+            f"{where}: answer {shown(answer)} holds {clash!r}, {what}, so none could ever be right. Give the bare "
+            f"answer, or set another data.answer_format; step_splitter: gsm8k reads the rows of GSM8K."
+        )
 
 
 def read_problems(path: str | os.PathLike[str]) -> list[Problem]:

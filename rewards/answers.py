@@ -1,11 +1,9 @@
-"""The answer in a completion: what follows the last `###`."""
+"""The answer in a completion: what follows the last `###`, or what another answer format announces."""
 
-import re
+from collections.abc import Sequence
 from typing import Any
 
-from ..data.problem import MARKER
-
-_FORMAT = re.compile(r"#{3,}")
+from ..data.answer_formats import HASH, answer_format_of
 
 
 def completion_text(completion: Any) -> str:
@@ -37,16 +35,26 @@ def normalise_answer(text: str) -> str:
     return " ".join(text.split())
 
 
-def extract_answer(text: str) -> str:
-    """Return what follows the last `###`, or the whole text when there is none; white space normalised.
+def extract_answer(text: str, answer_format: str = HASH.name) -> str:
+    """Return the last answer that `text` announces, or the whole text when there is none; white space normalised.
 
-    `####` (GSM8K) works too.
+    Args:
+        answer_format: `hash`, what follows the last `###`; `####` (GSM8K) works too. `boxed`, the content of the last
+            `\\boxed{}` that is closed. `sentence`, what follows the last "The answer is", without its full stop.
     """
-    return normalise_answer(text.rpartition(MARKER)[2])
+    return normalise_answer(answer_format_of(answer_format).read(text))
 
 
-def has_answer_format(text: str) -> bool:
-    """Tell whether `text` has exactly one marker, `###` and not `####`, before one line that is not blank."""
-    markers = _FORMAT.findall(text)
-    answer = text.rpartition(MARKER)[2].strip()
-    return markers == [MARKER] and bool(answer) and "\n" not in answer
+def has_answer_format(text: str, answer_format: str = HASH.name) -> bool:
+    """Tell whether `text` ends with one answer of one line, announced once and exactly as the format writes it."""
+    return answer_format_of(answer_format).is_in(text)
+
+
+def stated_answers(completions: Sequence[Any], answer_format: Sequence[str] | None) -> list[str]:
+    """Return the answer of each completion.
+
+    Args:
+        answer_format: the column of that name; None: `hash`.
+    """
+    names = [HASH.name] * len(completions) if answer_format is None else answer_format
+    return [extract_answer(completion_text(text), name) for text, name in zip(completions, names, strict=True)]

@@ -1,5 +1,6 @@
 """Built-in reward functions, with TRL's signature `f(prompts, completions, **columns) -> list[float | None]`.
 
+Where an answer is read, the column `answer_format` says how it is announced, see `extract_answer`; without it `hash`.
 `BUILTIN` names them. A reward that compares a completion with the data also goes into `COMPARING` of
 `pipeline/problems/readable_answers.py`, which checks before training that it can read the answers.
 """
@@ -8,31 +9,36 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .answers import (
-    completion_text,
-    extract_answer,
-    has_answer_format,
-    normalise_answer,
-)
+from .answers import completion_text, has_answer_format, normalise_answer, stated_answers
 from .errors import RewardError
 from .gym import reasoning_gym
 from .mathematics import math_verify
 from .numbers import read_numbers, same_numbers
 
 
-def exact_match(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
+def exact_match(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    answer: Sequence[Any],
+    answer_format: Sequence[str] | None = None,
+    **_: Any,
+) -> list[float]:
     """1.0 where the text after the last `###` (the whole completion without one) is the answer, else 0.0.
 
     White space is normalised on both sides; case counts.
     """
     return [
-        float(extract_answer(completion_text(completion)) == normalise_answer(str(expected)))
-        for completion, expected in zip(completions, answer, strict=True)
+        float(got == normalise_answer(str(expected)))
+        for got, expected in zip(stated_answers(completions, answer_format), answer, strict=True)
     ]
 
 
 def numeric_match(
-    prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    answer: Sequence[Any],
+    answer_format: Sequence[str] | None = None,
+    **_: Any,
 ) -> list[float | None]:
     """1.0 where the text after the last `###` (the whole completion without one) states the answer's numbers, else 0.0.
 
@@ -41,16 +47,20 @@ def numeric_match(
     """
     golds = {text: read_numbers(text) for text in {str(expected) for expected in answer}}
     rewards: list[float | None] = []
-    for completion, expected in zip(completions, answer, strict=True):
+    for text, expected in zip(stated_answers(completions, answer_format), answer, strict=True):
         gold = golds[str(expected)]
-        got = read_numbers(extract_answer(completion_text(completion))) if gold else []
+        got = read_numbers(text) if gold else []
         rewards.append(float(same_numbers(gold, got)) if gold else None)
     return rewards
 
 
-def answer_format(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+def answer_format(
+    prompts: Sequence[Any], completions: Sequence[Any], answer_format: Sequence[str] | None = None, **_: Any
+) -> list[float]:
     """1.0 where the completion has exactly one `###`, followed by an answer of one line, else 0.0."""
-    return [float(has_answer_format(completion_text(completion))) for completion in completions]
+    names = ["hash"] * len(completions) if answer_format is None else answer_format
+    texts = [completion_text(completion) for completion in completions]
+    return [float(has_answer_format(text, name)) for text, name in zip(texts, names, strict=True)]
 
 
 def valid_path(
@@ -59,6 +69,7 @@ def valid_path(
     edges: Sequence[Sequence[Sequence[Any]]],
     start: Sequence[Any],
     goal: Sequence[Any],
+    answer_format: Sequence[str] | None = None,
     **_: Any,
 ) -> list[float]:
     """1.0 where the words after the last `###` are the nodes of a path from start to goal, else 0.0.
@@ -67,8 +78,9 @@ def valid_path(
     counts.
     """
     rewards = []
-    for completion, known, first, last in zip(completions, edges, start, goal, strict=True):
-        nodes = extract_answer(completion_text(completion)).split()
+    texts = stated_answers(completions, answer_format)
+    for text, known, first, last in zip(texts, edges, start, goal, strict=True):
+        nodes = text.split()
         allowed = {(str(source), str(end)) for source, end in known}
         joined = bool(nodes) and nodes[0] == str(first) and nodes[-1] == str(last)
         rewards.append(float(joined and len(set(nodes)) == len(nodes) and allowed.issuperset(pairwise(nodes))))

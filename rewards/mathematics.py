@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .answers import completion_text, extract_answer
+from .answers import stated_answers
 from .errors import RewardError
 from .markup import answer_text
 from .numbers import read_numbers
@@ -30,7 +30,11 @@ _PROSE = re.compile(r"[A-Za-z]{2}|\d\s+\d")
 
 
 def math_verify(
-    prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    answer: Sequence[Any],
+    answer_format: Sequence[str] | None = None,
+    **_: Any,
 ) -> list[float | None]:
     """1.0 where the text after the last `###` (the whole completion without one) equals the answer in value, else 0.0.
 
@@ -44,9 +48,9 @@ def math_verify(
     parse, verify = _library()
     golds = {text: parse(text) for text in {str(expected) for expected in answer}}
     rewards: list[float | None] = []
-    for completion, expected in zip(completions, answer, strict=True):
+    for text, expected in zip(stated_answers(completions, answer_format), answer, strict=True):
         gold = golds[str(expected)]
-        got = parse(extract_answer(completion_text(completion))) if gold else []
+        got = parse(text) if gold else []
         rewards.append(float(bool(got) and verify(gold, got)) if gold else None)
     return rewards
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.answer_formats import HASH
 from ..data.problem import Problem
 from .checking import checked, is_async
 from .loading import load_reward
@@ -31,14 +32,16 @@ def checked_reward(spec: str) -> Callable[..., Any]:
     return checked(load_reward(spec), spec)
 
 
-def is_right(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> np.ndarray:
+def is_right(
+    scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]], answer_format: str = HASH.name
+) -> np.ndarray:
     """Whether each of n answers to P problems is right: (P, n) booleans from `scores_of`.
 
     The first time that a scorer gives no score to some answers, a warning says to how many.
     """
     if not problems:
         return np.zeros((0, 1), dtype=bool)  # a process may have none
-    scores = scores_of(scorer, problems, texts)
+    scores = scores_of(scorer, problems, texts, answer_format)
     if scorer not in _told and warn_of_unscored(scorer, scores):
         _told.add(scorer)
     return np.array([[is_high(score) for score in row] for row in scores], dtype=bool).reshape(len(problems), -1)
@@ -65,23 +68,29 @@ def is_high(score: float | None) -> bool:
     return score is not None and score > RIGHT
 
 
-def scores_of(scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[list[float | None]]:
+def scores_of(
+    scorer: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]], answer_format: str = HASH.name
+) -> list[list[float | None]]:
     """Scores (P, n) of n answers to each of P problems.
 
     Args:
         scorer: Name of a reward function, as in recipes.
+        answer_format: How the answers are announced in the texts, see `extract_answer`.
 
     Raises:
         RewardError: The scorer cannot be loaded or returns something else than scores.
     """
     if not problems:
         return []
-    scores = iter(call_reward(checked_reward(scorer), problems, texts))
+    scores = iter(call_reward(checked_reward(scorer), problems, texts, answer_format))
     return [[next(scores) for _ in row] for row in texts]
 
 
 def call_reward(
-    reward: Callable[..., Any], problems: Sequence[Problem], texts: Sequence[Sequence[str]]
+    reward: Callable[..., Any],
+    problems: Sequence[Problem],
+    texts: Sequence[Sequence[str]],
+    answer_format: str = HASH.name,
 ) -> list[float | None]:
     """Rewards (P · n,) of n answers to each of P problems, the answers of a problem in a row."""
     flat = [(problem, text) for problem, row in zip(problems, texts, strict=True) for text in row]
@@ -93,5 +102,6 @@ def call_reward(
         "question": [problem.question for problem, _ in flat],
         "steps": [list(problem.steps) for problem, _ in flat],
         "answer": [problem.answer for problem, _ in flat],
+        "answer_format": [answer_format] * len(flat),
     }
     return list(asyncio.run(reward(**columns)) if is_async(reward) else reward(**columns))

@@ -31,7 +31,7 @@ def test_save_and_load_keep_the_latent_section_and_the_weights(reasoner, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 7}, "version 7"),
+        ({"version": 8}, "version 8"),
         ({"token_ids": [1, 2, 3]}, "special tokens"),
         ({"token_ids": [1, 2]}, "three token ids"),
         ({"extra": 1}, "unknown keys"),

@@ -27,13 +27,16 @@ def check_reward(
     label: Annotated[int | None, typer.Option(min=0, help="Which of the model's labels counts.")] = None,
 ) -> None:
     """Run a reward function or model once on sample completions, and show rewards, range and time."""
+    from ...data.answer_formats import HASH, answer_format_of
     from ...rewards.checking import check_reward as judge
     from ...rewards.errors import RewardError
 
     if label is not None and not model:
         raise RewardError("--label chooses an output of a reward model. Add --model, or remove it.")
-    given = completion or [f"### {answer}", "### 0", "no answer at all", ""]
-    row = {"question": question, "answer": answer, "steps": [], "num_latents": latents, **_columns(column or [])}
+    columns = _columns(column or [])
+    written = answer_format_of(columns.get("answer_format", HASH.name)).written
+    given = completion or [written(answer), written("0"), "no answer at all", ""]
+    row = {"question": question, "answer": answer, "steps": [], "num_latents": latents, **columns}
     reward: Any = spec
     if model:
         quiet()

@@ -16,6 +16,7 @@ from ..latent.tokens import LATENT, special_token_ids
 from ..model.build import build_config, build_tokenizer
 from ..model.folder import Unreachable
 from ..model.load import load_tokenizer
+from ..model.text_format import chosen_format
 from ..problems.encode import Encoded
 from ..problems.format import Format
 from ..problems.load import Problems
@@ -44,6 +45,9 @@ def print_examples(asked: Recipe, problems: Problems, console: Console) -> None:
     if recipe.latent.latents_per_step != asked.latent.latents_per_step:
         shown = f"latents_per_step: auto is {recipe.latent.latents_per_step} for the problems above."
         console.print(shown, highlight=False)
+    if asked.data.format == "auto":
+        chosen, why = chosen_format(asked, tokenizer, config)
+        console.print(escape(f"data.format: auto is {chosen}: {why}."), highlight=False)
     latent, section = recipe.latent, recipe.curriculum
     if section is not None:
         levels += latent_levels(recipe, most_steps(problems.train))
@@ -55,6 +59,7 @@ def print_examples(asked: Recipe, problems: Problems, console: Console) -> None:
             supervision_options=section.supervision_options if section is not None else {},
             stop_head=latent.stop_head,
             token_ids=special_token_ids(tokenizer),
+            **recipe.data.text_options,
         ),
         section is None or section.pad_latents,
         tokenizer.eos_token_id,
@@ -114,7 +119,7 @@ def recipe_tokenizer(recipe: Recipe, problems: Problems) -> tuple[Any, PreTraine
         shown = [*problems.held_out, *problems.train]
         if recipe.data.train.is_generated:  # check generates a part of it, which may lack a word
             shown += problems.evaluation
-        tokenizer = build_tokenizer(shown)
+        tokenizer = build_tokenizer(shown, recipe.data.answer_format)
         return build_config(model.config, tokenizer), tokenizer
     assert model.name_or_path is not None
     return load_tokenizer(model.name_or_path, model.trust_remote_code)

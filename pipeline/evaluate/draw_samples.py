@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from accelerate import PartialState
@@ -83,7 +83,7 @@ def draw_samples(
             started = time.perf_counter()
             _judge(judge, reasoner, waiting, options.batch_size)
             effort.judging += time.perf_counter() - started
-        rows = _scored(waiting, options.scorer, setting)
+        rows = _scored(waiting, options.scorer, setting, reasoner.config.answer_format)
         if monitor is not None:
             started = time.perf_counter()
             rows = _monitored(monitor, reasoner, waiting, rows, setting, options)
@@ -91,7 +91,7 @@ def draw_samples(
         new = {mine[one.at]: row for one, row in zip(waiting, rows, strict=True)}
         drawn.update(new)
         if file is not None:
-            file.add({i: asdict(row) for i, row in new.items()})
+            file.add({i: row.to_dict() for i, row in new.items()})
         for one in waiting:
             one.samples.latents = one.samples.latents.new_empty(0)  # many problems' would not fit into memory
         waiting.clear()
@@ -108,7 +108,7 @@ def draw_samples(
         score()
     found |= dict(gather_object(list(drawn.items())))
     if file is not None:
-        file.finish({i: asdict(found[i]) for i in range(len(problems))})
+        file.finish({i: found[i].to_dict() for i in range(len(problems))})
     return [found[i] for i in range(len(problems))]
 
 
@@ -169,7 +169,7 @@ def _held(
 ) -> dict[int, Sampled]:
     """The samples in a file that are of these questions and seeds, and have the monitor's scores."""
     scores = set(monitor.names) if monitor is not None else set()
-    rows = {i: Sampled(**row) for i, row in file.read().items()}
+    rows = {i: Sampled.from_dict(row) for i, row in file.read().items()}
     return {
         i: row
         for i, row in rows.items()
@@ -179,8 +179,9 @@ def _held(
     }
 
 
-def _scored(drawn: Sequence[_Drawn], scorer: str, setting: Setting) -> list[Sampled]:
-    scores = scores_of(scorer, [one.problem for one in drawn], [one.samples.texts for one in drawn])
+def _scored(drawn: Sequence[_Drawn], scorer: str, setting: Setting, answer_format: str) -> list[Sampled]:
+    texts = [one.samples.texts for one in drawn]
+    scores = scores_of(scorer, [one.problem for one in drawn], texts, answer_format)
     return [
         Sampled(
             question=one.problem.question,
@@ -192,6 +193,7 @@ def _scored(drawn: Sequence[_Drawn], scorer: str, setting: Setting) -> list[Samp
             latents_made=_latents_made(one.samples, setting),
             seeds=one.samples.seeds[:1] if setting.search is not None else one.samples.seeds,
             latent_rewards=one.rewards,
+            answer_format=answer_format,
         )
         for one, score in zip(drawn, scores, strict=True)
     ]

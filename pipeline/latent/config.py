@@ -6,12 +6,14 @@ import inspect
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from ...data.answer_formats import ANSWER_FORMATS
 from ...data.errors import UserError
 
 SECTION = "latent"
-VERSION = 6
+VERSION = 7
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
 INJECTIONS = ("add", "replace")
+FORMATS = ("plain", "chat")
 # What the fields that a version added mean for a checkpoint of the one before.
 ADDED: dict[int, dict[str, Any]] = {
     2: {"jacobi_sweeps": None, "backprop_steps": None},
@@ -19,6 +21,7 @@ ADDED: dict[int, dict[str, Any]] = {
     4: {"compute_dtype": "float32"},
     5: {},
     6: {"loops": None, "injection": "add", "window": None, "sees_question": True},
+    7: {"format": "plain", "system_prompt": None, "answer_format": "hash"},
 }
 
 
@@ -87,6 +90,9 @@ class LatentConfig:
         backprop_steps: Latents, counted from the last, that carry a gradient to the state they were made from (with
             `jacobi_sweeps` or `loops`: sweeps or loops). None: all of them. 0: none.
         compute_dtype: What it was trained to compute in, one of `COMPUTE_DTYPES`. In bfloat16 the weights stay float32.
+        format: How questions are written, one of `FORMATS`: as lines, or as turns of the tokenizer's chat template.
+        system_prompt: Of `chat`, the system turn before each question that has none of its own.
+        answer_format: How answers are announced, a key of `ANSWER_FORMATS`.
         token_ids: Ids of `<|start-latent|>`, `<|latent|>`, `<|end-latent|>` in the tokenizer.
         embedding_rms: Root mean square of the input embedding matrix when the level began; the norm that
             `norm_matched` thoughts are scaled to. Kept as a constant so that no pass reads a sharded weight.
@@ -111,6 +117,9 @@ class LatentConfig:
     sees_question: bool = True
     backprop_steps: int | None = None
     compute_dtype: str = "float32"
+    format: str = "plain"
+    system_prompt: str | None = None
+    answer_format: str = "hash"
     token_ids: tuple[int, int, int] = (-1, -1, -1)
     embedding_rms: float = 1.0
     version: int = VERSION
@@ -120,12 +129,14 @@ class LatentConfig:
         Raises:
             ModelError: A value out of its range, or two fields that exclude each other.
         """
-        if self.compute_dtype not in COMPUTE_DTYPES:
-            raise ModelError(
-                f"compute_dtype={self.compute_dtype!r} of the latent section must be one of {COMPUTE_DTYPES}."
-            )
-        if self.injection not in INJECTIONS:
-            raise ModelError(f"injection={self.injection!r} of the latent section must be one of {INJECTIONS}.")
+        for name, chosen, known in (
+            ("compute_dtype", self.compute_dtype, COMPUTE_DTYPES),
+            ("injection", self.injection, INJECTIONS),
+            ("format", self.format, FORMATS),
+            ("answer_format", self.answer_format, tuple(ANSWER_FORMATS)),
+        ):
+            if chosen not in known:
+                raise ModelError(f"{name}={chosen!r} of the latent section must be one of {known}.")
         self._check_mode()
         for name, value, least in (
             ("latents_per_step", self.latents_per_step, 1),

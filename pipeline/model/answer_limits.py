@@ -11,11 +11,14 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from ...data.problem import Problem
+from ..latent.config import LatentConfig
+from ..latent.latentize import latent_section
 from ..problems.encode import Encoded, encode
 from ..problems.readable_answers import compares
 from ..recipe.load import RecipeError
 from ..recipe.schema import Recipe
 from .load import load_tokenizer
+from .text_format import with_format
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +29,27 @@ def check_checkpoints_fit(recipe: Recipe, checkpoints: Mapping[str, Path], probl
     Args:
         checkpoints: Checkpoints to evaluate, by stage. That of sft writes text steps before the answer.
     """
-    _, tokenizer = load_tokenizer(next(iter(checkpoints.values())), recipe.model.trust_remote_code)
-    check_evaluation_fits(recipe, tokenizer, problems, "sft" in checkpoints)
+    config, tokenizer = load_tokenizer(next(iter(checkpoints.values())), recipe.model.trust_remote_code)
+    section = latent_section(config) or LatentConfig(**with_format(recipe, tokenizer, config).data.text_options)
+    check_evaluation_fits(recipe, tokenizer, problems, "sft" in checkpoints, section)
 
 
 def check_evaluation_fits(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], with_steps: bool
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    with_steps: bool,
+    config: LatentConfig,
 ) -> None:
-    """Checks that the answers fit into `evaluate.max_new_tokens`, see `check_answers_fit`."""
+    """Checks that the answers fit into `evaluate.max_new_tokens`, see `check_answers_fit`.
+
+    Args:
+        config: Says how problems are written.
+    """
     written = problems if with_steps else [replace(problem, steps=()) for problem in problems]
     room, is_compared = recipe.evaluate.max_new_tokens, compares(recipe.evaluate.scorer)
-    check_answers_fit("evaluate.max_new_tokens", room, encode(written, tokenizer), "measured", with_steps, is_compared)
+    encoded = encode(written, tokenizer, config)
+    check_answers_fit("evaluate.max_new_tokens", room, encoded, "measured", with_steps, is_compared)
 
 
 def check_answers_fit(

@@ -18,11 +18,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from ...data.answer_formats import HASH, answer_format_of
 from ...data.errors import DataError
 from ...data.problem import Problem
 from ..latent.config import ModelError
 from ..latent.tokens import SPECIAL_TOKENS, prepare_tokenizer
-from ..problems.encode import ANSWER_PREFIX
 from ..recipe.load import nearest
 from .load import make_reasoner
 
@@ -30,13 +30,17 @@ PAD, EOS, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 CONTROL = frozenset({PAD, EOS, UNKNOWN, *SPECIAL_TOKENS})
 
 
-def build_tokenizer(problems: Iterable[Problem]) -> PreTrainedTokenizerFast:
+def build_tokenizer(problems: Iterable[Problem], answer_format: str = HASH.name) -> PreTrainedTokenizerFast:
     """A tokenizer with one token for each word of the problems. White space separates words and leaves no token.
+
+    Args:
+        answer_format: How answers are written: `\\boxed{18}` is one word, and so is the `18.` that ends a sentence.
 
     Raises:
         DataError: A word that is the name of a control token.
     """
-    words: set[str] = set()
+    words, form = set[str](), answer_format_of(answer_format)
+    announces = form.before.split() if form.before.endswith(" ") else []
     for problem in problems:
         own = {word for text in (problem.question, *problem.steps, problem.answer) for word in text.split()}
         if own & CONTROL:
@@ -44,8 +48,8 @@ def build_tokenizer(problems: Iterable[Problem]) -> PreTrainedTokenizerFast:
                 f"The word {min(own & CONTROL)!r} of {problem.named} is the name of a control token of the tokenizer "
                 "that is built from the data. Write it in another way, or remove the row."
             )
-        words |= own
-    vocabulary = [PAD, EOS, UNKNOWN, ANSWER_PREFIX.strip(), *sorted(words - {ANSWER_PREFIX.strip()})]
+        words |= own.union(form.written(problem.answer).split())
+    vocabulary = [PAD, EOS, UNKNOWN, *announces, *sorted(words.difference(announces))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     wrapped = PreTrainedTokenizerFast(
@@ -81,16 +85,19 @@ def build_config(config: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> 
         return config_class(**{**fields, **special, "vocab_size": len(tokenizer)})
 
 
-def build_model(config: dict[str, Any], problems: Iterable[Problem], seed: int, folder: Path) -> None:
+def build_model(
+    config: dict[str, Any], problems: Iterable[Problem], seed: int, folder: Path, answer_format: str = HASH.name
+) -> None:
     """Builds an untrained model and its tokenizer and saves them as an ordinary Hugging Face folder.
 
     Args:
         config: See `build_config`.
+        answer_format: See `build_tokenizer`.
 
     Raises:
         ModelError: Unknown model type or config field values the model refuses.
     """
-    tokenizer = build_tokenizer(problems)
+    tokenizer = build_tokenizer(problems, answer_format)
     built = build_config(config, tokenizer)
     torch.manual_seed(seed)
     with _refusals_named():

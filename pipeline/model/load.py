@@ -25,8 +25,9 @@ from ..latent.latentize import (
     measure_embedding_rms,
 )
 from ..latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
+from ..problems.encode import text_end
 from .folder import check_config, check_model, check_vocabulary, not_loaded
-from .reasoner import Reasoner
+from .reasoner import Reasoner, eos_token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,15 @@ def make_reasoner(
         check_exact(model)
     if recorded is None:
         measure_embedding_rms(model)
+    if section.format == "chat":
+        _stop_at(model, text_end(tokenizer, section)[-1], tokenizer)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return Reasoner(model, tokenizer)
+
+
+def _stop_at(model: PreTrainedModel, token: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Enters a token, that which ends a turn, into those at which generation stops, ours and that of Transformers."""
+    known = eos_token_ids(model, tokenizer)
+    if token not in known:
+        model.generation_config.eos_token_id = [*known, token]

@@ -24,6 +24,13 @@ from ..system.files import follow_umask
 DEFAULT_NEW_TOKENS = 64
 
 
+def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer, that of the tokenizer first."""
+    declared = model.generation_config.eos_token_id
+    declared = [declared] if isinstance(declared, int) else list(declared or [])
+    return list(dict.fromkeys([tokenizer.eos_token_id, *declared]))
+
+
 @dataclass
 class Samples:
     """n samples of one prompt.
@@ -64,9 +71,7 @@ class Reasoner:
     @property
     def eos_token_ids(self) -> list[int]:
         """Every token that ends an answer, as the tokenizer and the model declare them."""
-        declared = self.model.generation_config.eos_token_id
-        declared = [declared] if isinstance(declared, int) else list(declared or [])
-        return list(dict.fromkeys([self.tokenizer.eos_token_id, *declared]))
+        return eos_token_ids(self.model, self.tokenizer)
 
     def prompt_ids(self, question: str, num_latents: int | None = None) -> list[int]:
         """Token ids of a question and its latent placeholders (default: as many as the checkpoint was trained for)."""

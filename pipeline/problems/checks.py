@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from ...data.answer_formats import HASH, answer_format_of
 from ...data.errors import DataError
 from ...data.problem import Problem
 from ..latent.config import ModelError
@@ -18,13 +19,16 @@ from .text import text_ids
 logger = logging.getLogger(__name__)
 
 
-def check_answers(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> None:
+def check_answers(
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, answer_format: str = HASH.name
+) -> None:
     """Checks that the tokenizer can write the answers that a model is measured by.
 
     Raises:
         DataError: An answer has a word that the tokenizer does not know, or takes for a control token.
     """
-    answers = [problem.answer for problem in problems]
+    form = answer_format_of(answer_format)
+    answers = [form.written(problem.answer) for problem in problems]
     for row, ids in enumerate(text_ids(answers, tokenizer, lambda row: f"The answer of {problems[row].named}")):
         if tokenizer.unk_token_id in ids:
             raise DataError(

@@ -10,6 +10,7 @@ from hashlib import sha256
 
 from accelerate import PartialState
 
+from ...data.answer_formats import HASH
 from ...data.gym import GymTask, generate_gym
 from ...data.loading import load_problems
 from ...data.problem import Problem
@@ -62,8 +63,8 @@ def load_all(recipe: Recipe, generate: int | None = None) -> Problems:
     source = recipe.data.train
     if generate is not None and source.size is not None:
         source = source.model_copy(update={"size": min(source.size, count + generate)})
-    loaded = load_source(source, "train", recipe.seed)
-    asked_at_end = load_source(recipe.data.eval, "eval", recipe.seed)
+    loaded = load_source(source, "train", recipe.seed, recipe.data.answer_format)
+    asked_at_end = load_source(recipe.data.eval, "eval", recipe.seed, recipe.data.answer_format)
     evaluation = _measured(recipe, asked_at_end)
     # All of them, also beyond evaluate.problems: what is trained on must not change with how a run is measured. Before
     # some are held out: nothing is chosen by evaluation problems.
@@ -120,7 +121,7 @@ def load_evaluation(recipe: Recipe) -> list[Problem]:
     Raises:
         UserError: Data cannot be read, or the scorer can read no answer.
     """
-    return _measured(recipe, load_source(recipe.data.eval, "eval", recipe.seed))
+    return _measured(recipe, load_source(recipe.data.eval, "eval", recipe.seed, recipe.data.answer_format))
 
 
 def _measured(recipe: Recipe, problems: list[Problem]) -> list[Problem]:
@@ -173,7 +174,7 @@ def _plain(question: str) -> str:
     return " ".join(question.split())
 
 
-def load_source(source: DataSource, split: Split, seed: int) -> list[Problem]:
+def load_source(source: DataSource, split: Split, seed: int, answer_format: str = HASH.name) -> list[Problem]:
     """Problems of a data source. `split`, train or eval, is that of a generated task; the two are disjoint."""
     if source.task is not None:
         assert source.size is not None
@@ -191,4 +192,5 @@ def load_source(source: DataSource, split: Split, seed: int) -> list[Problem]:
         limit=source.limit,
         step_splitter=source.step_splitter,
         streaming=source.streaming,
+        answer_format=answer_format,
     )

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from accelerate import PartialState
 
+from ...data.answer_formats import HASH, answer_format_of
 from ...data.errors import shown
 from ...data.problem import Problem
-from ...rewards.answers import MARKER
 from ...rewards.builtin import BUILTIN
 from ...rewards.errors import RewardError
 from ...rewards.score import call_reward, checked_reward, is_high
@@ -32,7 +32,7 @@ def check_scorer(recipe: Recipe, problems: Sequence[Problem], what: str) -> None
     """Checks that the scorer of the evaluation can read the answers of problems, see `check_golds`."""
     name = recipe.evaluate.scorer.strip()
     if name in BUILTIN:
-        check_golds(SCORER, name, problems, what)
+        check_golds(SCORER, name, problems, what, recipe.data.answer_format)
 
 
 def check_rewards(recipe: Recipe, train: Sequence[Problem], evaluation: Sequence[Problem]) -> None:
@@ -42,23 +42,24 @@ def check_rewards(recipe: Recipe, train: Sequence[Problem], evaluation: Sequence
     asked += [("evaluate.selection_reward", chooses, evaluation, "evaluation")] if chooses is not None else []
     for key, reward, problems, what in asked:
         if compares(reward.function):
-            check_golds(key, str(reward.function).strip(), problems, what)
+            check_golds(key, str(reward.function).strip(), problems, what, recipe.data.answer_format)
 
 
-def check_golds(key: str, name: str, problems: Sequence[Problem], what: str) -> None:
+def check_golds(key: str, name: str, problems: Sequence[Problem], what: str, answer_format: str = HASH.name) -> None:
     """Lets a built-in reward judge each problem's own answer. Warns how many it cannot read or takes for wrong.
 
     Args:
         key: The recipe key that names the reward.
         name: Of the reward.
         what: Word for the problems in the message, such as training.
+        answer_format: How answers are written.
 
     Raises:
         RewardError: The reward can read none of the answers, or lacks a column that it needs.
     """
     looked_at = problems[:: -(-len(problems) // LOOKED_AT) or 1]
-    texts = [[f"{MARKER} {problem.answer}"] for problem in looked_at]
-    judged = call_reward(checked_reward(name), looked_at, texts)
+    texts = [[answer_format_of(answer_format).written(problem.answer)] for problem in looked_at]
+    judged = call_reward(checked_reward(name), looked_at, texts, answer_format)
     unread = [problem.answer for problem, reward in zip(looked_at, judged, strict=True) if reward is None]
     read = [(p.answer, reward) for p, reward in zip(looked_at, judged, strict=True) if reward is not None]
     wrong = [answer for answer, reward in read if not is_high(reward)]

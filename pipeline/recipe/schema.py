@@ -134,6 +134,32 @@ class DataSection(Section):
     keep_overlap: bool = Field(
         False, description="train also on questions of eval; else they are left out of the training problems"
     )
+    format: Literal["plain", "chat", "auto"] = Field(
+        "plain", description="questions as lines, or as turns of the model's chat template; auto: chat for chat models"
+    )
+    system_prompt: str | None = Field(None, description="of format chat: the system turn before each question")
+    answer_format: Literal["hash", "boxed", "sentence"] = Field(
+        "hash", description="how answers are announced: ### 18, \\boxed{18}, or The answer is 18."
+    )
+
+    @model_validator(mode="after")
+    def _system_prompt_of_a_chat(self) -> DataSection:
+        if self.system_prompt is None:
+            return self
+        if self.format == "plain":
+            raise ValueError(
+                f"system_prompt {self.system_prompt[:60]!r} needs a chat template to stand in: set format: chat, or "
+                "remove it"
+            )
+        if not self.system_prompt.strip():
+            raise ValueError("system_prompt is empty; remove it for none")
+        return self
+
+    @property
+    def text_options(self) -> dict[str, Any]:
+        """Fields of `LatentConfig` that say how problems are written. Not while format is auto."""
+        assert self.format != "auto"
+        return {"format": self.format, "system_prompt": self.system_prompt, "answer_format": self.answer_format}
 
 
 # The modes that make all latents at once -> the key with the number of their passes.

@@ -90,6 +90,6 @@ def _build_base(recipe: Recipe, problems: list[Problem]) -> None:
         if PartialState().is_main_process and not is_done(folder):
             partial = folder / "final.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            build_model(recipe.model.config, problems, recipe.seed, partial)
+            build_model(recipe.model.config, problems, recipe.seed, partial, recipe.data.answer_format)
             partial.rename(folder / "final")
         PartialState().wait_for_everyone()

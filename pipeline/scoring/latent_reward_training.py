@@ -81,7 +81,7 @@ def draw_thoughts(
         )  # fmt: skip
         found = thought_states(reasoner, questions, [sample.latents[::shared] for sample in samples])
         states.append(found.unflatten(0, (len(part), count)).cpu())
-        judged = is_right(options.scorer, part, [sample.texts for sample in samples])
+        judged = is_right(options.scorer, part, [sample.texts for sample in samples], reasoner.config.answer_format)
         right.append(torch.tensor(judged.reshape(len(part), count, shared).mean(2), dtype=torch.float32))
     return Thoughts(torch.cat(states), torch.cat(right))
 

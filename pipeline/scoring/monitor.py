@@ -97,7 +97,10 @@ class Monitor:
         self, reasoner: Reasoner, problems: Sequence[Problem], chains: Sequence[list[int]]
     ) -> list[float | None]:
         """To the problem's own steps; None without steps."""
-        own = [[token for step in item.steps for token in step] for item in encode(problems, reasoner.tokenizer)]
+        own = [
+            [token for step in item.steps for token in step]
+            for item in encode(problems, reasoner.tokenizer, reasoner.config)
+        ]
         return [edit_distance(chain, steps) if steps else None for chain, steps in zip(chains, own, strict=True)]
 
     def _valid(self, problem: Problem, texts: Sequence[str]) -> float | None:

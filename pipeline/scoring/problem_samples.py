@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...data.answer_formats import HASH
+from ...data.conversation import as_json, as_question
 from ...rewards.answers import extract_answer
 from ...rewards.score import is_high
 from .sample_files import SamplesError, read_samples
@@ -29,6 +32,7 @@ class Sampled:
         latent_rewards: Latent reward of each thought, if a latent reward model was at hand.
         thought: What is read in each block of the thought that the model has without noise, where a monitor read it.
         monitored: The monitor's scores of it by name, see `ReadThought`.
+        answer_format: How the answers are announced, see `extract_answer`.
     """
 
     question: str
@@ -42,6 +46,7 @@ class Sampled:
     latent_rewards: list[float] | None = None
     thought: list[str] | None = None
     monitored: dict[str, float | None] | None = None
+    answer_format: str = HASH.name
 
     @classmethod
     def read(cls, path: Path) -> tuple[dict[str, Any], list[Sampled]]:
@@ -53,7 +58,17 @@ class Sampled:
         head, rows = read_samples(path)
         if not rows:
             raise SamplesError(f"{path} holds no samples.")
-        return head, [cls(**rows[place]) for place in sorted(rows)]
+        return head, [cls.from_dict(rows[place]) for place in sorted(rows)]
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Sampled:
+        """The samples of a row of a file."""
+        question = row["question"]
+        return cls(**{**row, "question": as_question(question, "samples") if isinstance(question, list) else question})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of a file."""
+        return {**asdict(self), "question": as_json(self.question)}
 
     @property
     def right(self) -> np.ndarray:
@@ -63,4 +78,4 @@ class Sampled:
     @property
     def answers(self) -> list[str]:
         """The answers, extracted and normalised, for majorities to count."""
-        return [extract_answer(text) for text in self.texts]
+        return [extract_answer(text, self.answer_format) for text in self.texts]

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from ...data.conversation import turns_of
 from ...rewards.answers import completion_text
 from ...rewards.checking import checked
 from ...rewards.errors import RewardError
@@ -60,9 +61,9 @@ class RewardModel:
     """A sequence classifier as a reward function `f(prompts, completions, **columns)`.
 
     The reward is the logit of a model with one label, and otherwise the probability of `label`. Question and completion
-    are given in the form that the tokenizer has for two texts: its chat template, with a user and an assistant message;
-    a pair, if it has a separator token; or else one text of two lines. A text that is too long for the model loses its
-    beginning; of a pair, the longer text does.
+    are given in the form that the tokenizer has for two texts: its chat template, with the question's turns and an
+    assistant message; a pair, if it has a separator token; or else one text of two lines. A text that is too long for
+    the model loses its beginning; of a pair, the longer text does.
 
     Args:
         name: Hub id or folder, with weights as safetensors. Code that comes with the model is not run.
@@ -106,7 +107,7 @@ class RewardModel:
         }  # fmt: skip
         if self.tokenizer.chat_template is not None:
             chats = [
-                [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+                [*turns_of(question), {"role": "assistant", "content": text}]
                 for question, text in zip(questions, texts, strict=True)
             ]
             try:

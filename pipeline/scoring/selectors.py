@@ -79,7 +79,7 @@ def selection_rewards(
     Raises:
         RewardError: The reward returns something else than rewards.
     """
-    given = call_reward(reward, problems, [row.texts for row in sampled])
+    given = call_reward(reward, problems, [row.texts for row in sampled], sampled[0].answer_format)
     values = np.array([np.nan if value is None else value for value in given], dtype=float)
     lowest = np.nanmin(values) if not np.isnan(values).all() else 0.0
     return np.where(np.isnan(values), lowest, values).reshape(len(problems), -1)

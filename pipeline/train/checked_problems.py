@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +15,7 @@ from ..latent.latentize import latent_section
 from ..latent.noise import parse_noise
 from ..latent.supervision import check_supervision
 from ..model.answer_limits import check_answers_fit, check_evaluation_fits
+from ..model.text_format import with_format
 from ..problems.checks import (
     check_answers,
     check_context,
@@ -42,20 +44,23 @@ def encode_checked(
         config: Transformers config of the base model.
 
     Returns:
-        The recipe with what it leaves to the data (see `with_latents_per_step`), and the problems.
+        The recipe with what it leaves to the data and the model (see `with_latents_per_step` and `with_format`), and
+        the problems.
 
     Raises:
         UserError: A part that tokenizes to nothing, a row longer than the context window at some level, steps or
             options that do not fit the supervision, a question without room for its answer, an answer that cannot be
             written, or a limit on new tokens that cuts every answer.
     """
-    encoded = encode(problems.train, tokenizer)
+    recipe = with_format(recipe, tokenizer, config)
+    text = LatentConfig(**recipe.data.text_options)
+    encoded = encode(problems.train, tokenizer, text)
     recipe = with_latents_per_step(recipe, encoded, tokenizer)
     window, section, latent = context_window(config.get_text_config()), recipe.curriculum, recipe.latent
     supervision = section.supervision if section is not None else "none"
     levels = shown_levels(recipe, problems.train)
     style = Format(
-        LatentConfig(latents_per_step=latent.block_size, delimiters=latent.delimiters),
+        replace(text, latents_per_step=latent.block_size, delimiters=latent.delimiters),
         section is None or section.pad_latents,
     )
     check_context(encoded, levels, style, window)
@@ -66,11 +71,11 @@ def encode_checked(
     most = _most_latents(recipe, levels, config)
     block = latent_block(most, style.config)
     measured = [*problems.held_out, *problems.evaluation]
-    check_answers(measured, tokenizer)
+    check_answers(measured, tokenizer, recipe.data.answer_format)
     questions = [problem.question for problem in measured]
     prompts = encode_prompts(questions, most, tokenizer, style.config)
     check_room(questions, prompts, recipe.evaluate.max_new_tokens, window)
-    check_evaluation_fits(recipe, tokenizer, measured, with_steps=recipe.sft is not None)
+    check_evaluation_fits(recipe, tokenizer, measured, recipe.sft is not None, text)
     if recipe.rl is not None:
         if most == 0 and parse_noise(recipe.rl.noise) is not None:
             raise RecipeError(
@@ -78,7 +83,7 @@ def encode_checked(
             )
         room = recipe.rl.trainer.get("max_completion_length", GRPOConfig.max_completion_length)
         _check_rollouts_fit(recipe, recipe.rl, room, encoded, most)
-        rl_rows(problems.train, most)
+        rl_rows(problems.train, most, recipe.data.answer_format)
         rows = [item.question + block for item in encoded]
         check_room([problem.question for problem in problems.train], rows, room, window)
     return recipe, encoded

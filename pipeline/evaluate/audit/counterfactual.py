@@ -74,7 +74,7 @@ def measure_counterfactual(
     others = [other for other in changed if other is not None]
     theirs = answer(reasoner, others, settings)
     mixed = answer(reasoner, originals, settings, theirs.latents)
-    follow = is_right(settings.scorer, others, [[text] for text in mixed.texts])[:, 0]
+    follow = is_right(settings.scorer, others, [[text] for text in mixed.texts], reasoner.config.answer_format)[:, 0]
     stay, known = mixed.right, own.right[rows] & theirs.right
     return Counterfactual(
         original=Mean.share(own.right[rows], settings.bootstrap, seed),

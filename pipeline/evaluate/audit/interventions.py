@@ -74,7 +74,7 @@ def answer(
         [sample.token_ids[0] for sample in samples],
         torch.cat([sample.latents for sample in samples]).float().cpu(),
         torch.tensor([sample.num_latents[0] for sample in samples]),
-        is_right(settings.scorer, problems, [[text] for text in texts])[:, 0],
+        is_right(settings.scorer, problems, [[text] for text in texts], reasoner.config.answer_format)[:, 0],
     )
 
 
@@ -193,11 +193,14 @@ def measure_effect(
     rows = intervention.rows
     problems = [own.problems[row] for row in rows]
     under = answer(reasoner, problems, settings, intervention.latents)
-    same = [extract_answer(own.texts[row]) == extract_answer(text) for row, text in zip(rows, under.texts, strict=True)]
+    form = reasoner.config.answer_format
+    before = [extract_answer(own.texts[row], form) for row in rows]
+    same = [text == extract_answer(now, form) for text, now in zip(before, under.texts, strict=True)]
     donor = None
     if intervention.donors is not None:
         donors = [own.problems[row] for row in intervention.donors]
-        donor = _share(is_right(settings.scorer, donors, [[text] for text in under.texts])[:, 0], settings, seed)
+        follows = is_right(settings.scorer, donors, [[text] for text in under.texts], form)[:, 0]
+        donor = _share(follows, settings, seed)
     right = own.right[rows]
     return Effect(
         intervention.name,

@@ -122,7 +122,8 @@ def _beside_steps(reasoner: Reasoner, own: Answers, tokens: Tensor) -> list[list
 
     None where there is no latent, or where the latent stands for no token.
     """
-    c, encoded, read = reasoner.config.latents_per_step, encode(own.problems, reasoner.tokenizer), tokens.tolist()
+    c, read = reasoner.config.latents_per_step, tokens.tolist()
+    encoded = encode(own.problems, reasoner.tokenizer, reasoner.config)
     is_labelled = reasoner.config.supervision == "step_tokens"
 
     def meant(steps: list[list[int]], place: int) -> int | None:

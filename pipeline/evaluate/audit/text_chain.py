@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ....data.answer_formats import answer_format_of
 from ....data.problem import Problem
-from ....rewards.answers import MARKER
 from ....rewards.score import is_right
 from ...latent.sampling.generate import pad_left
 from ...latent.supervision import IGNORE
@@ -70,7 +70,7 @@ def measure_text(
     thoughts = [row[:length] for row, length in zip(ids, lengths, strict=True)]
     parts = [slice(begin, begin + BATCH) for begin in range(0, len(ids), BATCH)]
     entropies = torch.cat([_entropies(reasoner, questions[part], thoughts[part]) for part in parts])
-    right = is_right(settings.scorer, problems, [[text] for text in texts])[:, 0]
+    right = is_right(settings.scorer, problems, [[text] for text in texts], reasoner.config.answer_format)[:, 0]
     return TextThought(
         checkpoint,
         accuracy=Mean.share(right, settings.bootstrap, seed),
@@ -93,10 +93,10 @@ def compressed_bits(tokens: Sequence[int]) -> float:
 
 def thought_length(reasoner: Reasoner, ids: Sequence[int]) -> int:
     """Number of tokens before the marker of the answer; all tokens if there is no marker."""
-    text = ""
+    text, marker = "", answer_format_of(reasoner.config.answer_format).marker
     for length, piece in enumerate(reasoner.tokenizer.batch_decode([[token] for token in ids])):
         text += piece
-        if MARKER in text:
+        if marker.search(text):
             return length
     return len(ids)
 

@@ -83,5 +83,6 @@ class Promotion(TrainerCallback):
                 max_new_tokens=self.settings.max_new_tokens,
                 batch_size=self.settings.batch_size,
             )
-        right = is_right(self.settings.scorer, mine, [sample.texts for sample in samples]).sum()
+        texts, answer_format = [sample.texts for sample in samples], self.reasoner.config.answer_format
+        right = is_right(self.settings.scorer, mine, texts, answer_format).sum()
         return float(reduce(torch.tensor(float(right), device=state.device), "sum")) / len(self.problems)

@@ -85,7 +85,9 @@ def _finish(
         write_whole(folder / REPORT, json.dumps({"stopped": stopped, "kept": kept, "visits": reports}, indent=1))
         if kept is None:
             model = recipe.model
-            started = load_reasoner(base, trust_remote_code=model.trust_remote_code, dtype=model.dtype)
+            started = load_reasoner(
+                base, trust_remote_code=model.trust_remote_code, dtype=model.dtype, **recipe.data.text_options
+            )
             started.save_pretrained(folder / "final.partial")
             (folder / "final.partial").rename(folder / "final")
         else:

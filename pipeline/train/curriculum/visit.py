@@ -149,6 +149,7 @@ def load_for_level(recipe: Recipe, plan: ArmPlan, level: Level, base: str | Path
         window=latent.window,
         sees_question=latent.sees_question,
         backprop_steps=latent.backprop_steps,
+        **recipe.data.text_options,
     )
     measure_embedding_rms(reasoner.model)
     return reasoner

@@ -68,6 +68,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         self._gradients = LatentGradients()
         super().__init__(model=reasoner.model, processing_class=reasoner.tokenizer, **kwargs)
         reasoner.model.latent_watch = self._gradients
+        self.eos_token_ids = reasoner.eos_token_ids  # a chat also ends with its turn
         self.aux_loss_enabled = False  # the replay does not return the load-balancing loss of mixtures of experts
         if self.ref_model is not None:
             # TRL loads the reference as a plain model and gives it a forward of its own.

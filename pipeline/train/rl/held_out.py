@@ -136,4 +136,5 @@ class HeldOutCallback(TrainerCallback):
 
     def _judged(self, problems: Sequence[Problem], samples: Sequence[Samples]) -> np.ndarray:
         """Whether each sample of each problem is right (P, n)."""
-        return is_right(self.settings.scorer, problems, [sample.texts for sample in samples])
+        texts, answer_format = [sample.texts for sample in samples], self.reasoner.config.answer_format
+        return is_right(self.settings.scorer, problems, texts, answer_format)

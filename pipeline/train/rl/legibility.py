@@ -56,7 +56,9 @@ def _labels(reasoner: Reasoner, problems: Sequence[Problem]) -> Tensor:
     """The token (P, L) that each latent should say, -100 for none."""
     style = Format(reasoner.config, eos_token_id=reasoner.tokenizer.eos_token_id)
     count = reasoner.config.num_latents
-    return torch.tensor([style.slot_labels(item, count) for item in encode(problems, reasoner.tokenizer)])
+    return torch.tensor(
+        [style.slot_labels(item, count) for item in encode(problems, reasoner.tokenizer, reasoner.config)]
+    )
 
 
 def _means(readout: Readout, labels: Tensor) -> list[float]:

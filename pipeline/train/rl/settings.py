@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig
 
+from ....data.answer_formats import HASH
 from ....data.errors import DataError
 from ....data.problem import Problem
 from ...latent.noise import parse_noise
@@ -34,7 +35,7 @@ TRL_COLUMNS = {
 }  # fmt: skip
 
 
-def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
+def rl_rows(problems: list[Problem], num_latents: int, answer_format: str = HASH.name) -> list[dict[str, Any]]:
     """Rows of the RL dataset; all columns but `prompt` reach the reward functions.
 
     Raises:
@@ -51,6 +52,7 @@ def rl_rows(problems: list[Problem], num_latents: int) -> list[dict[str, Any]]:
             "question": problem.question,
             "steps": list(problem.steps),
             "answer": problem.answer,
+            "answer_format": answer_format,
             "num_latents": num_latents,
         }
         for problem in problems

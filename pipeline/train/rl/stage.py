@@ -49,6 +49,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         base,
         trust_remote_code=model.trust_remote_code,
         dtype=model.dtype,
+        **context.recipe.data.text_options,
         noise=str(settings.noise) if settings.noise else None,
     )
     if reasoner.config.supervision != "step_tokens":
@@ -85,7 +86,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         )  # fmt: skip
         callbacks.append(held_out)
     labels = _step_labels(context, section.step_tokens_weight, reasoner)
-    rows = RowCollator(rl_rows(context.train, reasoner.config.num_latents))
+    rows = RowCollator(rl_rows(context.train, reasoner.config.num_latents, reasoner.config.answer_format))
     trainer = _trainer_of(section, reasoner, settings)(
         reward_funcs=rewards,
         args=args,
