@@ -27,13 +27,9 @@ def check_model(name: str) -> None:
     Raises:
         ModelError: It does not, or there is no folder and the name cannot be a hub id.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.exists():
-            raise ModelError(f"{name} is a file. Name the folder that holds the model's config.json and weights.")
-        if not HUB_ID.fullmatch(name) or name.startswith("."):
-            raise ModelError(f"There is no folder {name}. Check the path; relative ones start at {Path.cwd()}.")
+    if not is_folder(name):
         return
+    folder = Path(name)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         raise ModelError(
@@ -47,10 +43,29 @@ def check_model(name: str) -> None:
     _check_weights(folder)
 
 
+def is_folder(name: str) -> bool:
+    """Whether a name is that of a folder. Any other one must be such as the hub has.
+
+    Raises:
+        ModelError: It is a file, or neither a folder nor a name that the hub could have.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return True
+    if path.suffix == ".gguf" and path.exists():
+        raise ModelError(f"{name} is a file. Name its folder, {path.parent}, and model.gguf_file: {path.name}.")
+    if path.exists():
+        raise ModelError(f"{name} is a file. Name the folder that holds the model's config.json and weights.")
+    if not HUB_ID.fullmatch(name) or name.startswith("."):
+        raise ModelError(f"There is no folder {name}. Check the path; relative ones start at {Path.cwd()}.")
+    return False
+
+
 def _advice(folder: Path) -> str:
     """What to name in place of a folder that holds no model."""
-    if any(folder.glob("*.gguf")):
-        return "GGUF files cannot be trained. Name the model that they were made from."
+    ggufs = sorted(file.name for file in folder.glob("*.gguf"))
+    if ggufs:
+        return f"To take its GGUF weights, name their file in the recipe: model.gguf_file: {' or '.join(ggufs)}."
     finals = sorted(str(final) for final in folder.glob("*/final") if final.is_dir())
     if finals:
         return f"It is a run folder. Name one of its checkpoints: {', '.join(finals)}."

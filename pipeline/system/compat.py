@@ -15,6 +15,8 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch._dynamo.eval_frame import OptimizedModule
+from transformers.integrations.gguf import GGUF_CONFIG_ARCHS, read_gguf_metadata
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 from transformers.utils import cached_file
 
 # Releases that the private parts were checked with.
@@ -75,6 +77,20 @@ def find_file(name: str, file: str, required: bool = False) -> str | None:
         OSError: It has none, and the file is required.
     """
     return cached_file(name, file, _raise_exceptions_for_missing_entries=required)
+
+
+def gguf_architectures() -> list[str]:
+    """Transformers: the architectures that it reads from GGUF files, by their names there."""
+    in_files = {"gpt_oss": "gpt-oss", "minimax_m2": "minimax-m2", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+    every_file_has = {"general", "tokenizer"}
+    known = {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS} - every_file_has
+    return sorted(in_files.get(name, name) for name in known)
+
+
+def read_gguf_architecture(path: str) -> str:
+    """Transformers: the architecture of the model in a GGUF file."""
+    metadata, _ = read_gguf_metadata(path)
+    return metadata["general.architecture"]
 
 
 def checkpoints_reentrantly(layer: Any) -> bool:
