@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..data.answer_formats import HASH, answer_format_of
 from ..data.errors import DataError, reason, shown
 from ..data.gym_library import LIBRARY, missing, verifier
-from ..data.problem import MARKER
 from .answers import completion_text
 from .errors import RewardError
 
@@ -22,11 +22,13 @@ def reasoning_gym(
     prompts: Sequence[Any],
     completions: Sequence[Any],
     entry: Sequence[Mapping[str, Any] | None] | None = None,
+    answer_format: Sequence[str] | None = None,
     **_: Any,
 ) -> list[float | None]:
-    """The score in [0, 1] that the task's own verifier gives to the text after the last `###`.
+    """The score in [0, 1] that the task's own verifier gives to the answer that a completion announces.
 
-    Without `###` the whole completion counts. The column `entry` is that of problems from a source `reasoning_gym`; a
+    Where none is announced the whole completion counts. The column `answer_format` says how it is; without it `hash`.
+    The column `entry` is that of problems from a source `reasoning_gym`; a
     problem without one gives None. An answer on which the verifier fails, though it can judge the problem's own answer,
     is a wrong one: 0.0.
 
@@ -38,9 +40,10 @@ def reasoning_gym(
             "The reward 'reasoning_gym' received no column 'entry'. Problems of a source reasoning_gym have it; add "
             "the column to the data, or choose another reward."
         )
+    formats = [answer_format_of(name) for name in answer_format or [HASH.name] * len(completions)]
     return [
-        None if given is None else _score(given, completion_text(completion).rpartition(MARKER)[2].strip())
-        for completion, given in zip(completions, entry, strict=True)
+        None if given is None else _score(given, form.read(completion_text(completion)).strip())
+        for completion, given, form in zip(completions, entry, formats, strict=True)
     ]
 
 
