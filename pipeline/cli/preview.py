@@ -122,4 +122,4 @@ def recipe_tokenizer(recipe: Recipe, problems: Problems) -> tuple[Any, PreTraine
         tokenizer = build_tokenizer(shown, recipe.data.answer_format)
         return build_config(model.config, tokenizer), tokenizer
     assert model.name_or_path is not None
-    return load_tokenizer(model.name_or_path, model.trust_remote_code)
+    return load_tokenizer(model.name_or_path, model.trust_remote_code, model.gguf_file)

@@ -27,6 +27,7 @@ from ..latent.latentize import (
 from ..latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
 from ..problems.encode import text_end
 from .folder import check_config, check_model, check_vocabulary, not_loaded
+from .gguf import check_gguf
 from .reasoner import Reasoner, eos_token_ids
 
 logger = logging.getLogger(__name__)
@@ -102,17 +103,27 @@ def _load_model(name: str, trust_remote_code: bool, dtype: torch.dtype) -> PreTr
     return model
 
 
-def load_tokenizer(name_or_path: str | Path, trust_remote_code: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_tokenizer(
+    name_or_path: str | Path, trust_remote_code: bool = False, gguf_file: str | None = None
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """The config of a model, and its tokenizer with the tokens that latents need; no weights.
+
+    Args:
+        gguf_file: The file in `name_or_path` that they are read from. None: the folder's own.
 
     Raises:
         ModelError: Nothing to load there, or no causal language model in full precision with its tokenizer.
     """
     name = os.path.expanduser(name_or_path)
-    check_model(name)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if gguf_file is None:
+        check_model(name)
+    else:
+        check_gguf(name, gguf_file)
+        options["gguf_file"] = gguf_file
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except Exception as error:  # those who read tokenizers raise errors of every kind
         raise not_loaded(name, error) from error
     check_config(name, config, trust_remote_code)

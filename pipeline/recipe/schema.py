@@ -41,6 +41,9 @@ class ModelSection(Section):
     """The base model: a trained one by name_or_path, or an untrained one by config. Give one of the two."""
 
     name_or_path: HomePath | None = Field(None, description="hub id or folder of a trained model")
+    gguf_file: str | None = Field(
+        None, description="a GGUF file in name_or_path, whose weights are dequantised into base/final; needs gguf"
+    )
     config: dict[str, Any] | None = Field(
         None, description="of an untrained model: model_type and fields of that Transformers config"
     )
@@ -64,6 +67,8 @@ class ModelSection(Section):
     def _one_origin(self) -> ModelSection:
         if (self.name_or_path is None) == (self.config is None):
             raise ValueError("give exactly one of name_or_path (hub id or folder) and config (to build a new model)")
+        if self.gguf_file is not None and self.name_or_path is None:
+            raise ValueError(f"gguf_file={self.gguf_file} is a file in name_or_path, which is missing")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("config needs a model_type, for example gpt2")
         return self

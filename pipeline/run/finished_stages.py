@@ -36,8 +36,9 @@ def trained_stages(recipe: Recipe, folder: Path) -> dict[str, Path]:
 
 def checkpoint_of(recipe: Recipe, stage: str) -> str | Path:
     """Where the final weights of a stage are. For `base` it may be the hub id or folder that the recipe names."""
-    if stage == "base" and recipe.model.name_or_path is not None:
-        return recipe.model.name_or_path
+    model = recipe.model
+    if stage == "base" and model.name_or_path is not None and model.gguf_file is None:
+        return model.name_or_path
     return recipe.folder / stage / "final"
 
 

@@ -12,6 +12,7 @@ from accelerate.utils import set_seed
 from ...data.problem import Problem
 from ..evaluate.measure import Measurement
 from ..model.build import build_model
+from ..model.gguf import convert_gguf
 from ..model.load import load_tokenizer
 from ..problems.load import load_all
 from ..recipe.schema import Recipe
@@ -84,12 +85,20 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
 
 
 def _build_base(recipe: Recipe, problems: list[Problem]) -> None:
-    """Leaves a new model in `base/final` where the recipe has model.config. Its vocabulary covers the problems."""
+    """Leaves a model in `base/final` where the recipe has model.config or model.gguf_file.
+
+    The vocabulary of a new model covers the problems.
+    """
     folder = recipe.folder / "base"
-    if recipe.model.config is not None:
-        if PartialState().is_main_process and not is_done(folder):
-            partial = folder / "final.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            build_model(recipe.model.config, problems, recipe.seed, partial, recipe.data.answer_format)
-            partial.rename(folder / "final")
-        PartialState().wait_for_everyone()
+    model = recipe.model
+    if model.config is None and model.gguf_file is None:
+        return
+    if PartialState().is_main_process and not is_done(folder):
+        partial = folder / "final.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        if model.config is not None:
+            build_model(model.config, problems, recipe.seed, partial, recipe.data.answer_format)
+        else:
+            convert_gguf(str(model.name_or_path), str(model.gguf_file), partial)
+        partial.rename(folder / "final")
+    PartialState().wait_for_everyone()

@@ -44,7 +44,7 @@ def check_recipe_lora(recipe: Recipe) -> None:
     if model.config is not None:
         check_lora_modules(options, build_config(model.config, build_tokenizer([])))
     elif Path(str(model.name_or_path)).is_dir():
-        config, _ = load_tokenizer(str(model.name_or_path), model.trust_remote_code)
+        config, _ = load_tokenizer(str(model.name_or_path), model.trust_remote_code, model.gguf_file)
         check_lora_modules(options, config, model.trust_remote_code)
 
 

@@ -163,13 +163,15 @@ REFUSED = [
     BadDay(
         "a folder with nothing but a GGUF file",
         CHECK,
-        "{folder}/model has no config.json. GGUF files cannot be trained. Name the model that they were made from.",
+        "{folder}/model has no config.json. To take its GGUF weights, name their file in the recipe: "
+        "model.gguf_file: model.Q4_1.gguf.",
         before=_but(_gguf),
     ),
     BadDay(
         "a GGUF file beside a config",
         CHECK,
-        "{folder}/model has no weights but GGUF. GGUF files cannot be trained.",
+        "{folder}/model has no weights but GGUF. To take its GGUF weights, name their file in the recipe: "
+        "model.gguf_file: model.gguf.",
         before=_but(lambda folder: (folder / "model.safetensors").rename(folder / "model.gguf")),
     ),
     BadDay(
