@@ -61,17 +61,17 @@ class Chat:
             )
         chat = cls(tokenizer, system_prompt, ())
         question = turns_of(_QUESTION)
-        prompt = chat._checked_prompt(question)
+        prompt = chat.checked_prompt(question)
         answered = [*question, {"role": "assistant", "content": _SOLUTION}]
-        whole = chat._text(chat._with_system(answered), "the assistant's turn")
+        whole = chat.text_of(chat.with_system(answered), "the assistant's turn")
         between, found, behind = whole.removeprefix(prompt).partition(_SOLUTION)
-        if not whole.startswith(prompt) or not found or chat._control_in(between):
+        if not whole.startswith(prompt) or not found or chat.control_tokens_in(between):
             raise ModelError(
                 "The chat template does not hold an assistant's turn that begins where the prompt ends: with "
                 f"add_generation_prompt it writes {shown(prompt[-40:])}, and before an answer "
                 f"{shown(whole.partition(_SOLUTION)[0][-40:])}. {REMEDY}."
             )
-        return cls(tokenizer, system_prompt, chat._turn_end(behind))
+        return cls(tokenizer, system_prompt, chat.end_behind(behind))
 
     def prompt_ids(self, questions: Sequence[str], name: Callable[[int], str]) -> list[list[int]]:
         """Token ids of questions as turns, up to and with what opens the assistant's turn.
@@ -85,7 +85,7 @@ class Chat:
         """
         for place, question in enumerate(questions):
             check_unicode(question, name(place))
-        chats = [self._with_system(turns_of(question)) for question in questions]
+        chats = [self.with_system(turns_of(question)) for question in questions]
         if not chats:
             return []
         try:
@@ -118,7 +118,7 @@ class Chat:
                 f"{name} has the turns {list(roles)}, of which the chat template drops that of the {dropped[0]}. "
                 "Remove it, or write its text into another turn."
             )
-        return self._control_in(text)
+        return self.control_tokens_in(text)
 
     def _ids(self, chats: list[list[dict[str, str]]]) -> list[list[int]]:
         return self._rendered(chats, tokenize=True, sanitize_control_tokens=True, return_dict=False)
@@ -132,28 +132,28 @@ class Chat:
                 "remove it."
             ) from error
 
-    def _with_system(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    def with_system(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
         if self.system_prompt is None or messages[0]["role"] == "system":
             return messages
         return [{"role": "system", "content": self.system_prompt}, *messages]
 
-    def _checked_prompt(self, question: list[dict[str, str]]) -> str:
+    def checked_prompt(self, question: list[dict[str, str]]) -> str:
         """The text of a prompt, which holds the question and the system prompt."""
-        prompt = self._text(question, "a question")
+        prompt = self.text_of(question, "a question")
         if _QUESTION not in prompt:
             raise ModelError(f"The chat template does not write the question: {shown(prompt)}. {REMEDY}.")
         if self.system_prompt is None:
             return prompt
         remove = "Remove data.system_prompt, or write it into the questions."
         try:
-            prompt = self._rendered(self._with_system(question), tokenize=False)
+            prompt = self._rendered(self.with_system(question), tokenize=False)
         except TemplateError as error:
             raise ModelError(f"The chat template takes no system turn: {reason(error)}. {remove}") from error
         if self.system_prompt.strip() not in prompt:
             raise ModelError(f"The chat template drops the system turn {shown(self.system_prompt)}. {remove}")
         return prompt
 
-    def _text(self, messages: list[dict[str, str]], what: str) -> str:
+    def text_of(self, messages: list[dict[str, str]], what: str) -> str:
         try:
             return self._rendered(messages, messages[-1]["role"] == "user", tokenize=False)
         except UNFIT as error:
@@ -167,12 +167,12 @@ class Chat:
             **options,
         )
 
-    def _control_in(self, text: str) -> list[int]:
+    def control_tokens_in(self, text: str) -> list[int]:
         """The control tokens in what a template wrote."""
         control = control_ids(self.tokenizer)
         return [token for token in self.tokenizer(text, add_special_tokens=False)["input_ids"] if token in control]
 
-    def _turn_end(self, behind: str) -> tuple[int, ...]:
+    def end_behind(self, behind: str) -> tuple[int, ...]:
         ids, control = self.tokenizer(behind, add_special_tokens=False)["input_ids"], control_ids(self.tokenizer)
         places = [place for place, token in enumerate(ids) if token in control]
         return tuple(ids[: places[0] + 1]) if places else (self.tokenizer.eos_token_id,)
