@@ -12,8 +12,8 @@ from accelerate.utils import set_seed
 from ...data.problem import Problem
 from ..evaluate.measure import Measurement
 from ..model.build import build_model
-from ..model.gguf import convert_gguf
-from ..model.load import load_tokenizer
+from ..model.gguf import load_gguf
+from ..model.load import load_tokenizer, make_reasoner
 from ..problems.load import load_all
 from ..recipe.schema import Recipe
 from ..system.activity import NOW, doing
@@ -99,6 +99,7 @@ def _build_base(recipe: Recipe, problems: list[Problem]) -> None:
         if model.config is not None:
             build_model(model.config, problems, recipe.seed, partial, recipe.data.answer_format)
         else:
-            convert_gguf(str(model.name_or_path), str(model.gguf_file), partial)
+            # With the latent tokens, which TRL's reference model needs where RL is the first stage.
+            make_reasoner(*load_gguf(str(model.name_or_path), str(model.gguf_file))).save_pretrained(partial)
         partial.rename(folder / "final")
     PartialState().wait_for_everyone()
