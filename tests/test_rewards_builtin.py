@@ -275,4 +275,5 @@ def test_every_built_in_is_registered_under_its_own_name():
     assert {name: reward.__name__ for name, reward in BUILTIN.items()} == {name: name for name in BUILTIN}
     assert set(BUILTIN) == {
         "exact_match", "numeric_match", "answer_format", "valid_path", "latent_cost", "length_cost", "math_verify",
+        "reasoning_gym",
     }  # fmt: skip
