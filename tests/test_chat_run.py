@@ -53,9 +53,9 @@ def changes(folder, *more):
     data = f"{{path: '{folder / 'data.jsonl'}'}}"
     return [
         f"output_dir={folder / 'outputs'}", "model.config=null", f"model.name_or_path={folder / 'llama-tiny-instruct'}",
-        f"data.train={data}", f"data.eval={data}", "data.keep_overlap=true", "data.format=auto", f"data.system_prompt={SYSTEM}",
-        "data.answer_format=boxed", "evaluate.max_new_tokens=16", "evaluate.problems=8", "tracking.wandb=false",
-        "rl.trainer.max_completion_length=16", "curriculum.supervision=none",
+        f"data.train={data}", f"data.eval={data}", "data.keep_overlap=true", "data.format=auto",
+        f"data.system_prompt={SYSTEM}", "data.answer_format=boxed", "evaluate.max_new_tokens=16", "evaluate.problems=8",
+        "tracking.wandb=false", "rl.trainer.max_completion_length=16", "curriculum.supervision=none",
         *(f"{stage}.trainer.max_steps=1" for stage in ("sft", "curriculum", "rl")), *more,
     ]  # fmt: skip
 

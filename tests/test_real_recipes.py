@@ -96,8 +96,9 @@ def test_gsm8k_gpt2(tmp_path):
 @needs_data
 @pytest.mark.parametrize(("name", "save", "c"), [("gpt2", save_gpt2, 13), ("llama1b", save_llama, 25)])
 def test_gsm8k_lotus(tmp_path, caplog, name, save, c):
+    few = "curriculum.last_level_trainer.max_steps=2"  # the preset has tens of epochs there
     train, evaluation = DATA / "gsm8k_aug_valid.json", DATA / "gsm8k_test.jsonl"
-    reasoner = run_small(f"gsm8k_{name}_lotus", save, tmp_path, train, evaluation, "model.dtype=float32")
+    reasoner = run_small(f"gsm8k_{name}_lotus", save, tmp_path, train, evaluation, "model.dtype=float32", few)
     section = reasoner.config
     assert (section.num_latents, section.latents_per_step, section.level) == (6 * c, c, 6)
     assert (section.mode, section.loops, section.injection, section.thought_source) == ("looped", 6, "add", "raw")
