@@ -55,7 +55,7 @@ def common_stages(cell: Cell, source: Cell) -> list[str]:
 def depends_on(recipe: Recipe) -> dict[str, Any]:
     """For each stage, in the order of training, what its weights depend on besides the stage before."""
     return {
-        "base": (recipe.seed, recipe.plugins, recipe.model, recipe.data, recipe.latent),
+        "base": (recipe.seed, recipe.plugins, recipe.model, recipe.data),
         "sft": (recipe.sft, recipe.held_out),
-        "curriculum": (recipe.curriculum, recipe.evaluate.scorer, recipe.evaluate.max_new_tokens),
+        "curriculum": (recipe.latent, recipe.curriculum, recipe.evaluate.scorer, recipe.evaluate.max_new_tokens),
     }

@@ -40,6 +40,7 @@ def load_reasoner(
     supervised: bool = False,
     trust_remote_code: bool = False,
     dtype: Any = None,
+    attn_implementation: str | None = None,
     **latent_options: Any,
 ) -> Reasoner:
     """Loads a checkpoint of ours, or any Hugging Face causal language model to become one.
@@ -50,6 +51,7 @@ def load_reasoner(
         supervised: Also load the module of the section's supervision, to train on or to read thoughts.
         dtype: What it computes in: float32, bfloat16 (under autocast, with weights in float32) or float64. Default:
             what it was trained in, float32 for a model of others.
+        attn_implementation: Attention of Transformers, sdpa or eager. Default: Transformers' own choice.
         latent_options: Fields of `LatentConfig` to set, such as thought_source. Default: those of the checkpoint.
 
     Raises:
@@ -67,13 +69,13 @@ def load_reasoner(
             "final/ folder of a run, or train the model first."
         )
     computes_in = latent_options.setdefault("compute_dtype", (recorded or LatentConfig()).compute_dtype)
-    model = _load_model(name, trust_remote_code, weight_dtype(computes_in))
+    model = _load_model(name, trust_remote_code, weight_dtype(computes_in), attn_implementation)
     reasoner = make_reasoner(model, tokenizer, supervised, **latent_options)
     load_modules(reasoner.model, name)
     return reasoner
 
 
-def _load_model(name: str, trust_remote_code: bool, dtype: torch.dtype) -> PreTrainedModel:
+def _load_model(name: str, trust_remote_code: bool, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
     """A model with its weights. Transformers' report of unused weights would name our modules, which come later."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -82,6 +84,7 @@ def _load_model(name: str, trust_remote_code: bool, dtype: torch.dtype) -> PreTr
             name,
             trust_remote_code=trust_remote_code,
             dtype=dtype,
+            attn_implementation=attention,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with their names

@@ -51,6 +51,9 @@ class ModelSection(Section):
         "float32", description="what all stages and measurements compute in; weights are float32"
     )
     trust_remote_code: bool = Field(False, description="run the code that comes with a model on the hub")
+    attn_implementation: Literal["sdpa", "eager"] | None = Field(
+        None, description="attention of Transformers, sdpa or eager; None: its default for the model"
+    )
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; None: all weights are trained")
 
     @field_validator("dtype", mode="before")
@@ -62,6 +65,21 @@ class ModelSection(Section):
                 "matrix products in half precision over weights in float32"
             )
         return value
+
+    @field_validator("attn_implementation", mode="before")
+    @classmethod
+    def _takes_masks(cls, value: Any) -> Any:
+        if value not in ("sdpa", "eager", None):
+            raise ValueError(
+                f"{value!r} takes no mask of its own for each row, which latents need in batches of rows of different "
+                "lengths: take sdpa, the fastest on a GPU, or eager"
+            )
+        return value
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Arguments of `load_reasoner` that hold for every checkpoint of a run."""
+        return self.model_dump(include={"trust_remote_code", "dtype", "attn_implementation"})
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSection:

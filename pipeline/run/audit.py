@@ -99,8 +99,7 @@ def _load(recipe: Recipe, checkpoint: Path) -> Subject:
         checkpoint,
         trained=True,
         supervised=has_supervision(str(checkpoint)),
-        trust_remote_code=recipe.model.trust_remote_code,
-        dtype=recipe.model.dtype,
+        **recipe.model.loading,
     )
     reasoner.model.to(PartialState().device).eval()
     return Subject(str(checkpoint), reasoner)

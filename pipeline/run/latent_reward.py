@@ -57,8 +57,7 @@ def train_reward_model(
     if target.exists():
         raise RunError(f"{target} exists. Move it away, or name another folder with --output.")
     check_writable(target, "--output")
-    model = recipe.model
-    reasoner = load_reasoner(checkpoints[name], trust_remote_code=model.trust_remote_code, dtype=model.dtype)
+    reasoner = load_reasoner(checkpoints[name], **recipe.model.loading)
     reasoner.model.to(PartialState().device)
     if samples is None:
         problems = draw_training(load_all(recipe).train, count, recipe.seed)

@@ -96,7 +96,7 @@ def evaluate_checkpoint(
     Args:
         samples: Folder to keep the samples in, in a folder for each stage. Samples that it holds are not drawn again.
     """
-    reasoner = load_reasoner(checkpoint, trust_remote_code=recipe.model.trust_remote_code, dtype=recipe.model.dtype)
+    reasoner = load_reasoner(checkpoint, **recipe.model.loading)
     reasoner.model.to(PartialState().device)
     folder = source = None
     if samples is not None:

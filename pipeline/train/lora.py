@@ -110,8 +110,8 @@ def merge_adapter(
     """
     derived = ("version", "token_ids", "compute_dtype")
     settings = {name: value for name, value in section.to_dict().items() if name not in derived}
-    options: dict[str, Any] = {"supervised": supervised, "trust_remote_code": recipe.model.trust_remote_code}
-    fresh = load_reasoner(base, dtype=section.compute_dtype, **options, **settings)
+    options: dict[str, Any] = {**recipe.model.loading, "dtype": section.compute_dtype, "supervised": supervised}
+    fresh = load_reasoner(base, **options, **settings)
     if has_value_head:
         add_value_head(fresh.model)
     adapted = PeftModel.from_pretrained(fresh.model, str(adapter)).eval()

@@ -40,10 +40,7 @@ def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:
 def train_sft(context: Context, base: str | Path, folder: Path) -> None:
     """Trains question -> steps, answer, with the loss on steps and answer. Leaves `folder/final`."""
     args = sft_args(context.recipe, folder)
-    model = context.recipe.model
-    reasoner = load_reasoner(
-        base, trust_remote_code=model.trust_remote_code, dtype=model.dtype, **context.recipe.data.text_options
-    )
+    reasoner = load_reasoner(base, **context.recipe.model.loading, **context.recipe.data.text_options)
     style = Format(reasoner.config)
     rows = [style.example(parts, TEXT) for parts in context.encoded]
     trainer = SFTTrainer(

@@ -16,6 +16,6 @@ def load_writer(run: Path, model: ModelSection) -> Reasoner | None:
     """The checkpoint of the stage sft of a run folder, on this process's device. None: the stage is not finished."""
     if not is_done(run / "sft"):
         return None
-    writer = load_reasoner(run / "sft" / "final", trust_remote_code=model.trust_remote_code, dtype=model.dtype)
+    writer = load_reasoner(run / "sft" / "final", **model.loading)
     writer.model.to(PartialState().device).eval()
     return writer

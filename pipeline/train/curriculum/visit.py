@@ -130,8 +130,7 @@ def load_for_level(recipe: Recipe, plan: ArmPlan, level: Level, base: str | Path
     reasoner = load_reasoner(
         base,
         supervised=True,
-        trust_remote_code=recipe.model.trust_remote_code,
-        dtype=recipe.model.dtype,
+        **recipe.model.loading,
         thought_source=plan.arm.thought_source or latent.thought_source,
         thought_options={} if plan.arm.thought_source else latent.thought_options,
         latents_per_step=latent.block_size,

@@ -32,7 +32,7 @@ from ...latent.latentize import latentize
 from ...latent.noise.values import share_bases
 from ...latent.sampling.generate import Generated, SamplingParams, generate
 from ...model.reasoner import Reasoner
-from ...system.compat import logged_metric, rollout_tokenizer
+from ...system.compat import attention_implementation, logged_metric, rollout_tokenizer
 from ..lora import inner_model
 from .actions import latent_mask, with_latents
 from .advantages import max_at_k_advantages, thought_advantages
@@ -75,6 +75,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             reference = self.accelerator.unwrap_model(self.ref_model)
             reference.__dict__.pop("forward", None)
             latentize(reference, reasoner.config)
+            reference.set_attn_implementation(attention_implementation(reasoner.model.config))
             reference.thought_source.load_state_dict(reasoner.model.thought_source.state_dict())
 
     @contextmanager

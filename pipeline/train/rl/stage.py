@@ -44,11 +44,9 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     writer = _writer(context)
     settings = rollout_settings(context.recipe)
     args = grpo_args(context.recipe, folder)
-    model = context.recipe.model
     reasoner = load_reasoner(
         base,
-        trust_remote_code=model.trust_remote_code,
-        dtype=model.dtype,
+        **context.recipe.model.loading,
         **context.recipe.data.text_options,
         noise=str(settings.noise) if settings.noise else None,
     )
@@ -63,6 +61,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     check_estimator(settings.estimator, settings.noise, reasoner.config.mode)
     check_fits("rl.noise", settings.noise, reasoner.config.thought_source)
     latents = reasoner.config.num_latents
+    model = context.recipe.model
     if args.beta > 0 and latents == 0 and str(base) == model.name_or_path and model.lora is None:
         raise RecipeError(
             "rl.trainer.beta > 0 needs a reference model with the latent tokens, and TRL loads it from "
