@@ -23,7 +23,8 @@ help:
 
 # What tests need besides, and takes a C compiler to install.
 .venv/tested: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[reasoning_gym]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[reasoning-gym]'
+	$(BIN)/python -c 'import reasoning_gym'  # pip only warns of an extra that it does not know
 	touch $@
 
 demo: .venv
