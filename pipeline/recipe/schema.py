@@ -38,7 +38,7 @@ HomePath = Annotated[str, AfterValidator(expanded)]
 
 
 class QuantizationSection(Section):
-    """The frozen base of a LoRA in few bits, by bitsandbytes. The names are those of transformers.BitsAndBytesConfig."""
+    """The frozen base of a LoRA in few bits. The names are those of `transformers.BitsAndBytesConfig`."""
 
     bits: Literal[4, 8] = Field(description="of a weight of the linear layers, the head excepted: 4 or 8")
     quant_type: Literal["nf4", "fp4"] | None = Field(None, description="of 4 bits: nf4 (the default) or fp4")

@@ -1,7 +1,7 @@
 """Frozen linear layers whose weights bitsandbytes keeps in 4 or 8 bits.
 
 y = x Ŵᵀ + b, where Ŵ is the dequantised weight: made anew for each product, kept by none (QLoRA, arXiv 2305.14314,
-eqn. 5). The forwards of bitsandbytes' own layers are not taken, because training and sampling would differ: in
+eqn. 5). The forwards of bitsandbytes' own layers (0.50) are not taken, because training and sampling would differ: in
 evaluation on a CPU `Linear8bitLt` rounds its inputs to 8 bits, and on one with AVX512-BF16 `Linear4bit` packs its
 weights anew, computes in bfloat16, and passes no gradient on from then on. With one product for all, a row does not
 depend on its batch, and rollouts have the log-probs of the training forward.
@@ -54,7 +54,8 @@ class QuantizedLinear:
         from bitsandbytes import functional
 
         if hasattr(self.weight, "quant_state"):
-            return functional.dequantize_4bit(self.weight.data, self.weight.quant_state)
+            flat = functional.dequantize_4bit(self.weight.data, self.weight.quant_state)
+            return flat.view(self.out_features, self.in_features)
         return functional.int8_vectorwise_dequant(self.weight.data, self.weight.SCB)
 
 
@@ -74,11 +75,14 @@ def take_over(model: nn.Module, dtype: torch.dtype) -> int:
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-    layers = [module for module in model.modules() if isinstance(module, Linear4bit | Linear8bitLt)]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, Linear4bit | Linear8bitLt)]
     for layer in layers:
         if isinstance(layer, Linear4bit):
-            layer.weight.quant_state.dtype = dtype
-        layer.__class__ = _quantized_class(type(layer))
+            state = layer.weight.quant_state
+            # Read as one row: on a CPU rows that are no multiple of a block of 64 weights take scales of other blocks.
+            state.dtype, state.shape = dtype, torch.Size([state.shape.numel()])
+        kind: Any = type(layer)
+        layer.__class__ = _quantized_class(kind)
     return len(layers)
 
 
