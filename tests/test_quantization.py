@@ -300,7 +300,7 @@ def test_what_cannot_be_quantised_is_refused(save, monkeypatch):
     monkeypatch.setattr("bitsandbytes.functional.quantize_4bit", lambda *_: 1 / 0)
     with pytest.raises(ModelError, match="bitsandbytes cannot quantise on cpu: ZeroDivisionError.*another one"):
         quantized(folder, "nf4")
-    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"not installed: pip install 'neuralese\[quantization\]'"):
         quantized(folder, "nf4")
 

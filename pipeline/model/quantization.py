@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ def check_bitsandbytes() -> str:
     Raises:
         ModelError: It is not installed, or it cannot quantise there.
     """
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if find_spec("bitsandbytes") is None:
         raise ModelError(
             "model.quantization needs the package bitsandbytes, which is not installed: pip install "
             "'neuralese[quantization]'"
