@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import quantization_gap
 import torch
 from peft import get_peft_model
 from runs import tiny, weights
@@ -150,6 +151,25 @@ def test_loss_and_gradients_of_adapters_are_those_over_the_dequantised_model(sav
         assert torch.allclose(gradient, expected[key], rtol=1e-3, atol=1e-5), key
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_checkpointed_activations_give_the_same_gradients(save, tmp_path, kind):
+    folder, of = save("llama"), recipe(tmp_path, "llama")
+    latent = load_reasoner(folder).config.token_ids[1]
+    ids = torch.tensor([[5, 6, 7, latent, latent, 8, 9]])
+    found = []
+    for checkpoints in (False, True):
+        torch.manual_seed(1)
+        reasoner = quantized(folder, kind)
+        model = get_peft_model(reasoner.model, lora_config(of, reasoner)).train()
+        if checkpoints:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
+        found.append({key: weight.grad for key, weight in model.named_parameters() if "lora_B" in key})
+    assert all(gradient.abs().max() > 0 for gradient in found[0].values())
+    assert all(torch.allclose(found[1][key], found[0][key], atol=1e-6) for key in found[0])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TARGETS)
 def test_samples_do_not_depend_on_the_batch_and_have_the_log_probs_of_training(save, name, kind):
@@ -263,6 +283,23 @@ def test_a_run_leaves_ordinary_checkpoints(tmp_path, monkeypatch, kind, more):
         assert "quantization_config" not in json.loads((final / "config.json").read_text())
         _, info = AutoModelForCausalLM.from_pretrained(final, output_loading_info=True)
         assert not info["missing_keys"] and not is_quantized(load_reasoner(final).model)
+
+
+def test_the_script_measures_what_quantisation_costs(tmp_path):
+    untrained(tmp_path)
+    found = {}
+    for kind in ("null", "{bits: 8}", "{bits: 4}"):
+        of = recipe(tmp_path, "gpt2", f"model.quantization={kind}", "sft.trainer.learning_rate=0.02")
+        found[kind] = quantization_gap.gap(of, steps=12, batch=4, problems=8)
+    plain, int8, nf4 = found.values()
+    assert plain["full"] == pytest.approx(plain["trained"], abs=1e-4) == plain["quantised again"]
+    assert plain["base, full"] == plain["base, quantised"] == nf4["base, full"] != nf4["base, quantised"]
+    assert plain["MB, quantised"] == plain["MB, full"] == nf4["MB, full"] > int8["MB, quantised"] > nf4["MB, quantised"]
+    for one in found.values():
+        assert one["trained"] < one["base, quantised"] - 0.1
+        assert one["quantised again"] == pytest.approx(one["trained"], abs=0.1)
+    with pytest.raises(RecipeError, match="must have model.name_or_path, model.lora"):
+        quantization_gap.gap(tiny(tmp_path), 1, 1, 1)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
