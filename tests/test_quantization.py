@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from neuralese.pipeline import load_reasoner
+from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.latent import ModelError, parse_noise
 from neuralese.pipeline.latent.engine.precision import computing
 from neuralese.pipeline.latent.engine.quantized import QuantizedLinear, full_size, full_state_dict, is_quantized
@@ -276,7 +277,13 @@ def test_a_run_leaves_ordinary_checkpoints(tmp_path, monkeypatch, kind, more):
     run(of)
     assert ends == [({torch.float32}, 4)] * 4
     assert measured == [(4, of.model.dtype)] * 3
+    assert json.loads((of.folder / "samples" / "rl" / "greedy.jsonl").open().readline())["quantization"]
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", str(of.folder), "model.quantization=null", "evaluate.sampling=[]"])
+    assert not stop.value.code and measured[3:] == [(0, of.model.dtype)] * 3
+    head = (of.folder / "eval-samples" / "rl" / "greedy.jsonl").open().readline()
+    assert "quantization" not in json.loads(head)
     for stage in ("sft", "curriculum", "rl"):
         final = of.folder / stage / "final"
         assert {weight.dtype for weight in weights(final).values()} == {torch.float32}
