@@ -8,7 +8,6 @@ one with a week, is not changed.
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -46,8 +45,8 @@ def changes(problem: Problem, rng: random.Random) -> Iterator[Problem]:
             steps = _recomputed(problem, results, numbers, Fraction(old), Fraction(new))
             if steps is not None and (answer := steps[-1].rpartition("=")[2].rstrip("> ").strip()) != problem.answer:
                 question = f"{problem.question[: match.start()]}{new}{problem.question[match.end() :]}"
-                about = {"question": question, "steps": tuple(steps), "answer": answer}
-                yield replace(problem, **about, extra=_about(problem.extra, question, answer), where="")
+                extra = _about(problem.extra, question, answer)
+                yield Problem(question, tuple(steps), answer, extra)
 
 
 def _results(problem: Problem) -> list[Fraction] | None:
@@ -56,7 +55,8 @@ def _results(problem: Problem) -> list[Fraction] | None:
         return None
     results = [Fraction(_sides(step)[1]) for step in problem.steps]
     try:
-        return results if results[-1] == Fraction(problem.answer) else None
+        leads_there = results[-1] == Fraction(problem.answer) and min(results) >= 0
+        return results if leads_there else None
     except ValueError:
         return None
 
@@ -93,32 +93,30 @@ def _recomputed(
     problem: Problem, results: list[Fraction], numbers: list[int], old: Fraction, new: Fraction
 ) -> list[str] | None:
     """The steps with another number. None where it cannot be told what follows, or where something odd follows."""
-    moved, steps, is_used = {old: new}, [], False
+    moved, texts, steps, is_used = {old: new}, {old: str(new)}, [], False
     for step, result in zip(problem.steps, results, strict=True):
         left, right = _sides(step)
         values = [Fraction(operand) for operand in _OPERAND.findall(left)]
         if any(moved.get(value, value) != value and value != old and value in numbers for value in values):
             return None  # a changed result, or the number of the same value in the question?
         is_used |= old in values
-        changed = _OPERAND.sub(lambda match: _written(moved.get(Fraction(match[0])), match[0]), left)
+        changed = _OPERAND.sub(lambda match: texts.get(Fraction(match[0]), match[0]), left)
         try:
             value = value_of(changed)
         except ZeroDivisionError:
             return None
-        text = _written(value, None)
-        if text is None or (value < 0) != (result < 0) or (value.denominator > 1 and result.denominator == 1):
+        text = _written(value)
+        if text is None or value < 0 or (value.denominator > 1 and result.denominator == 1):
             return None  # half an apple
         if moved.get(result, value) != value:
             return None  # two steps gave the same, and differ now
-        moved[result] = value
+        moved[result], texts[result] = value, text
         steps.append(step.replace(left, changed).replace(f"={right}", f"={text}").replace(f"= {right}", f"= {text}"))
     return steps if is_used and all(equation_holds(step) for step in steps) else None
 
 
-def _written(value: Fraction | None, otherwise: str | None) -> str | None:
-    """A number as text with few decimals; `otherwise` for None. None where it has more."""
-    if value is None:
-        return otherwise
+def _written(value: Fraction) -> str | None:
+    """A number as text with few decimals. None where it has more."""
     scaled = value * 10**_MOST_DECIMALS
     if scaled.denominator > 1:
         return None

@@ -85,6 +85,7 @@ def test_every_equation_after_the_changed_number_follows():
         ("B2 has 13 eggs, 1,300 more", ["13+1300=1313"], "1313", {"13"}),
         ("13 eggs, 4 more", ["13+4=17"], "18", set()),  # the steps do not lead to the answer
         ("13 eggs, 4 more", ["13+4=16"], "16", set()),
+        ("4 degrees, 13 less, then 20 more", ["4-13=-9", "-9+20=11"], "11", set()),
         ("13 eggs, 4 more", ["17 eggs in all"], "17", set()),
         ("13 eggs, 4 more", [], "17", set()),
         ("13 eggs at 4 dollars", ["13*$4=$52"], "52", set()),
