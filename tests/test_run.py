@@ -244,6 +244,13 @@ def test_a_plain_hub_folder_becomes_a_reasoner(finished, tmp_path):
     assert load_reasoner(tmp_path / "tiny" / "rl" / "final").config.num_latents == 2
 
 
+def test_a_run_of_which_nothing_is_left_to_measure_says_so(tmp_path, capsys):
+    stopped = ["curriculum.at_limit=stop", "curriculum.promote_at=1.0", "curriculum.trainer.max_steps=1"]
+    assert run(tiny(tmp_path, "tracking.wandb=false", "sft=null", "rl=null", *stopped)) == []
+    assert "Nothing was measured: no stage left a model of its own." in capsys.readouterr().out
+    assert (tmp_path / "tiny" / "report.html").is_file()
+
+
 @pytest.mark.launch
 def test_accelerate_launch_runs_the_script(tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]

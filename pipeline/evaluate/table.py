@@ -145,6 +145,9 @@ def wide_console() -> Console:
 def print_results(rows: Sequence[Measurement], seconds: Mapping[str, float]) -> None:
     """Prints the results. The first line of a checkpoint has its name, greedy accuracy and seconds."""
     console = wide_console()
+    if not rows:  # a curriculum that was stopped at once, without an sft before it
+        console.print("Nothing was measured: no stage left a model of its own.")
+        return
     table = Table(
         title="Accuracy",
         caption=f"{rows[0].n} problems, seed {rows[0].seed}. In brackets: 95% intervals. T: temperature.",
