@@ -57,7 +57,7 @@ class LatentDraws:
         return philox.uniform(*self._coordinates(stream, per_rollout)).mul_(sign).add_((1 - sign) / 2)
 
     def _coordinates(self, stream: Stream, per_rollout: bool) -> tuple[Tensor, Stream, Tensor | int, Tensor | int, int]:
-        seeds = self.seeds.abs().view(-1, *[1] * (len(self.shape) - 2))
+        seeds = self.seeds.long().abs().view(-1, *[1] * (len(self.shape) - 2))
         if per_rollout:
             return seeds, stream, 0, 0, self.width
         latent = torch.arange(self.num_latents, device=seeds.device)
