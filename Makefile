@@ -23,7 +23,8 @@ help:
 
 # What tests need besides, and takes a C compiler to install.
 .venv/tested: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[reasoning_gym]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[reasoning-gym]'
+	$(BIN)/python -c 'import reasoning_gym'  # pip only warns of an extra that it does not know
 	touch $@
 
 demo: .venv
@@ -51,7 +52,7 @@ tests: .venv/tested
 # Tests that compare numbers must hold on every processor. torch and its libraries choose their kernels by what the
 # processor can do; here they take the plainest ones, which add in another order.
 NUMERIC := actions architectures audit_interventions audit_reading draws estimators estimators_closed from_text generate given groups \
-	grpo held_out intervals latent_reward looped lora metrics monitor noise passes ppo precision reasoner search selection \
+	grpo held_out intervals latent_reward looped lora metrics monitor noise passes ppo precision quantization reasoner search selection \
 	statistics step_labels supervision rl_metrics think window
 
 test-dispatch: .venv

@@ -31,8 +31,8 @@ def equation_holds(text: str, modulus: int | None = None) -> bool:
     if not separator or len(plain) > _LONGEST or _NUMBER.fullmatch(right.strip()) is None:
         return False
     try:
-        value, said = _value(ast.parse(left.strip(), mode="eval").body), Fraction(right.strip())
-    except (SyntaxError, ValueError, ZeroDivisionError):
+        value, said = value_of(left), Fraction(right.strip())
+    except (ValueError, ZeroDivisionError):
         return False
     if modulus is not None:
         return (value - said) % modulus == 0 and 0 <= said < modulus
@@ -42,6 +42,17 @@ def equation_holds(text: str, modulus: int | None = None) -> bool:
     unit = Fraction(1, 10**decimals)
     is_cut = 0 <= abs(value) - abs(said) < unit and value * said >= 0
     return is_cut or abs(value - said) <= unit / 2
+
+
+def value_of(expression: str) -> Fraction:
+    """Return the exact value of an expression of numbers, + - * / and brackets.
+
+    Raises ValueError where it has other parts, and ZeroDivisionError.
+    """
+    try:
+        return _value(ast.parse(expression.strip(), mode="eval").body)
+    except SyntaxError as error:
+        raise ValueError("not arithmetic") from error
 
 
 def _value(node: ast.expr) -> Fraction:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import DataError, reason, shown, suggest
 
-LIBRARY, EXTRA = "reasoning_gym", "neuralese[reasoning_gym]"
+LIBRARY, EXTRA = "reasoning_gym", "neuralese[reasoning-gym]"
 # What the source and the recipe say, and so no option of a task.
 _OURS = ("seed", "size")
 

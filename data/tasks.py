@@ -7,7 +7,7 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any
 
-from . import chain, graph_path, prosqa
+from . import chain, equation_changes, graph_path, prosqa
 from .chain import ChainTask
 from .equations import equation_holds
 from .errors import DataError, suggest
@@ -62,20 +62,24 @@ def generate_task(name: str, options: Mapping[str, Any], size: int, split: str, 
 
 
 def change_one(
-    name: str, options: Mapping[str, Any], problem: Problem, seed: int, within: int | None = None
+    name: str | None, options: Mapping[str, Any], problem: Problem, seed: int, within: int | None = None
 ) -> Problem | None:
     """Return a variant of a problem: one operand or edge of its question differs, and no right answer stays right.
 
-    A variant of the same split is preferred, so that a question of the split eval does not become one of train. None if
+    Problems that come from no task of ours have variants where their steps are equations (`equation_changes`). A
+    variant of the same split is preferred, so that a question of the split eval does not become one of train. None if
     the problem has no variant. The same arguments give the same variant.
 
     Args:
-        name: the task of the problem. It and `options` are those of `generate_task`.
+        name: the task of the problem, None for other data. It and `options` are those of `generate_task`.
         within: only variants with a difference in the first `within` steps. None: any.
     """
-    kind = TASKS[name]
     rng = random.Random(f"{seed} {problem.question}")  # noqa: S311 (reproducible, no secret)
-    changed = _CHANGES[kind](kind(**options), problem, rng)
+    if name is None:
+        changed = equation_changes.changes(problem, rng)
+    else:
+        kind = TASKS[name]
+        changed = _CHANGES[kind](kind(**options), problem, rng)
     fitting = (other for other in changed if within is None or other.steps[:within] != problem.steps[:within])
     found = list(islice(fitting, _MOST_CHANGES))
     split = split_of(problem.question)

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neuralese.data.errors import UserError
-from neuralese.pipeline.recipe.load import Recipe, RecipeError, load_recipe, nearest
+from neuralese.pipeline.recipe.load import Recipe, load_recipe, nearest
 
 RUNS = Path("outputs/sweeps")
 PLACE = Path("docs/results")  # sweep files, their rows and the pages with their tables
@@ -148,14 +148,23 @@ def cells_of(name: str, sweep: Sweep) -> list[Cell]:
             ours = [f"name={name}-{arm_name}-seed{seed}", f"seed={seed}", f"output_dir={RUNS}"]
             overrides = [*sweep.overrides, *arm.overrides, *ours]
             try:
-                recipe = load_recipe(arm.recipe, overrides)
-            except RecipeError as error:
+                recipe = _with_dtype(load_recipe(arm.recipe, overrides))
+            except UserError as error:
                 raise SweepError(f"Arm {arm_name!r}: {error}") from error
             before = next((cell for cell in cells if (cell.arm, cell.seed) == (arm.after, seed)), None)
             if arm.after is not None and before is None:
                 raise SweepError(f"Arm {arm_name!r}: after={arm.after!r} is no arm above it with seed {seed}.")
             cells.append(Cell(name, arm_name, seed, recipe, (arm.recipe, *overrides), before))
     return cells
+
+
+def _with_dtype(recipe: Recipe) -> Recipe:
+    """The recipe with what `model.dtype: auto` stands for, as rows hold it."""
+    if recipe.model.dtype != "auto":
+        return recipe
+    from neuralese.pipeline.model.dtype import with_dtype  # with the libraries that read models
+
+    return with_dtype(recipe)
 
 
 def choose(cells: Sequence[Cell], only: Sequence[str], shard: str | None) -> list[Cell]:

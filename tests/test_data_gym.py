@@ -161,7 +161,7 @@ def test_the_missing_library_is_named(monkeypatch):
     with pytest.raises(DataError, match=r"needs the library reasoning-gym. Install it: pip install 'neuralese\[reason"):
         create_gym("chain_sum", {}, 0, 1)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RewardError, match=r"reward 'reasoning_gym' needs .*'neuralese\[reasoning_gym\]'"):
+    with pytest.raises(RewardError, match=r"reward 'reasoning_gym' needs .*'neuralese\[reasoning-gym\]'"):
         load_reward("reasoning_gym")
 
 

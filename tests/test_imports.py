@@ -1,6 +1,7 @@
 """Arrows only go down: a room of the house may use those on the floors below it, and nothing above or beside it."""
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -87,3 +88,14 @@ def test_an_installed_copy_has_every_folder():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {name_of(path.parent) for path in sources()} | {"recipes"}
     assert {name.removeprefix("neuralese.") for name in listed} == folders
+
+
+def test_every_extra_that_users_are_told_of_is_one_that_every_pip_finds():
+    # Packages declare extras in normal form, and pip before 23.3 does not bring what a user writes into it.
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [re.sub(r"[-_.]+", "-", name).lower() for name in declared] == list(declared)
+    files = [path for ending in ("py", "md", "yaml") for path in ROOT.glob(f"[!.]*/**/*.{ending}")]
+    named = {
+        name for path in [*files, ROOT / "README.md"] for name in re.findall(r"neuralese\[([\w-]+)", path.read_text())
+    }
+    assert {"gguf", "reasoning-gym"} <= named <= set(declared)

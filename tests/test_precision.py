@@ -82,6 +82,32 @@ def test_all_of_a_run_computes_in_its_dtype(seen, tmp_path, problems):
     assert dict(seen) == {name: {BF16} for name in names}
 
 
+def test_all_of_a_run_uses_the_attention_that_is_asked_for(seen, tmp_path):
+    names, used = ("eager", "sdpa"), {}
+    run(tiny(tmp_path, *SFT_ALONE))
+    base = ["model.config=null", f"model.name_or_path={tmp_path / 'tiny' / 'base' / 'final'}", "tracking.wandb=false"]
+    measured = ["evaluate.monitor=[logprob]", "rl.trainer.beta=0.1", "rl.eval_every=2", "rl.eval_problems=4"]
+    seen.clear()
+    for name in names:
+        run(tiny(tmp_path / name, *base, *measured, f"model.attn_implementation={name}"))
+        command("audit", str(tmp_path / name / "tiny"), "--problems", "4")
+        used[name] = dict(seen)
+        seen.clear()
+    assert used["eager"] == {} and len(used["sdpa"]) == len(PHASES) + 1
+    losses = [metrics_of(tmp_path / name / "tiny", "loss") for name in names]
+    assert torch.allclose(*losses, rtol=1e-4, atol=1e-5) and len(losses[0]) > 4
+
+
+def test_attention_that_takes_no_mask_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"model.attn_implementation: 'flash_attention_2' takes no mask .* take sdpa"):
+        tiny(tmp_path, "model.attn_implementation=flash_attention_2")
+
+
+def metrics_of(folder, name):
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return torch.tensor([row[name] for row in rows if name in row])
+
+
 def test_a_checkpoint_is_float32_and_says_what_it_computes_in(tmp_path):
     run(tiny(tmp_path, *SFT_ALONE, "model.dtype=bfloat16"))
     final = tmp_path / "tiny" / "sft" / "final"
@@ -166,9 +192,7 @@ def test_a_draw_does_not_depend_on_the_dtype(reasoner, problems, tmp_path):
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "why"), [("float16", "range is too small"), ("auto", "stored in"), (torch.int8, "do not compute in it")]
-)
+@pytest.mark.parametrize(("dtype", "why"), [("float16", "range is too small"), (torch.int8, "do not compute in it")])
 def test_other_dtypes_are_refused_with_a_reason(reasoner, tmp_path, dtype, why):
     reasoner.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=f"is refused: .*{why}"):

@@ -4,15 +4,18 @@ of the same classes and the readers of the real data. They show that the recipes
 import json
 
 import pytest
+from chat_tokenizers import KINDS
 from conftest import ROOT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPT2TokenizerFast,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
 )
 
 from neuralese.pipeline import load_reasoner
@@ -31,6 +34,8 @@ SMALL = [
     "rl.trainer.per_device_train_batch_size=4", "rl.trainer.num_generations=2",
     "rl.trainer.gradient_accumulation_steps=2", "rl.trainer.max_completion_length=24",
 ]  # fmt: skip
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "tie_word_embeddings": True}  # fmt: skip
 
 
 def byte_level_bpe(texts):
@@ -116,6 +121,48 @@ def test_gsm8k_llama1b_lora(tmp_path):
     # One beginning token, at the front, although the parts of a problem are tokenized one by one.
     ids = reasoner.prompt_ids("How many?")
     assert ids[0] == 1 and ids.count(1) == 1
+
+
+def chat_model(kind):
+    """Saves a small chat model whose tokenizer has the structure of one of the known kinds."""
+
+    def save(folder, texts):
+        tokenizer, config = KINDS[kind](), Qwen2Config if kind == "qwen2" else LlamaConfig
+        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        model = AutoModelForCausalLM.from_config(config(vocab_size=len(tokenizer), **SHAPE, **ids))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return save
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "kind", "lora"),
+    [
+        ("smollm2_gsm8k", "smollm2", []),
+        ("gsm8k_qwen0.5b_lora", "qwen2", ["model.lora.r=4"]),
+        ("gsm8k_llama1b_lora_24gb", "llama3", ["model.lora.r=4"]),
+    ],
+)
+def test_gsm8k_on_one_24_gb_gpu(tmp_path, name, kind, lora):
+    train, evaluation = DATA / "gsm8k_aug_valid.json", DATA / "gsm8k_test.jsonl"
+    last = "curriculum.last_level_trainer.max_steps=2"
+    reasoner = run_small(name, chat_model(kind), tmp_path, train, evaluation, "model.dtype=float32", last, *lora)
+    assert (reasoner.config.num_latents, reasoner.config.latents_per_step) == (6, 2)
+    assert reasoner.config.format == ("chat" if lora else "plain")
+
+
+def test_smollm2_gsm_symbolic(tmp_path):
+    pytest.importorskip("reasoning_gym")
+    chat_model("smollm2")(tmp_path / "model", [])
+    data = ["data.train.size=60", "data.eval.size=8", "curriculum.last_level_trainer.max_steps=2"]
+    small = [key for key in SMALL if not key.startswith("data.")]
+    where = [f"model.name_or_path={tmp_path / 'model'}", "model.dtype=float32", f"output_dir={tmp_path}"]
+    recipe = load_recipe(ROOT / "recipes" / "smollm2_gsm_symbolic.yaml", [*small, *data, *where])
+    assert {row.stage for row in run(recipe)} == {"sft", "curriculum", "rl"}
+    section = load_reasoner(tmp_path / "smollm2_gsm_symbolic" / "rl" / "final").config
+    assert (section.num_latents, section.latents_per_step, section.level) == (8, 2, 4)
 
 
 @needs_data

@@ -46,6 +46,12 @@ def test_a_bad_sweep_file_is_told_what_is_wrong(repository, values, message):
     assert not (repository / "outputs").exists()
 
 
+def test_a_row_is_compared_with_what_auto_stands_for(repository):
+    write_sweep(repository, {**SWEEP, "overrides": ["model.dtype=auto", "model.config.dtype=bfloat16"]})
+    cells = cells_of("demo", load_sweep(repository / "docs" / "results" / "demo.yaml"))
+    assert {cell.recipe.model.dtype for cell in cells} == {"bfloat16"}
+
+
 def test_two_arms_of_one_name_are_refused(repository):
     file = repository / "docs" / "results" / "demo.yaml"
     file.write_text("title: t\nseeds: [0]\narms:\n  a: {recipe: recipes/tiny.yaml}\n  a: {recipe: recipes/tiny.yaml}\n")

@@ -12,6 +12,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from transformers import TrainingArguments
 
+from ..model.dtype import chosen_dtype, with_dtype
+from ..model.folder import Unreachable
 from ..problems.load import Problems, load_all
 from ..recipe.schema import Recipe
 from ..run.plan import plan
@@ -31,6 +33,7 @@ def print_plan(path: str, recipe: Recipe) -> None:
     console = Console(width=None)
     console.rule(escape(path))
     console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
+    recipe = _with_dtype(recipe, console)
     problems = _problems_or_none(recipe, console)
     table = Table(title="Planned stages")
     for heading in ("stage", "optimizer steps", "per device batch", "text steps replaced", "latents"):
@@ -72,6 +75,19 @@ def plan_rows(recipe: Recipe, problems: Problems | None) -> list[list[str]]:
             batch = _batch(section.trainer | (section.last_level_trainer if arm.is_last(level) else {}))
             rows.append([f"{planned.name} {level.index}", shown, batch, replaced, _latents(recipe, level.num_latents)])
     return rows
+
+
+def _with_dtype(recipe: Recipe, console: Console) -> Recipe:
+    """The recipe with a dtype in place of `model.dtype: auto`, and says which. As it is where there is no model."""
+    if recipe.model.dtype != "auto":
+        return recipe
+    try:
+        chosen, why = chosen_dtype(recipe)
+    except Unreachable as error:
+        console.print(f"model.dtype: auto is not known. {escape(str(error))}", soft_wrap=True, highlight=False)
+        return recipe
+    console.print(escape(f"model.dtype: auto is {chosen}: {why}."), highlight=False)
+    return with_dtype(recipe)
 
 
 def _latents(recipe: Recipe, count: int) -> str:

@@ -47,6 +47,7 @@ def quiet() -> None:
 
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|transformers|trl|accelerate|peft)\.")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels on CPUs that we do not use
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     import torch
 

@@ -117,7 +117,8 @@ def check_config(name: str, config: Any, trust_remote_code: bool) -> None:
     if quantization is not None:
         raise ModelError(
             f"The weights of {name!r} are quantized ({quantization.get('quant_method', 'unknown')}), which training "
-            "cannot change. Name the model in full precision that it was made from."
+            "cannot change. Name the model in full precision that it was made from; model.quantization quantises it "
+            "while it is loaded, for a LoRA."
         )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code:
         raise ModelError(

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -26,8 +25,10 @@ from ..latent.latentize import (
 )
 from ..latent.tokens import fit_embeddings, prepare_tokenizer, special_token_ids
 from ..problems.encode import text_end
+from ..recipe.schema import QuantizationSection
 from .folder import check_config, check_model, check_vocabulary, not_loaded
 from .gguf import check_gguf
+from .quantization import as_frozen_base, loading_options
 from .reasoner import Reasoner, eos_token_ids
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def load_reasoner(
     trust_remote_code: bool = False,
     dtype: Any = None,
     attn_implementation: str | None = None,
+    quantization: QuantizationSection | None = None,
     **latent_options: Any,
 ) -> Reasoner:
     """Loads a checkpoint of ours, or any Hugging Face causal language model to become one.
@@ -49,19 +51,23 @@ def load_reasoner(
         name_or_path: Hub id or folder.
         trained: Refuse a model that has no latent section yet.
         supervised: Also load the module of the section's supervision, to train on or to read thoughts.
-        dtype: What it computes in: float32, bfloat16 (under autocast, with weights in float32) or float64. Default:
-            what it was trained in, float32 for a model of others.
+        dtype: What it computes in: float32, bfloat16 (under autocast, with weights in float32) or float64; auto: what
+            `auto_dtype` says. Default: what it was trained in, float32 for a model of others.
         attn_implementation: Attention of Transformers, sdpa or eager. Default: Transformers' own choice.
+        quantization: Quantise the linear layers, to train a LoRA over them. Such a reasoner cannot be saved.
         latent_options: Fields of `LatentConfig` to set, such as thought_source. Default: those of the checkpoint.
 
     Raises:
         ModelError: Nothing to load there, an unfit architecture, or a latent section that is absent where `trained`
-            asks for it, cannot be read, or contradicts the tokenizer; a dtype that reasoners do not compute in.
+            asks for it, cannot be read, or contradicts the tokenizer; a dtype that reasoners do not compute in; no
+            bitsandbytes to quantise with.
     """
     name = os.path.expanduser(name_or_path)
-    if dtype is not None:
+    if dtype not in (None, "auto"):
         latent_options["compute_dtype"] = dtype_name(dtype)
     config, tokenizer = load_tokenizer(name, trust_remote_code)
+    if dtype == "auto":
+        latent_options["compute_dtype"] = auto_dtype(config)[0]
     recorded = latent_section(config)
     if recorded is None and trained:
         raise ModelError(
@@ -69,13 +75,31 @@ def load_reasoner(
             "final/ folder of a run, or train the model first."
         )
     computes_in = latent_options.setdefault("compute_dtype", (recorded or LatentConfig()).compute_dtype)
-    model = _load_model(name, trust_remote_code, weight_dtype(computes_in), attn_implementation)
+    options: dict[str, Any] = {"dtype": weight_dtype(computes_in), "attn_implementation": attn_implementation}
+    if quantization is not None:
+        options |= loading_options(quantization, computes_in)
+    model = _load_model(name, trust_remote_code, options)
+    if quantization is not None:
+        as_frozen_base(model, computes_in)
     reasoner = make_reasoner(model, tokenizer, supervised, **latent_options)
     load_modules(reasoner.model, name)
     return reasoner
 
 
-def _load_model(name: str, trust_remote_code: bool, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+def auto_dtype(config: Any) -> tuple[str, str]:
+    """What a model should compute in, by its Transformers config, and why: what a checkpoint of ours was trained in,
+    else bfloat16 where its config says so, and float32 for all others: the range of float16 is too small to train in.
+    """
+    recorded = latent_section(config)
+    if recorded is not None:
+        return recorded.compute_dtype, "the checkpoint was trained in it"
+    said = str(config.get_text_config().dtype or config.dtype).removeprefix("torch.")
+    if said == "bfloat16":
+        return said, "the model's config says so"
+    return "float32", f"the model's config says {said}" if said != "None" else "the model's config says nothing"
+
+
+def _load_model(name: str, trust_remote_code: bool, options: dict[str, Any]) -> PreTrainedModel:
     """A model with its weights. Transformers' report of unused weights would name our modules, which come later."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -83,11 +107,10 @@ def _load_model(name: str, trust_remote_code: bool, dtype: torch.dtype, attentio
         model, info = AutoModelForCausalLM.from_pretrained(
             name,
             trust_remote_code=trust_remote_code,
-            dtype=dtype,
-            attn_implementation=attention,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with their names
+            **options,
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(f"The weights of {name!r} cannot be loaded: {reason(error)}") from error

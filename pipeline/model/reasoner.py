@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..latent.config import LatentConfig, ModelError, context_window
+from ..latent.engine.quantized import is_quantized
 from ..latent.noise import Noise, parse_noise
 from ..latent.sampling.generate import Generated, SamplingParams, generate
 from ..latent.supervision import StepDecoder
@@ -226,7 +227,16 @@ class Reasoner:
         return context_window(self.model.config.get_text_config())
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes an ordinary Hugging Face folder: safetensors, tokenizer, config with the latent section."""
+        """Writes an ordinary Hugging Face folder: safetensors, tokenizer, config with the latent section.
+
+        Raises:
+            ModelError: The weights are quantised.
+        """
+        if is_quantized(self.model):
+            raise ModelError(
+                f"This reasoner was loaded with quantised weights and is not written to {folder}: what they were "
+                "quantised from would be lost. Load it without quantization and save that."
+            )
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         follow_umask(Path(folder))

@@ -150,13 +150,8 @@ def _control_checkpoint(control: Path, recipe: Recipe) -> Path:
     return found
 
 
-def _change(recipe: Recipe, section: LatentConfig) -> Callable[[Problem], Problem | None] | None:
-    """A function that changes one operand or edge of a problem such that a step replaced by latents changes.
-
-    None where the problems come from no generated task.
-    """
+def _change(recipe: Recipe, section: LatentConfig) -> Callable[[Problem], Problem | None]:
+    """A function that changes one operand or edge of a problem such that a step replaced by latents changes."""
     source = recipe.data.eval
-    if source.task is None:
-        return None
     steps = max(1, section.num_latents // section.latents_per_step)
     return partial(change_one, source.task, source.options, seed=recipe.seed, within=steps)

@@ -11,6 +11,7 @@ from accelerate.utils import parse_flag_from_env
 
 from ...data.errors import UserError
 from ..recipe.schema import Recipe
+from ..system.processes import on_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +60,38 @@ def check_launcher() -> None:
         )
 
 
+def check_quantized_launch(recipe: Recipe) -> None:
+    """Checks that nothing splits the weights of a model that is quantised, which bitsandbytes' layers cannot bear.
+
+    Raises:
+        LaunchError: DeepSpeed is asked for by a stage or by the launcher.
+    """
+    if recipe.model.quantization is None:
+        return
+    keys = [f"{stage}.trainer.deepspeed" for stage in ("sft", "curriculum", "rl")
+            if getattr(recipe, stage) is not None and getattr(recipe, stage).trainer.get("deepspeed")]  # fmt: skip
+    if keys or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise LaunchError(
+            f"{keys[0] if keys else 'The launcher'} asks for DeepSpeed, which cannot hold the weights that "
+            "model.quantization keeps in few bits. Take recipes/accelerate/ddp.yaml, or remove model.quantization."
+        )
+
+
 def check_launched(recipe: Recipe) -> None:
-    """Checks that a recipe with a `deepspeed` or `fsdp` trainer key was started by a launcher.
+    """Checks that a recipe with a `deepspeed` or `fsdp` trainer key was started by a launcher, and one with a quantised
+    model where several GPUs are in sight: without a launcher its weights would be copied to all, and break.
 
     Raises:
         LaunchError: It was not.
     """
+    if recipe.model.quantization is not None and "WORLD_SIZE" not in os.environ and not on_cpu():
+        count = torch.cuda.device_count()
+        if count > 1:
+            raise LaunchError(
+                f"{count} GPUs are in sight of one process, and a model with model.quantization takes one GPU a "
+                "process. Use accelerate launch --config_file recipes/accelerate/ddp.yaml scripts/train.py, or "
+                "CUDA_VISIBLE_DEVICES=0."
+            )
     for stage in ("sft", "curriculum", "rl"):
         section = getattr(recipe, stage)
         for key in ("deepspeed", "fsdp"):

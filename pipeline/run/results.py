@@ -102,6 +102,8 @@ def evaluate_checkpoint(
     if samples is not None:
         folder = samples / stage
         source = {"checkpoint": digest(checkpoint), "task": recipe.data.eval.model_dump(mode="json")}
+        if recipe.model.quantization is not None:
+            source["quantization"] = recipe.model.quantization.model_dump()
     with torch.no_grad(), doing(f"measuring {stage}"):
         monitor = monitor_of(recipe, reasoner, checkpoint)
         rows = measure(reasoner, problems, recipe.evaluate, stage, recipe.seed, folder, source, monitor)

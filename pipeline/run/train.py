@@ -12,6 +12,7 @@ from accelerate.utils import set_seed
 from ...data.problem import Problem
 from ..evaluate.measure import Measurement
 from ..model.build import build_model
+from ..model.dtype import with_dtype
 from ..model.gguf import load_gguf
 from ..model.load import load_tokenizer, make_reasoner
 from ..problems.load import load_all
@@ -47,6 +48,7 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     stages = plan(recipe)
     check_recipe(recipe)
     check_launched(recipe)
+    recipe = with_dtype(recipe)
     with open_folder(recipe, resume):
         NOW.folder = recipe.folder
         announce(state)
@@ -59,7 +61,8 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
     _build_base(recipe, [*problems.held_out, *problems.train])
     config, tokenizer = load_tokenizer(checkpoint_of(recipe, "base"), recipe.model.trust_remote_code)
     if recipe.model.lora is not None:
-        check_lora_modules(recipe.model.lora, config, recipe.model.trust_remote_code)
+        quantized = recipe.model.quantization is not None
+        check_lora_modules(recipe.model.lora, config, recipe.model.trust_remote_code, quantized)
     recipe, encoded = encode_checked(recipe, problems, tokenizer, config)
     evaluation = problems.evaluation
     tracker = Tracker(recipe, recipe.folder, state.is_main_process)

@@ -13,6 +13,7 @@ from ..latent.supervision import check_supervision
 from ..latent.thoughts import THOUGHT_SOURCES, build_source
 from ..model.from_text import can_be_read
 from ..model.plugins import load_plugins
+from ..model.quantization import check_bitsandbytes
 from ..recipe.load import RecipeError, nearest
 from ..recipe.schema import Recipe
 from ..scoring.latent_reward import check_latent_reward
@@ -23,7 +24,7 @@ from ..train.curriculum.limits import curriculum_args
 from ..train.lora_check import check_recipe_lora
 from ..train.rl.settings import check_batch, grpo_args, rollout_settings
 from ..train.sft import sft_args
-from .launch import check_launcher
+from .launch import check_launcher, check_quantized_launch
 
 SAMPLING = "evaluate.sampling"
 TRAINER_ARGS = {"sft": sft_args, "curriculum": curriculum_args, "rl": grpo_args}
@@ -67,6 +68,9 @@ def check_recipe(recipe: Recipe) -> None:
     for search in recipe.evaluate.search if THOUGHT_SOURCES[source].is_recurrent else []:
         check_search(search.noise, recipe.latent)
     check_recipe_lora(recipe)
+    check_quantized_launch(recipe)
+    if recipe.model.quantization is not None:
+        check_bitsandbytes()
     load_reward(recipe.evaluate.scorer)
     if recipe.evaluate.selection_reward is not None:
         check_recipe_reward(recipe.evaluate.selection_reward)

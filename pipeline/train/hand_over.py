@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import PrinterCallback, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from ..latent.engine.quantized import full_size
 from ..model.reasoner import Reasoner
 from ..system.compat import reset_accelerator_state
 from ..system.files import check_room, follow_umask
@@ -45,7 +46,7 @@ def train_and_hand_over(
         CheckpointError: The checkpoint to resume from was made under another launch, or from other data.
         PlaceError: The disk has no room for the weights.
     """
-    check_room(context.folder, sum(weight.numel() * weight.element_size() for weight in trainer.model.parameters()))
+    check_room(context.folder, full_size(trainer.model))
     is_adapter = isinstance(trainer.model, PeftModel)
     if is_adapter and not trainer.is_deepspeed_enabled:  # DeepSpeed takes weights of one dtype only
         thin_frozen(reasoner.model)

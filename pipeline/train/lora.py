@@ -99,7 +99,8 @@ def merge_adapter(
     """Replaces an adapter folder by the full model with the adapter merged into it, in float32.
 
     Args:
-        base: Hub id or folder of the weights that the adapter was trained on.
+        base: Hub id or folder of the weights that the adapter was trained on. Where they were quantised for it, it is
+            merged into them as they are there, in full precision.
         adapter: Its folder.
         section: Latent section of the trained model.
         supervised: The model has a supervision module.
@@ -110,7 +111,7 @@ def merge_adapter(
     """
     derived = ("version", "token_ids", "compute_dtype")
     settings = {name: value for name, value in section.to_dict().items() if name not in derived}
-    options: dict[str, Any] = {**recipe.model.loading, "dtype": section.compute_dtype, "supervised": supervised}
+    options: dict[str, Any] = {**recipe.model.loading_in_full, "dtype": section.compute_dtype, "supervised": supervised}
     fresh = load_reasoner(base, **options, **settings)
     if has_value_head:
         add_value_head(fresh.model)

@@ -28,6 +28,8 @@ RESERVED = ("task_type", "peft_type", "inference_mode", "base_model_name_or_path
 BIASES = ("none", "all", "lora_only")
 # Initialisations that leave the base weights as they are. Adapters are merged into these.
 INITS = ("gaussian", "orthogonal")
+# Keys that do not go with a quantised base.
+UNQUANTIZED = ("use_dora", "target_parameters")
 NAMES = ("target_modules", "modules_to_save", "exclude_modules")
 
 
@@ -37,22 +39,25 @@ def check_recipe_lora(recipe: Recipe) -> None:
     Raises:
         UserError: See `check_lora_values` and `check_lora_modules`; or the model cannot be built.
     """
-    options, model = recipe.model.lora, recipe.model
+    options, model, quantized = recipe.model.lora, recipe.model, recipe.model.quantization is not None
     if options is None:
         return
-    check_lora_values(options)
+    check_lora_values(options, quantized)
     if model.config is not None:
         check_lora_modules(options, build_config(model.config, build_tokenizer([])))
     elif Path(str(model.name_or_path)).is_dir():
         config, _ = load_tokenizer(str(model.name_or_path), model.trust_remote_code, model.gguf_file)
-        check_lora_modules(options, config, model.trust_remote_code)
+        check_lora_modules(options, config, model.trust_remote_code, quantized)
 
 
-def check_lora_values(options: dict[str, Any]) -> None:
+def check_lora_values(options: dict[str, Any], quantized: bool = False) -> None:
     """Checks keys and values, without a model.
 
+    Args:
+        quantized: The base is quantised.
+
     Raises:
-        RecipeError: An unknown or reserved key, or a value that no LoRA can have.
+        RecipeError: An unknown or reserved key, or a value that no LoRA can have, or none over a quantised base.
     """
     known = [field.name for field in fields(LoraConfig)]
     for key, value in options.items():
@@ -62,6 +67,11 @@ def check_lora_values(options: dict[str, Any]) -> None:
             raise RecipeError(f"unknown key 'model.lora.{key}'{nearest(key, known)}")
         if key in VALUES and not VALUES[key][0](value):
             raise RecipeError(f"model.lora.{key}={value!r} must be {VALUES[key][1]}.")
+        if quantized and value and key in UNQUANTIZED:
+            raise RecipeError(
+                f"model.lora.{key} reads or changes the weights of the base, which model.quantization keeps in few "
+                "bits. Remove one of the two."
+            )
     try:
         LoraConfig(**options)
     except (TypeError, ValueError, ImportError) as error:
@@ -86,15 +96,19 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check_lora_modules(options: dict[str, Any], config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+def check_lora_modules(
+    options: dict[str, Any], config: PretrainedConfig, trust_remote_code: bool = False, quantized: bool = False
+) -> None:
     """Checks the modules that a LoRA names against an architecture.
 
     Args:
         config: Transformers config of the model.
+        quantized: The linear layers of the base are quantised, the head excepted.
 
     Raises:
         RecipeError: A name that fits no module, a module that cannot have a LoRA, or one with tied weights: an adapter
-            on one of two modules would make them differ, and one merged matrix cannot be both.
+            on one of two modules would make them differ, and one merged matrix cannot be both. A quantised module that
+            is to be trained whole.
     """
     model = architecture(config, trust_remote_code)
     for key in NAMES[:2]:
@@ -111,13 +125,25 @@ def check_lora_modules(options: dict[str, Any], config: PretrainedConfig, trust_
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, ImportError) as error:
         reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".")
         raise RecipeError(f"model.lora cannot be applied: {reason}. {_modules(model)}") from error
-    for name, module in adapted.get_base_model().named_modules():
+    base = adapted.get_base_model()
+    for name, module in base.named_modules():
+        if quantized and isinstance(module, ModulesToSaveWrapper) and module is not base.get_output_embeddings():
+            _check_kept_in_full(name, module)
         if name in tied and isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
             raise RecipeError(
                 f"model.lora adapts {name}, whose weights are also those of {tied[name]} (tied embeddings): an adapter "
                 "moves the two apart, and merged they are one matrix again. Leave it out; from the "
                 "curriculum on the embeddings of the latent tokens are trained without it."
             )
+
+
+def _check_kept_in_full(name: str, wrapper: ModulesToSaveWrapper) -> None:
+    inner = [type(module) for module in wrapper.original_module.modules()]
+    if nn.Linear in inner or Conv1D in inner:
+        raise RecipeError(
+            f"model.lora.modules_to_save trains {name} whole, and model.quantization keeps its weights in few bits, in "
+            "which nothing can be trained. Put its linear layers into target_modules, or remove model.quantization."
+        )
 
 
 def fits(name: str, module: str) -> bool:

@@ -1,5 +1,7 @@
 """Low-rank adapters, and the precision that stages compute in."""
 
+from neuralese.pipeline.model import quantization
+
 from .day import TINY, BadDay
 
 FINAL = "{finished}/sft/final"
@@ -7,6 +9,11 @@ FINAL = "{finished}/sft/final"
 
 def lora(what, options, sees):
     return BadDay(what, ["check", TINY, f"model.lora={options}"], sees)
+
+
+def over_quantized(what, sees, quantization="bits: 4", adapters="target_modules: [c_attn]", before=None):
+    model = f"model={{name_or_path: {FINAL}, lora: {{{adapters}}}, quantization: {{{quantization}}}}}"
+    return BadDay(what, ["check", TINY, model], sees, before=before)
 
 
 def launched(what, variable, value, asked):
@@ -96,4 +103,41 @@ DAYS = [
         "mixed_precision=bf16",
     ),
     launched("a launch with a compiler", "ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "torch.compile"),
+    BadDay(
+        "a quantised base without a LoRA",
+        ["check", TINY, f"model={{name_or_path: {FINAL}, quantization: {{bits: 4}}}}"],
+        "quantization needs lora: quantised weights cannot be trained, adapters over them can",
+    ),
+    BadDay(
+        "a new model that is quantised",
+        ["check", TINY, "model.lora={target_modules: [c_attn]}", "model.quantization={bits: 4}"],
+        "quantization needs a trained model (name_or_path): config builds one that has yet to learn",
+    ),
+    over_quantized(
+        "a kind of 4 bits with 8 bits",
+        "quant_type=nf4 is of 4 bits alone; remove it, or set bits: 4",
+        quantization="bits: 8, quant_type: nf4",
+    ),
+    over_quantized(
+        "quantised modules that are to be trained whole",
+        "model.lora.modules_to_save trains transformer.h.0.mlp.c_fc whole, and model.quantization keeps its weights in "
+        "few bits",
+        adapters="target_modules: [c_attn], modules_to_save: [c_fc]",
+    ),
+    over_quantized(
+        "DoRA over a quantised base",
+        "model.lora.use_dora reads or changes the weights of the base, which model.quantization keeps in few bits",
+        adapters="target_modules: [c_attn], use_dora: true",
+    ),
+    over_quantized(
+        "a quantised base under DeepSpeed",
+        "The launcher asks for DeepSpeed, which cannot hold the weights that model.quantization keeps in few bits",
+        before=lambda scene: scene.monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true"),
+    ),
+    over_quantized(
+        "a quantised base without bitsandbytes",
+        "model.quantization needs the package bitsandbytes, which is not installed: pip install "
+        "'neuralese[quantization]'",
+        before=lambda scene: scene.monkeypatch.setattr(quantization, "find_spec", lambda name: None),
+    ),
 ]

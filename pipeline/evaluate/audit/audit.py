@@ -66,13 +66,13 @@ class Question:
         problems: For interventions, counterfactuals and controls.
         probed: For probes.
         floor: Accuracy of a guess.
-        change: Changes one operand or edge of a question; None: the task has no changed questions.
+        change: Changes one operand or edge of a question; gives None where it has none that can be changed.
     """
 
     problems: Sequence[Problem]
     probed: Sequence[Problem]
     floor: float
-    change: Change | None
+    change: Change
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,7 @@ def audit(
     planned = interventions(own, seed, text_latents, block or 1)
     effects = {one.name: measure_effect(reasoner, own, one, settings, seed) for one in planned}
     read_alone = effects[AS_TEXT]
-    changed = None
-    if question.change is not None:
-        changed = measure_counterfactual(reasoner, own, question.change, settings, seed)
+    changed = measure_counterfactual(reasoner, own, question.change, settings, seed)
     compared = _compare(own, control, settings, seed) if control is not None else None
     gates = judge(effects, changed, compared, question.floor)
     probes = _probe(reasoner, question.probed, settings, seed, block)

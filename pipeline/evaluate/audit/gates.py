@@ -91,7 +91,9 @@ def _hurts(name: str, effect: Effect | None, floor: float) -> Gate:
 def _followed(found: Counterfactual | None) -> Gate:
     name = "counterfactual followed"
     if found is None:
-        return Gate(name, None, "the data has no changed questions: only generated tasks have them")
+        return Gate(
+            name, None, "no question could be changed: the data is no task of ours, and its steps are no equations"
+        )
     if found.known is None or found.known.lead.n < MINIMUM_PROBLEMS:
         pairs = found.known.lead.n if found.known is not None else 0
         return _too_few(name, f"{pairs} pairs are answered right on both sides")

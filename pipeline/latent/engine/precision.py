@@ -19,7 +19,6 @@ from ..config import COMPUTE_DTYPES, ModelError
 
 REFUSED = {
     "float16": "its range is too small for losses and latents without a loss scale; take bfloat16",
-    "auto": "what a model was stored in is not what it should compute in; leave dtype out or take one of those",
 }
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from ..engine.precision import computing, precise
+from ..engine.quantized import full_state_dict
 from ..engine.sharded_weights import whole
 from .base import IGNORE, States, Supervision
 
@@ -38,7 +39,7 @@ class StepDecoder(Supervision):
         trunk = AutoModel.from_config(config).to(model.dtype)
         trunk.set_input_embeddings(None)  # it is fed vectors
         with whole([*model.base_model.parameters(), *trunk.parameters()], change=True):
-            theirs = model.base_model.state_dict()
+            theirs = full_state_dict(model.base_model)
             trunk.load_state_dict({name: theirs[name] for name in trunk.state_dict() if name in theirs}, strict=False)
         self.trunk = trunk
 

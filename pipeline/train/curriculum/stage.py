@@ -84,7 +84,7 @@ def _finish(
         kept = visits[best].folder.name if best is not None else None
         write_whole(folder / REPORT, json.dumps({"stopped": stopped, "kept": kept, "visits": reports}, indent=1))
         if kept is None:
-            started = load_reasoner(base, **recipe.model.loading, **recipe.data.text_options)
+            started = load_reasoner(base, **recipe.model.loading_in_full, **recipe.data.text_options)
             started.save_pretrained(folder / "final.partial")
             (folder / "final.partial").rename(folder / "final")
         else:
