@@ -10,6 +10,17 @@ import torch.nn.functional as F
 from neuralese.pipeline.latent.mixin import LatentMixin
 
 
+def philox4x32(counter, key):
+    """Philox4x32-10 (Salmon et al., SC 2011) of four and two integers, one block at a time."""
+    (c0, c1, c2, c3), (k0, k1) = counter, key
+    for _ in range(10):
+        high0, low0 = divmod(0xD2511F53 * c0, 2**32)
+        high1, low1 = divmod(0xCD9E8D57 * c2, 2**32)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return c0, c1, c2, c3
+
+
 def thought(model, hidden):
     """The latent (d,) that a source makes of one hidden state (d,), by its formula."""
     section = model.latent_config

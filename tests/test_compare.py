@@ -72,8 +72,8 @@ def test_what_a_search_found_is_compared_whole(capsys, two, tmp_path):
     many = write(tmp_path / "found", Setting(8, "gaussian:0.3", search=Search.tree(8, 1, 3)), [[1] + [0] * 7] * 10)
     assert_one_paragraph(neuralese(capsys, "compare", many, found), "What a search found is compared whole")
     old = tmp_path / "old.jsonl"
-    old.write_text(found.read_text().replace('"version": 2', '"version": 1'))
-    assert_one_paragraph(neuralese(capsys, "compare", old, found), "is of version 1 of sample files")
+    old.write_text(found.read_text().replace('"version": 3', '"version": 2'))
+    assert_one_paragraph(neuralese(capsys, "compare", old, found), "is of version 2 of sample files")
 
 
 def test_what_cannot_be_compared_is_said(capsys, two, tmp_path):

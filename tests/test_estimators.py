@@ -65,7 +65,7 @@ def naive_replay(reasoner, inputs, row, noise):
     prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
     answer = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()]
     count = prompt.count(reasoner.config.token_ids[1])
-    epsilon = noise.sample(int(inputs["noise_seeds"][row]), count, 32)
+    epsilon = noise.sample_batch(inputs["noise_seeds"][[row]], count, 32)[0]
     embeds = latent_inputs(reasoner.model, prompt + answer.tolist(), epsilon, lambda z, e: noise.apply(Thought(z), e))
     logits = reasoner.model(inputs_embeds=embeds[None], use_cache=False).logits[0]
     logits = suppress(logits, reasoner.config.token_ids)[len(prompt) - 1 : -1]

@@ -88,7 +88,7 @@ def test_mirrored_thoughts_lower_the_variance_of_replay():
 
     def spread(antithetic):
         seeds = torch.tensor([[s, -s if antithetic else s + 10**6] for s in range(1, 4001)]).flatten()
-        epsilon = UNIT.sample_batch(seeds, torch.ones(8000, dtype=torch.long), 1)[:, 0].double()
+        epsilon = UNIT.sample_batch(seeds, 1, 1)[:, 0].double()
         mu = torch.ones(8000, 1, dtype=torch.float64, requires_grad=True)
         value = (0.5 * UNIT.apply(Thought(mu), epsilon)).sigmoid()  # what the answer's expectation over tokens gives
         (gradient,) = torch.autograd.grad(value.sum(), mu)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from neuralese.pipeline.latent import ModelError, parse_noise
-from neuralese.pipeline.latent.sampling.generate import SamplingParams, _uniform, generate
+from neuralese.pipeline.latent.noise import LatentDraws
+from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate, token_draws
 from neuralese.pipeline.latent.thoughts import suppress
 
 QUESTIONS = ["3 + 4 * 2 - 1 =", "6 - 5 =", "1 * 2 + 3 + 4 =", "2 + 2 * 6 ="]
@@ -93,9 +94,15 @@ def test_token_draws_follow_the_distribution(reasoner):
         assert abs(share - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-3
 
 
-def test_token_draws_do_not_come_from_the_stream_of_the_noise():
-    same_seed = torch.rand(4, generator=torch.Generator().manual_seed(5))
-    assert not torch.equal(_uniform(torch.tensor([5]), torch.tensor([0]), 4)[0], same_seed)
+def test_token_draws_come_from_seed_and_number_alone():
+    seeds, number = torch.tensor([5, 5, -5, 6, 2**40 + 5]), torch.tensor([0, 1, 0, 0, 0])
+    draws = token_draws(seeds, number, 10)
+    assert len(draws.unique()) == 50  # also those of mirrored noise, which share no token
+    for row in range(5):
+        assert torch.equal(token_draws(seeds[[row]], number[[row]], 7)[0], draws[row, :7])
+    noise = LatentDraws(seeds, 3, 10)
+    for other in (noise.uniform(), noise.uniform(per_rollout=True), 1 - noise.uniform()):
+        assert not torch.isin(draws, other).any()
 
 
 def test_special_tokens_are_never_sampled(reasoner):

@@ -68,7 +68,7 @@ def test_at_the_weights_of_the_rollout_the_density_is_that_of_epsilon(reasoner):
     taken = reasoner(**inputs, given=Given(rolled.latents, noise))
     for row, seed in enumerate(seeds.tolist()):
         count = int((inputs["input_ids"][row] == reasoner.config.token_ids[1]).sum())
-        epsilon = noise.sample(seed, count, 32)
+        epsilon = noise.sample_batch(torch.tensor([seed]), count, 32)[0]
         log_std = (0.3 * taken.latent_rms[row, :count]).log() * 32
         expected = -epsilon.pow(2).sum(1) / 2 - log_std - 16 * math.log(2 * math.pi)
         assert torch.allclose(taken.latent_logps[row, :count], expected, atol=2e-2)

@@ -64,7 +64,7 @@ def test_noise_falls_on_every_loop_and_comes_from_the_row_seed_alone(make):
     output = reasoner(**inputs, noise=noise, noise_seeds=seeds)
     for row, ids in enumerate(encode(reasoner)[0]):
         count = ids.count(reasoner.config.token_ids[1])
-        epsilon = noise.sample(int(seeds[row]), 2 * count, 32).view(2, count, 32)
+        epsilon = noise.sample_batch(seeds[[row]], count, 32, loops=2)[0]
         made = looped_inputs(reasoner.model, ids, epsilon, lambda z, e: noise.apply(Thought(z), e))
         latents = made[torch.tensor(ids) == reasoner.config.token_ids[1]]
         assert torch.allclose(output.latents[row, :count], latents, atol=1e-5)
@@ -72,11 +72,10 @@ def test_noise_falls_on_every_loop_and_comes_from_the_row_seed_alone(make):
 
 def test_noise_of_the_first_loop_alone(make):
     reasoner, noise, all_loops = make(loops=3), parse_noise("gaussian:5@first"), parse_noise("gaussian:5")
-    seeds, counts = torch.tensor([3, 8]), torch.tensor([2, 4])
-    first = noise.sample_loops(seeds, counts, 3, 32)
-    assert first.shape == (2, 3, 4, 32)
-    assert torch.equal(first[:, 0], all_loops.sample_loops(seeds, counts, 3, 32)[:, 0]) and not first[:, 1:].any()
-    assert first[0, 0, :2].all() and not first[0, 0, 2:].any()  # nothing beyond a row's count
+    first = noise.sample_batch(torch.tensor([3, 8]), 4, 32, loops=3)
+    every = all_loops.sample_batch(torch.tensor([3, 8]), 4, 32, loops=3)
+    assert first.shape == every.shape == (2, 3, 4, 32)
+    assert torch.equal(first[:, 0], every[:, 0]) and every.all() and not first[:, 1:].any()
     inputs = batch(reasoner, "right")
     seeds = torch.arange(len(ROWS))
     losses = [reasoner(**inputs, noise=kind, noise_seeds=seeds).loss for kind in (noise, all_loops)]

@@ -5,8 +5,9 @@ import torch
 from batches import batch
 from transformers import GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from neuralese.pipeline.latent import ModelError, NoiseError, parse_noise
-from neuralese.pipeline.latent.noise import NOISES
+from neuralese.pipeline.latent import ModelError, Noise, NoiseError, parse_noise, register_noise
+from neuralese.pipeline.latent.batch import Batch, Draw
+from neuralese.pipeline.latent.noise import NOISES, Replacement
 from neuralese.pipeline.latent.noise.values import ValueShift, value_bases
 from neuralese.pipeline.latent.thoughts import Mixture, Thought
 
@@ -25,7 +26,7 @@ KINDS = {
 
 
 def draw(noise, seeds, count=3, width=32):
-    return noise.sample_batch(torch.tensor(seeds), torch.tensor([count] * len(seeds)), width)
+    return noise.sample_batch(torch.tensor(seeds), count, width)
 
 
 def test_every_kind_is_tested():
@@ -221,6 +222,55 @@ def test_seeds_of_opposite_sign_mirror_each_other(kind):
         assert torch.equal(plus, -minus)
     else:  # a high draw has a low one beside it
         assert torch.corrcoef(torch.stack([plus[0, 0], minus[0, 0]]))[0, 1] < -0.3
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        (torch.arange(3), r"int64 of shape \(3,\) for 5 rows. Give one integer seed"),
+        (torch.rand(5), "are torch.float32"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"loops": 2}])
+def test_seeds_that_are_not_one_for_each_row_are_named(make, seeds, message, options):
+    """Not by `forward`, whose annotations are checked here and not where the package is used."""
+    reasoner = make(**options)
+    inputs = batch(reasoner, "right")
+    asked = Batch.of(inputs["input_ids"], inputs["attention_mask"], reasoner.config.token_ids[1])
+    with pytest.raises(ModelError, match=message):
+        reasoner.model.run_latents(asked, 3, Draw(parse_noise("gaussian:0.3"), seeds))
+
+
+def test_a_kind_that_draws_for_one_row_at_a_time_is_refused():
+    with pytest.raises(NoiseError, match=r"takes \(self, seed, num_latents, width\).*sample\(self, draws\)"):
+
+        @register_noise("mine")
+        class Mine(Noise):
+            def sample(self, seed, num_latents, width):
+                raise AssertionError
+
+            def apply(self, thought, epsilon):
+                raise AssertionError
+
+    assert "mine" not in NOISES
+
+
+def test_a_kind_that_draws_another_shape_is_named():
+    class Mine(NOISES["gaussian"]):
+        def sample(self, draws):
+            return draws.normal().flatten(1)
+
+    with pytest.raises(NoiseError, match=r"gaussian:0.5: Mine.sample gave the shape \(2, 96\). Give \(2, 3, 32\)"):
+        draw(Mine(0.5), [1, 2])
+
+
+def test_latents_that_are_not_given_are_the_models_own():
+    noise = Replacement(latents=torch.arange(12.0).view(3, 2, 2), places={7: 2, 9: 0})
+    epsilon = noise.sample_batch(torch.tensor([9, 7, 9]), 3, 2, loops=2)
+    assert epsilon.shape == (3, 2, 3, 2) and epsilon[..., 2, :].isnan().all()
+    assert epsilon[:, :, 0].tolist() == [[[0, 1]] * 2, [[8, 9]] * 2, [[0, 1]] * 2]
+    latent = torch.randn(3, 2, 3, 2)
+    assert torch.equal(noise.apply(Thought(latent), epsilon)[..., 2, :], latent[..., 2, :])
 
 
 @pytest.mark.parametrize("spec", ["gauss:0.3", "gaussian", "gaussian:", "gaussian:x", "gaussian:-1", "gaussian:nan",

@@ -91,7 +91,7 @@ def naive_states(reasoner, inputs, row, noise):
     prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
     answer = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()].tolist()
     ids, latent = prompt + answer, reasoner.config.token_ids[1]
-    epsilon = noise.sample(int(inputs["noise_seeds"][row]), prompt.count(latent), 32)
+    epsilon = noise.sample_batch(inputs["noise_seeds"][[row]], prompt.count(latent), 32)[0]
     embeds = latent_inputs(reasoner.model, ids, epsilon, lambda z, e: noise.apply(Thought(z), e))
     hidden = reasoner.model.base_model(inputs_embeds=embeds[None], use_cache=False).last_hidden_state[0]
     places = [i for i, token in enumerate(ids) if token == latent] + list(range(len(prompt), len(ids)))

@@ -110,7 +110,7 @@ def test_noise_comes_from_the_row_seed_alone(reasoner):
     ids, _ = encode(reasoner)
     for row, tokens in enumerate(ids):
         count = tokens.count(reasoner.config.token_ids[1])
-        epsilon = noise.sample(int(seeds[row]), count, 32)
+        epsilon = noise.sample_batch(seeds[[row]], count, 32)[0]
         _, latents = latent_forward(reasoner.model, tokens, epsilon, lambda z, e: noise.apply(Thought(z), e))
         for ours, theirs in zip(noisy.latents[row], latents, strict=False):
             assert torch.allclose(ours, theirs, atol=1e-5)

@@ -245,7 +245,7 @@ def test_a_report_leaves_out_what_cannot_be_read(copy, caplog):
 
 def test_samples_that_a_fault_made_unreadable_end_their_file(tmp_path):
     file = tmp_path / "greedy.jsonl"
-    head = {"version": 2, "setting": {}}
+    head = {"version": 3, "setting": {}}
     file.write_bytes(
         json.dumps(head).encode() + b'\n{"problem": 0, "texts": ["a"]}\n{"problem": 1, "texts": ["\xff"]}\n'
     )

@@ -66,12 +66,10 @@ def test_the_gradient_is_that_of_the_labels_under_the_noise_of_the_rollouts(
     total, count = 0.0, 0
     for row in range(len(inputs["prompt_ids"])):
         ids = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
-        seed, loops = int(inputs["noise_seeds"][row]), reasoner.config.loops
+        loops = reasoner.config.loops
+        (epsilon,) = NOISE.sample_batch(inputs["noise_seeds"][[row]], 3, 32, loops)
         apply = lambda z, e: NOISE.apply(Thought(z), e)  # noqa: E731
-        if loops:
-            made = looped_inputs(reasoner.model, ids, NOISE.sample(seed, loops * 3, 32).view(loops, 3, 32), apply)
-        else:
-            made = latent_inputs(reasoner.model, ids, NOISE.sample(seed, 3, 32), apply)
+        made = (looped_inputs if loops else latent_inputs)(reasoner.model, ids, epsilon, apply)
         logits = reasoner.model(inputs_embeds=made[None], use_cache=False).logits[0]
         places = [place for place, token in enumerate(ids) if token == reasoner.config.token_ids[1]]
         for place, label in zip(places, inputs["slot_labels"][row], strict=True):

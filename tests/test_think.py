@@ -43,7 +43,8 @@ def test_every_pass_is_read_as_a_naive_one_reads_it(make, noise):
     for row, ids in enumerate(prompts):
         drawn = ()
         if kind is not None:
-            drawn = (kind.sample((3, 8)[row], 8, 32).view(2, 4, 32), lambda z, e: kind.apply(Thought(z), e))
+            (epsilon,) = kind.sample_batch(draw.seeds[[row]], 4, 32, loops=2)
+            drawn = (epsilon, lambda z, e: kind.apply(Thought(z), e))
         for index, expected in enumerate(naive_rounds(reasoner, ids, *drawn)):
             assert readout.tokens[index, row, :, 0].tolist() == [best.indices for best in expected]
             shares = torch.stack([best.values for best in expected])

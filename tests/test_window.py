@@ -191,7 +191,7 @@ def test_noise_falls_as_in_the_naive_forward(make, window, sees):
     seeds = torch.tensor([3, 1, 4, 1, 5])
     noisy = reasoner(**unlabelled(batch(reasoner, "right")), noise=noise, noise_seeds=seeds)
     for row, ids in enumerate(encode(reasoner)[0]):
-        epsilon = noise.sample(int(seeds[row]), ids.count(reasoner.config.token_ids[1]), 32)
+        epsilon = noise.sample_batch(seeds[[row]], ids.count(reasoner.config.token_ids[1]), 32)[0]
         expected, latents = latent_forward(reasoner.model, ids, epsilon, lambda z, e: noise.apply(Thought(z), e))
         assert torch.allclose(noisy.logits[row, : len(ids)], expected, atol=1e-5)
         for ours, theirs in zip(noisy.latents[row], latents, strict=False):

@@ -16,6 +16,7 @@ from ..latent.batch import Batch, Draw
 from ..latent.config import LatentConfig
 from ..latent.engine.packed import Keep
 from ..latent.noise import Noise, check_fits, parse_noise
+from ..latent.philox import Stream, new_seeds
 from ..latent.sampling.generate import SamplingParams, pad_left, write_answers
 from ..model.reasoner import Reasoner, Samples
 from ..problems.checks import check_room
@@ -126,7 +127,7 @@ def search_thoughts(
         part = slice(begin, begin + per_batch)
         ids, mask = pad_left(prompts[part], reasoner.eos_token_ids[0], model.device)
         own = torch.tensor(seeds[part])
-        growth = Growth(search, _draws(noise, own, most, count, noise.width(model)).to(model.device), judge)
+        growth = Growth(search, _draws(noise, own.to(model.device), most, count, noise.width(model)), judge)
         batch = Batch.of(ids, mask, reasoner.config.token_ids[1])
         keep = Keep(spare=sampling.max_new_tokens)
         grown, _ = model.run_latents(batch, count, Draw(noise), keep=keep, branch=growth)
@@ -140,10 +141,6 @@ def search_thoughts(
 
 
 def _draws(noise: Noise, seeds: Tensor, most: int, num_latents: int, width: int) -> Tensor:
-    """Draws (B, most, L, width) from a seed for each question."""
-    generator = torch.Generator()
-    each = torch.stack(
-        [torch.randint(2**62, (most,), generator=generator.manual_seed(seed)) for seed in seeds.tolist()]
-    )
-    counts = torch.full((each.numel(),), num_latents)
-    return noise.sample_batch(each.flatten(), counts, width).unflatten(0, each.shape)
+    """Draws (B, most, L, width) from a seed for each question, on the device of the seeds."""
+    each = new_seeds(seeds, Stream.THOUGHT, most)
+    return noise.sample_batch(each.flatten(), num_latents, width).unflatten(0, each.shape)

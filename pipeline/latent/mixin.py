@@ -233,19 +233,21 @@ class LatentMixin:
         return Refinement(min(config.jacobi_sweeps, num_latents))  # as many as latents are exact; more change nothing
 
     def _draws(self, draw: Draw, counts: Tensor, num_latents: int) -> Draws:
-        """The draws of rows with so many latents each (N,); without seeds the kind's value shift alone."""
+        """The draws of rows with so many latents each (N,); without seeds the kind's value shift alone.
+
+        Raises:
+            ModelError: Seeds that are not one integer for each row.
+        """
         noise, shift = draw.noise, draw.noise.value_shift(self)
         if draw.seeds is None:
             return Draws(None, shift)
-        width, loops = noise.width(self), self.latent_config.loops
-        if loops is not None:
-            epsilon = noise.sample_loops(draw.seeds, counts, loops, width)
-        else:
-            epsilon = noise.sample_batch(draw.seeds, counts, width)
-        if epsilon.size(-2) == 0:  # the latents are all in the rows of other ranks, and all ranks do the same
-            epsilon = epsilon.new_zeros(*epsilon.shape[:-2], num_latents, width)
-        epsilon = epsilon.to(counts.device)
-        return Draws(epsilon, shift)
+        if draw.seeds.shape != counts.shape or draw.seeds.is_floating_point():
+            raise ModelError(
+                f"noise_seeds are {draw.seeds.dtype} of shape {tuple(draw.seeds.shape)} for {len(counts)} rows. "
+                "Give one integer seed per row."
+            )
+        seeds = draw.seeds.to(counts.device)
+        return Draws(noise.sample_batch(seeds, num_latents, noise.width(self), self.latent_config.loops), shift)
 
     def _is_complete(self, hidden: Tensor) -> Tensor:
         """Which thoughts (B,) end after the state (B, d) of their latest latent."""

@@ -1,7 +1,7 @@
 """Noise on latents: a file for each kind, named as recipes name it. Importing this package registers all kinds.
 
-A kind of one's own is a subclass of `Noise` with `@register_noise("name")`. `normal` and `uniform` make draws from a
-seed, and `rms` is the root mean square of a vector.
+A kind of one's own is a subclass of `Noise` with `@register_noise("name")`. `LatentDraws` gives it random numbers, and
+`rms` is the root mean square of a vector.
 """
 
 from .base import (
@@ -9,12 +9,11 @@ from .base import (
     Noise,
     NoiseError,
     check_fits,
-    normal,
     parse_noise,
     register_noise,
     rms,
-    uniform,
 )
+from .draws import LatentDraws
 from .dropout import DropoutNoise
 from .gaussian import GaussianNoise
 from .gumbel import GumbelNoise, OneSidedGumbelNoise
@@ -28,6 +27,7 @@ __all__ = [
     "DropoutNoise",
     "GaussianNoise",
     "GumbelNoise",
+    "LatentDraws",
     "LearnedNoise",
     "Noise",
     "NoiseError",
@@ -36,9 +36,7 @@ __all__ = [
     "SphericalNoise",
     "ValueNoise",
     "check_fits",
-    "normal",
     "parse_noise",
     "register_noise",
     "rms",
-    "uniform",
 ]

@@ -7,6 +7,7 @@ latent only; of looped latents, in the first loop only.
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from torch import Tensor
 from ....data.errors import UserError
 from ..engine.precision import precise
 from ..thoughts.base import THOUGHT_SOURCES, Thought
+from .draws import LatentDraws
 from .values import ValueShift
 
 FIRST = "@first"
@@ -51,10 +53,11 @@ class Noise(ABC):
         return f"{self.kind}:{self.scale:g}{FIRST if self.first_only else ''}"
 
     @abstractmethod
-    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
-        """Draws epsilon (L, W) of one rollout from its seed alone, on the CPU in float32.
+    def sample(self, draws: LatentDraws) -> Tensor:
+        """Epsilon of all latents of a batch, made of random numbers that `draws` gives; in float32, on their device.
 
-        The draws of seed -s mirror those of s (see `normal`, `uniform`), which makes antithetic pairs.
+        Returns:
+            `draws.shape`, which is (B, L, W), and (B, R, L, W) in R loops; or a shape that broadcasts to it.
         """
 
     @abstractmethod
@@ -85,49 +88,45 @@ class Noise(ABC):
         """The shift that the kind gives to the values of latents; None: it leaves them alone."""
         return None
 
-    def sample_batch(self, seeds: Tensor, counts: Tensor, width: int) -> Tensor:
-        """Epsilon (B, max count, W) for seeds (B,) and latents per row (B,), zero beyond a row's count.
+    def sample_batch(self, seeds: Tensor, num_latents: int, width: int, loops: int | None = None) -> Tensor:
+        """Epsilon (B, L, W) of rollouts with seeds (B,), on the device of these; (B, R, L, W) in R loops.
 
-        Row b depends on seeds[b] and counts[b] only, not on the rest of the batch.
+        Raises:
+            NoiseError: `sample` gave another shape.
         """
-        drawn = [self.sample(seed, count, width) for seed, count in zip(seeds.tolist(), counts.tolist(), strict=True)]
-        epsilon = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True)
-        if self.first_only:
-            epsilon[:, 1:] = 0.0
+        draws = LatentDraws(seeds, num_latents, width, loops)
+        epsilon = self.sample(draws)
+        try:
+            epsilon = epsilon.expand(draws.shape)
+        except RuntimeError as error:
+            raise NoiseError(
+                f"Noise {self}: {type(self).__name__}.sample gave the shape {tuple(epsilon.shape)}. Give "
+                f"{draws.shape}, as `draws.shape` says, or one that broadcasts to it."
+            ) from error
+        if self.first_only:  # the first latent, or the first loop
+            epsilon = torch.cat([epsilon[:, :1], torch.zeros_like(epsilon[:, 1:])], 1)
         return epsilon
-
-    def sample_loops(self, seeds: Tensor, counts: Tensor, loops: int, width: int) -> Tensor:
-        """Epsilon (B, R, max count, W) of looped latents: a draw for each loop and latent, as in `sample_batch`."""
-        drawn = [
-            self.sample(seed, loops * count, width).view(loops, count, width).transpose(0, 1)
-            for seed, count in zip(seeds.tolist(), counts.tolist(), strict=True)
-        ]
-        epsilon = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).transpose(1, 2)
-        if self.first_only:
-            epsilon[:, 1:] = 0.0
-        return epsilon
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    """Standard normal draws of a seed; those of -seed are their negatives."""
-    draws = torch.randn(shape, generator=torch.Generator().manual_seed(abs(seed)), dtype=torch.float32)
-    return draws if seed >= 0 else -draws
-
-
-def uniform(seed: int, *shape: int) -> Tensor:
-    """Draws from (0, 1) of a seed; those of -seed are 1 minus them."""
-    draws = torch.rand(shape, generator=torch.Generator().manual_seed(abs(seed)), dtype=torch.float32)
-    draws = draws.clamp(1e-7, 1 - 1e-7)
-    return draws if seed >= 0 else 1 - draws
 
 
 NOISES: dict[str, type[Noise]] = {}
 
 
 def register_noise(kind: str) -> Callable[[type[Noise]], type[Noise]]:
-    """Registers a noise class under the name that recipes use."""
+    """Registers a noise class under the name that recipes use.
+
+    Raises:
+        NoiseError: Its `sample` does not take `draws` alone.
+    """
 
     def decorate(cls: type[Noise]) -> type[Noise]:
+        signature = inspect.signature(cls.sample)
+        try:
+            signature.bind(None, None)  # self and the draws
+        except TypeError as error:
+            raise NoiseError(
+                f"Noise {kind!r}: {cls.__name__}.sample takes {signature}, but is called once for a whole batch. Write "
+                "sample(self, draws), and make epsilon of draws.normal() or draws.uniform()."
+            ) from error
         cls.kind = kind
         NOISES[kind] = cls
         return cls
@@ -191,8 +190,8 @@ def normal_log_prob(value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 class NormalNoise(Noise):
     """Noise whose draws are epsilon ~ N(0, I)."""
 
-    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
-        return normal(seed, num_latents, width)
+    def sample(self, draws: LatentDraws) -> Tensor:
+        return draws.normal()
 
 
 def part_of(noise: Noise, thought: Thought) -> Any:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..thoughts.base import Thought
-from .base import Noise, NoiseError, register_noise, uniform
+from .base import Noise, NoiseError, register_noise
+from .draws import LatentDraws
 
 
 @register_noise("dropout")
@@ -26,9 +27,9 @@ class DropoutNoise(Noise):
         if self.scale >= 1:
             raise NoiseError(f"Noise {self} would drop every coordinate. Give a share below 1, such as dropout:0.1.")
 
-    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
-        kept = (uniform(seed, width) >= self.scale).float() / (1 - self.scale)
-        return (kept - 1).repeat(num_latents, 1)
+    def sample(self, draws: LatentDraws) -> Tensor:
+        kept = (draws.uniform(per_rollout=True) >= self.scale).float() / (1 - self.scale)
+        return kept - 1
 
     def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
         return thought.latent * (1 + epsilon).to(thought.latent.dtype)

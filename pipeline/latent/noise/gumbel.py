@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..thoughts.base import Thought
-from .base import Noise, part_of, register_noise, uniform
+from .base import Noise, part_of, register_noise
+from .draws import LatentDraws
 
 
 @register_noise("gumbel")
@@ -23,8 +24,8 @@ class GumbelNoise(Noise):
     def width(self, model: Any) -> int:
         return model.thought_source.top_k
 
-    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
-        return -(-uniform(seed, num_latents, width).log()).log()
+    def sample(self, draws: LatentDraws) -> Tensor:
+        return -(-draws.uniform().log()).log()
 
     def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
         mixture = part_of(self, thought)
@@ -38,5 +39,5 @@ class OneSidedGumbelNoise(GumbelNoise):
     """As `gumbel`, with g = clamp(Gumbel(0, 1), −1.5, 3) + 1.5 >= 0 (Latent-GRPO, arXiv 2604.27998). It raises
     tokens and lowers none, so that no likely token is lost."""
 
-    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
-        return super().sample(seed, num_latents, width).clamp(-1.5, 3.0) + 1.5
+    def sample(self, draws: LatentDraws) -> Tensor:
+        return super().sample(draws).clamp(-1.5, 3.0) + 1.5

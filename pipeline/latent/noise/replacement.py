@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..thoughts.base import Thought
 from .base import Noise
+from .draws import LatentDraws
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +19,8 @@ class Replacement(Noise):
     """Puts other latents in place of those that the model makes.
 
     Attributes:
-        latents: (R, L, d). Where they are NaN, the model makes its own latent from what comes before it.
+        latents: (R, L, d). Where they are NaN, and after the last of them, the model makes its own latent from what
+            comes before it.
         places: The row that each seed gets; None: the seed of a sample is its row.
     """
 
@@ -27,13 +30,14 @@ class Replacement(Noise):
     latents: Tensor | None = None
     places: Mapping[int, int] | None = None
 
-    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
+    def sample(self, draws: LatentDraws) -> Tensor:
         assert self.latents is not None
-        row = seed if self.places is None else self.places[seed]
-        return self.latents[row, :num_latents].float().cpu()
-
-    def sample_loops(self, seeds: Tensor, counts: Tensor, loops: int, width: int) -> Tensor:
-        return self.sample_batch(seeds, counts, width)[:, None].expand(-1, loops, -1, -1)
+        rows = draws.seeds
+        if self.places is not None:
+            rows = torch.tensor([self.places[seed] for seed in rows.tolist()], device=rows.device)
+        given = self.latents.to(rows.device)[rows, : draws.num_latents].float()
+        given = F.pad(given, (0, 0, 0, draws.num_latents - given.size(1)), value=torch.nan)
+        return given if draws.loops is None else given[:, None]
 
     def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
         return torch.where(epsilon.isnan(), thought.latent, epsilon.to(thought.latent.dtype))

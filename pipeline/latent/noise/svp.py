@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..thoughts.base import Thought
-from .base import NormalNoise, normal, register_noise
+from .base import NormalNoise, register_noise
+from .draws import LatentDraws
 from .values import ValueShift, value_bases
 
 
@@ -34,8 +35,8 @@ class ValueNoise(NormalNoise):
     def value_shift(self, model: Any) -> ValueShift:
         return ValueShift(value_bases(model), self.scale)
 
-    def sample(self, seed: int, num_latents: int, width: int) -> Tensor:
-        return normal(seed, width).repeat(num_latents, 1)
+    def sample(self, draws: LatentDraws) -> Tensor:
+        return draws.normal(per_rollout=True)
 
     def apply(self, thought: Thought, epsilon: Tensor) -> Tensor:
         return thought.latent

@@ -27,12 +27,8 @@ from ..config import ModelError
 from ..engine.packed import Keep, PassResult
 from ..engine.precision import in_compute_dtype, precise
 from ..noise import Noise
+from ..philox import Stream, uniform
 from ..thoughts import THOUGHT_SOURCES, suppress
-
-# The token stream of a seed must differ from its noise stream.
-TOKEN_STREAM = 0x5EED
-# Spreads the answers of one seed over streams; torch's generator takes the lower 32 bits.
-ANSWER_STREAM = 0x9E3779B1
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,9 @@ def write_answers(
         number: (N,) tells answers of equal seeds apart.
     """
     stop = torch.tensor(list(eos_token_ids), device=state.device)
-    draws = _uniform(seeds, number, sampling.max_new_tokens).to(state.device) if sampling.temperature > 0 else None
+    draws = None
+    if sampling.temperature > 0:
+        draws = token_draws(seeds.to(state.device), number.to(state.device), sampling.max_new_tokens)
     tokens, logprobs = _decode(model, prefill, state, draws, sampling, stop, eos_token_ids[0])
     is_stop = torch.isin(tokens, stop)
     lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
@@ -244,11 +242,6 @@ def _draw(logits: Tensor, warpers: LogitsProcessorList, uniform: Tensor | None) 
     return (cdf <= uniform * cdf[:, -1:]).sum(-1).clamp_max(logits.size(-1) - 1)
 
 
-def _uniform(seeds: Tensor, number: Tensor, count: int) -> Tensor:
-    """Uniform draws (N, count); row n comes from seeds[n] and number[n] alone."""
-    generator = torch.Generator()
-    pairs = zip(seeds.tolist(), number.tolist(), strict=True)
-    streams = [seed ^ TOKEN_STREAM ^ (m * ANSWER_STREAM & 0xFFFFFFFF) for seed, m in pairs]
-    return torch.stack(
-        [torch.rand(count, generator=generator.manual_seed(stream), dtype=torch.float32) for stream in streams]
-    )
+def token_draws(seeds: Tensor, number: Tensor, count: int) -> Tensor:
+    """Uniform numbers (N, count) that tokens are drawn by; those of row n come from seeds[n] and number[n] alone."""
+    return uniform(seeds, Stream.TOKEN, number, 0, count)
