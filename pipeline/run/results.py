@@ -101,7 +101,8 @@ def evaluate_checkpoint(
     folder = source = None
     if samples is not None:
         folder = samples / stage
-        source = {"checkpoint": digest(checkpoint), "task": recipe.data.eval.model_dump(mode="json")}
+        task = recipe.data.eval.model_dump(mode="json")
+        source = {"checkpoint": digest(checkpoint), "task": task, "dtype": reasoner.config.compute_dtype}
         if recipe.model.quantization is not None:
             source["quantization"] = recipe.model.quantization.model_dump()
     with torch.no_grad(), doing(f"measuring {stage}"):
