@@ -48,8 +48,8 @@ DAYS = [
     ),
     BadDay(
         "an optimizer whose library is not installed",
-        ["check", TINY, "sft.trainer.optim=adamw_8bit"],
-        "sft.trainer: the optimizer adamw_8bit cannot be used: ImportError: You need to install `bitsandbytes`",
+        ["check", TINY, "sft.trainer.optim=lomo"],
+        "sft.trainer: the optimizer lomo cannot be used: ImportError: You need to install `lomo_optim`",
     ),
     BadDay(
         "an optimizer that nobody knows",
