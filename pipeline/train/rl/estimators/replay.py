@@ -38,6 +38,7 @@ def replayed_logps(
         labels=answers.labels,
         noise=draw.noise if draw is not None else None,
         noise_seeds=draw.seeds if draw is not None else None,
+        share_questions=True,
         supervision_inputs={"slot_labels": slot_labels} if slot_labels is not None else None,
     )
     logps, entropies = answer_logps(output.logits, answers, temperature, special)
