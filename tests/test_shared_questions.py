@@ -5,11 +5,13 @@ import torch
 from batches import L, assert_same_gradients, batch, gradients
 from peft import LoraConfig, get_peft_model
 from test_architectures import ARCHITECTURES
+from test_grpo import make_trainer, rollouts
 
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.batch import Given
 from neuralese.pipeline.latent.engine import decoder as engine
 from neuralese.pipeline.latent.engine.packed import SharedQuestions
+from neuralese.pipeline.train.rl.groups import shuffle_groups
 
 # Two questions of different lengths with three answers each, one asked once, and one with other latents.
 ROWS = [
@@ -139,3 +141,45 @@ def test_rows_that_all_differ_are_run_as_they_are(make, widths):
     assert SharedQuestions.among(torch.tensor([[1, 2], [1, 3]])) is None
     first, of = SharedQuestions.among(torch.tensor([[4, 2], [1, 3], [4, 2]]))
     assert first[of].tolist() == [0, 1, 0]
+
+
+def test_groups_are_shuffled_whole_and_all_their_columns_with_them():
+    asked = torch.tensor([3, 3, 3, 5, 5, 3, 3, 8])  # 3 twice: of two groups that a process holds parts of
+    batch = {
+        "prompt_ids": torch.stack([asked, asked + 1], 1),
+        "noise_seeds": torch.arange(8),
+        "names": [str(row) for row in range(8)],
+        "num_items_in_batch": torch.tensor(40),
+        "images": None,
+    }
+    orders = set()
+    for _ in range(60):
+        found = shuffle_groups(batch)
+        rows = found["noise_seeds"]
+        assert found["prompt_ids"].tolist() == batch["prompt_ids"][rows].tolist()
+        assert found["names"] == [str(row) for row in rows.tolist()]
+        assert found["num_items_in_batch"] == 40 and found["images"] is None
+        orders.add(tuple(rows.tolist()))
+        for group in ([0, 1, 2], [3, 4], [5, 6]):
+            place = rows.tolist().index(group[0])
+            assert rows[place : place + len(group)].tolist() == group
+    assert len(orders) > 15  # of 24
+
+
+@pytest.mark.parametrize("loops", [None, 2])
+def test_the_replay_of_a_micro_batch_runs_each_question_once(make, problems, tmp_path, widths, loops):
+    reasoner = make(num_latents=2, loops=loops)
+    sizes = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "steps_per_generation": 4}
+    trainer = make_trainer(reasoner, problems, tmp_path, **sizes)
+    widths.clear()
+    inputs = [rollouts(trainer)]
+    for step in range(1, 4):
+        trainer._step = step
+        inputs.append(trainer._prepare_inputs(None))
+    widths.clear()
+    trainer.current_gradient_accumulation_steps = 4
+    for rows in inputs:
+        questions = rows["prompt_ids"].unique(dim=0)
+        assert len(questions) == 8 // trainer.num_generations
+        trainer._compute_loss(trainer.model, rows)
+    assert widths[0] == len(questions) and widths.count(len(questions)) == 4 and set(widths) == {len(questions), 8}
