@@ -9,6 +9,7 @@ optimizer  clipping and the step
 rest       everything else: rewards, advantages, batching, logging; the aim is at most 20%
 prefill    seconds of rollouts whose equal prompts are read once / seconds where each rollout reads its own, medians of
            draws that take turns
+shared     the same of the update's forward and backward
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +33,7 @@ from rich.table import Table
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
+from neuralese.pipeline.latent.batch import Draw
 from neuralese.pipeline.latent.noise import parse_noise
 from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
 from neuralese.pipeline.model.load import load_reasoner
@@ -38,7 +41,9 @@ from neuralese.pipeline.problems.load import load_evaluation
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.recipe.schema import Recipe
 from neuralese.pipeline.run.train import run
+from neuralese.pipeline.train.rl.estimators import replayed_logps
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.rl.logps import Answers
 
 PARTS = {
     "rollout": [(LatentGRPOTrainer, "_generate_single_turn")],
@@ -107,9 +112,8 @@ def time_steps(recipe: Recipe, checkpoint: Path, steps: int) -> dict[str, float]
     return {**seconds, "rest": seconds["step"] - sum(seconds[part] for part in PARTS)}
 
 
-@torch.no_grad()
-def prefill_ratio(recipe: Recipe, checkpoint: Path, repeats: int) -> float:
-    """Seconds of one step's rollouts with shared prefills over those without."""
+def sharing_ratios(recipe: Recipe, checkpoint: Path, repeats: int) -> tuple[float, float]:
+    """Seconds with shared questions over those without: of one step's rollouts, and of their forward and backward."""
     assert recipe.rl is not None
     trainer = recipe.rl.trainer
     count, group = trainer["per_device_train_batch_size"], trainer["num_generations"]
@@ -121,13 +125,44 @@ def prefill_ratio(recipe: Recipe, checkpoint: Path, repeats: int) -> float:
         noise.prepare(reasoner.model)
     shared, seeds = torch.arange(len(prompts)).repeat_interleave(group), torch.arange(len(prompts) * group)
     own = [prompts[row] for row in shared]
-    seconds: dict[str, list[float]] = {"shared": [], "own": []}
+    end = [reasoner.tokenizer.eos_token_id]
+
+    def draw(is_shared: bool) -> Any:
+        ids, rows = (prompts, shared) if is_shared else (own, torch.arange(len(own)))
+        with torch.no_grad():
+            return generate(reasoner.model, ids, rows, seeds, sampling, noise, end)
+
+    answers = _answers(own, draw(True).token_ids, reasoner.tokenizer.pad_token_id)
+
+    def update(is_shared: bool) -> None:
+        draws = Draw(noise, seeds) if noise is not None else None
+        special = reasoner.config.token_ids
+        replayed_logps(reasoner.model, answers, draws, 1.0, special, share_questions=is_shared).logps.sum().backward()
+
+    return _ratio(draw, repeats), _ratio(update, repeats)
+
+
+def _answers(prompts: list[list[int]], answers: list[list[int]], pad: int) -> Answers:
+    """Rollouts as TRL lays them out: questions padded on the left, answers on the right."""
+    asked, width = max(map(len, prompts)), max(map(len, answers))
+    rows = [
+        ([pad] * (asked - len(one)) + one, other + [pad] * (width - len(other)), len(one), len(other))
+        for one, other in zip(prompts, answers, strict=True)
+    ]
+    ids = torch.tensor([one + other for one, other, _, _ in rows])
+    mask = torch.tensor([[0] * (asked - p) + [1] * (p + a) + [0] * (width - a) for _, _, p, a in rows])
+    return Answers(ids, mask, width)
+
+
+def _ratio(work: Callable[[bool], Any], repeats: int) -> float:
+    """Median seconds of work with sharing over those without, in turns after a first one of each."""
+    seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(repeats + 1):
-        for name, ids, rows in ("shared", prompts, shared), ("own", own, torch.arange(len(own))):
+        for is_shared in seconds:
             begin = _now()
-            generate(reasoner.model, ids, rows, seeds, sampling, noise, [reasoner.tokenizer.eos_token_id])
-            seconds[name].append(_now() - begin)
-    return statistics.median(seconds["shared"][1:]) / statistics.median(seconds["own"][1:])
+            work(is_shared)
+            seconds[is_shared].append(_now() - begin)
+    return statistics.median(seconds[True][1:]) / statistics.median(seconds[False][1:])
 
 
 def main(
@@ -139,15 +174,17 @@ def main(
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("bench_rl.json"),
 ) -> None:
     recipe = load_recipe(file, override or [])
-    ratio = prefill_ratio(recipe, checkpoint, repeats)
+    prefill, shared = sharing_ratios(recipe, checkpoint, repeats)
     seconds = time_steps(recipe, checkpoint, steps)
     threads = torch.get_num_threads()
-    out.write_text(json.dumps({"threads": threads, "steps": steps, "seconds": seconds, "prefill": ratio}, indent=1))
+    found = {"threads": threads, "steps": steps, "seconds": seconds, "prefill": prefill, "shared": shared}
+    out.write_text(json.dumps(found, indent=1))
     table = Table("part", "ms a step", "share", title=f"{steps} RL steps, {threads} threads")
     for name in (*PARTS, "rest", "step"):
         table.add_row(name, f"{1000 * seconds[name]:.1f}", f"{seconds[name] / seconds['step']:.3f}")
     Console().print(table)
-    print(f"Rollouts with shared prefills take {ratio:.2f} of the time of rollouts that each read their prompt.")
+    print(f"Rollouts with shared prefills take {prefill:.2f} of the time of rollouts that each read their prompt,")
+    print(f"and their forward and backward {shared:.2f} of the time of those that each run it.")
 
 
 if __name__ == "__main__":

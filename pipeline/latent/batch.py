@@ -45,6 +45,10 @@ class Batch:
         is_latent = (input_ids == latent_id) & mask.bool()
         return cls(input_ids, mask, positions.expand(len(input_ids), -1), is_latent)
 
+    def after_question(self, labels: Tensor) -> Tensor:
+        """(B, T) True from the first latent or label of each row on."""
+        return (self.is_latent | (labels != -100)).cumsum(1) > 0
+
 
 @dataclass(frozen=True)
 class Draw:

@@ -31,6 +31,7 @@ from .engine.packed import (
     PassResult,
     Think,
     Watch,
+    shared_questions,
 )
 from .engine.parallel import Refinement, run_parallel
 from .engine.passes import run_passes
@@ -38,7 +39,7 @@ from .engine.precision import in_compute_dtype
 from .loss import in_batch_order, loss_over_latents
 from .noise import Noise
 from .output import LatentOutput
-from .sampling.given import take_given
+from .sampling.given import split_states, take_given
 from .supervision import States, Supervision
 from .thoughts import THOUGHT_SOURCES, ThoughtSource
 from .value_head import ValueHead
@@ -66,6 +67,7 @@ class LatentMixin:
         num_items_in_batch: Tensor | int | None = None,
         supervision_inputs: dict[str, Tensor] | None = None,
         given: Given | None = None,
+        share_questions: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Runs a batch with `<|latent|>` placeholders in place, in one of four ways.
@@ -85,6 +87,8 @@ class LatentMixin:
             noise_seeds: One seed per row. The same seeds give the same noise, in any batch and on any process.
             supervision_inputs: What the supervision module reads. Without it the module is not run.
             given: Latents of earlier rollouts to take as they are, in place of `noise`. Their rows need labels.
+            share_questions: Run what comes before the first latent, or before the first label where there is none, once
+                for all rows of the batch that begin alike. Needs labels. Same result and gradients.
 
         Raises:
             ModelError: A row that is all padding or begins with a placeholder, noise without seeds, or given latents
@@ -98,11 +102,11 @@ class LatentMixin:
             return super().forward(**{k: v for k, v in theirs.items() if v is not None})  # type: ignore[misc]
         batch = Batch.of(input_ids, attention_mask, self.latent_config.token_ids[1], position_ids)
         if given is not None:
-            return self.forward_given(batch, labels, given, num_items_in_batch)
+            return self.forward_given(batch, labels, given, num_items_in_batch, share_questions)
         draw = Draw.of(noise, noise_seeds)
         if labels is None:
             return self.forward_logits(batch, draw)
-        return self.forward_loss(batch, labels, draw, num_items_in_batch, supervision_inputs)
+        return self.forward_loss(batch, labels, draw, num_items_in_batch, supervision_inputs, share_questions)
 
     def forward_loss(
         self,
@@ -111,10 +115,11 @@ class LatentMixin:
         draw: Draw | None,
         num_items_in_batch: Tensor | int | None,
         supervision_inputs: dict[str, Tensor] | None,
+        share_questions: bool = False,
     ) -> LatentOutput:
         """Thinks, then computes the loss of the labels and of the supervision."""
         needs_layers = supervision_inputs is not None and self.supervision is not None and self.supervision.needs_layers
-        states = self._states(batch, draw, needs_layers)
+        states = self._states(batch, draw, needs_layers, batch.after_question(labels) if share_questions else None)
         return loss_over_latents(self, states, batch, labels, num_items_in_batch, supervision_inputs)
 
     def forward_logits(self, batch: Batch, draw: Draw | None) -> LatentOutput:
@@ -123,23 +128,38 @@ class LatentMixin:
         return LatentOutput(logits=self.head_logits(in_batch_order(states)), latents=states.latents)
 
     def forward_given(
-        self, batch: Batch, labels: Tensor | None, given: Given, num_items_in_batch: Tensor | int | None
+        self,
+        batch: Batch,
+        labels: Tensor | None,
+        given: Given,
+        num_items_in_batch: Tensor | int | None,
+        share_questions: bool = False,
     ) -> LatentOutput:
         """One pass over latents that are given, with their density under the noise that they were drawn under."""
         if labels is None:
             raise ModelError("Given latents need labels for their rows and the noise that they were drawn under.")
-        taken = take_given(self, batch, given)
+        taken = take_given(self, batch, given, batch.after_question(labels) if share_questions else None)
         output = loss_over_latents(self, taken.states, batch, labels, num_items_in_batch, None)
         output.latent_logps, output.latent_rms = taken.logps, taken.rms
         return output
 
-    def _states(self, batch: Batch, draw: Draw | None, needs_layers: bool) -> States:
-        """Hidden states after all passes over a batch; one parallel pass where nothing is recurrent."""
+    def _states(self, batch: Batch, draw: Draw | None, needs_layers: bool, is_rest: Tensor | None = None) -> States:
+        """Hidden states after all passes over a batch; one parallel pass where nothing is recurrent.
+
+        Args:
+            is_rest: (B, T) True after the question, where rows that begin alike share their question; None: they do
+                not.
+        """
         self._check_rows(batch)
         num_latents = self._most_latents(batch.is_latent.sum(1))
         if num_latents == 0 or not THOUGHT_SOURCES[self.latent_config.thought_source].is_recurrent:
-            return self._parallel_states(batch, needs_layers, self.visibility if num_latents else None)
-        result, layout = self.run_latents(batch, num_latents, draw, keep=Keep(layers=needs_layers))
+            visibility = self.visibility if num_latents else None
+            if is_rest is not None and not needs_layers:
+                embeds = self.get_input_embeddings()(batch.input_ids)  # type: ignore[attr-defined]
+                return split_states(self.base_model, batch, embeds, is_rest, visibility)  # type: ignore[attr-defined]
+            return self._parallel_states(batch, needs_layers, visibility)
+        keep, share = Keep(layers=needs_layers), is_rest is not None
+        result, layout = self.run_latents(batch, num_latents, draw, keep=keep, share_questions=share)
         return States(result.hidden, result.latents, layout.packed_column, result.decoder.layers)
 
     def _parallel_states(self, batch: Batch, needs_layers: bool, visibility: Visibility | None) -> States:
@@ -168,6 +188,7 @@ class LatentMixin:
         keep: Keep = KEEP_NOTHING,
         may_stop: bool = False,
         branch: Branch | None = None,
+        share_questions: bool = False,
     ) -> tuple[PassResult, Layout]:
         """All passes over a batch, without the head.
 
@@ -177,6 +198,7 @@ class LatentMixin:
             rows: (N,) row of each answer, where answers share their question. The result is over N rows.
             may_stop: Let the stop head, where there is one, end a thought before its last placeholder.
             branch: Says which rows go on before each latent, and draws for the noise; see `Between`.
+            share_questions: Rows that begin alike run their question once. Not with `rows`.
         """
         config = self.latent_config
         draw = draw if num_latents else None
@@ -191,7 +213,10 @@ class LatentMixin:
         pauses = None
         if self.visibility is not None and not THOUGHT_SOURCES[config.thought_source].is_recurrent:
             pauses = batch.is_latent.gather(1, layout.source) & layout.is_token
-        packed = Packed(layout, embeds, positions, rows, self.visibility, pauses)
+        shared = None
+        if share_questions:
+            shared = shared_questions(batch.input_ids, positions, layout, pieces=1 if refinement is None else 2)
+        packed = Packed(layout, embeds, positions, rows, self.visibility, pauses, shared)
         think = self._think(draw.noise if draw is not None else None)
         counts = layout.counts if rows is None else layout.counts[rows]
         draws = self._draws(draw, counts, num_latents) if draw is not None else NO_DRAWS

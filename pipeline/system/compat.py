@@ -7,7 +7,7 @@ and mend what fails here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from transformers.integrations.gguf import GGUF_CONFIG_ARCHS, read_gguf_metadata
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 from transformers.utils import cached_file
+from trl.trainer import grpo_trainer
 
 # Releases that the private parts were checked with.
 CHECKED = {"torch": "2.13", "transformers": "5.23", "trl": "1.16", "accelerate": "1.15", "deepspeed": "0.19"}
@@ -37,7 +38,19 @@ GRPO_HOOKS = {
         "compute_entropy",
     ),
     "_compute_loss": ("model", "inputs"),
+    "_prepare_inputs": ("generation_batch",),
 }
+
+
+@contextmanager
+def shuffling_by(shuffle: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
+    """TRL: orders the rows of a generation batch by a function of the batch, before it is split into micro-batches."""
+    theirs = grpo_trainer.shuffle_sequence_dict
+    grpo_trainer.shuffle_sequence_dict = shuffle
+    try:
+        yield
+    finally:
+        grpo_trainer.shuffle_sequence_dict = theirs
 
 
 def logged_metric(trainer: Any, name: str) -> list[float]:

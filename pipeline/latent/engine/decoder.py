@@ -42,15 +42,17 @@ class CachedDecoder:
         keep_layers: bool = False,
         visibility: Visibility | None = None,
         room: Room | None = None,
+        later_rows: int | None = None,
     ) -> None:
         """
         Args:
-            batch_size: Rows of each pass.
+            batch_size: Rows of the first pass.
             pass_widths: Columns of each pass to come.
             spare: Columns to keep free for tokens after the passes.
             keep_layers: Keep the hidden states of all layers.
             visibility: What later columns see of these; None: all tokens.
             room: Columns that nothing sees any more are freed, and there is room for the others; None: all are kept.
+            later_rows: Rows of the passes after the first, where a `select` makes others of them.
 
         Raises:
             ModelError: Activation checkpointing that cannot be combined with latents.
@@ -63,7 +65,8 @@ class CachedDecoder:
         self.deferred: DeferredWeightGrads | None = None
         # A recomputed layer must do in the backward what it did in the forward. A compiler cannot see the collecting.
         if torch.is_grad_enabled() and self.checkpointing is None and not is_compiled(trunk):
-            self.deferred = DeferredWeightGrads(trunk, [batch_size * width for width in pass_widths])
+            rows = [batch_size, *[batch_size if later_rows is None else later_rows] * (len(pass_widths) - 1)]
+            self.deferred = DeferredWeightGrads(trunk, [n * width for n, width in zip(rows, pass_widths, strict=True)])
         self.calls = 0
         self.keep_layers, self.layers = keep_layers, ()
         self.columns = Columns.none(batch_size, trunk.device, with_pieces=visibility is not None)

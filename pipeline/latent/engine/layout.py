@@ -72,6 +72,15 @@ def plan_parallel(is_latent: Tensor, attention_mask: Tensor) -> Layout:
     return _pack(torch.where(_beyond_questions(mask, seen, counts), 2, piece), 3, mask, is_latent, counts)
 
 
+def plan_split(is_rest: Tensor, is_latent: Tensor, attention_mask: Tensor) -> Layout:
+    """Plans two pieces for rows in which nothing is fed back: what comes before `is_rest` (B, T), and the rest.
+
+    The first token of a row is in no rest, and from the first cell of the rest on all are.
+    """
+    mask, is_latent, counts, _ = _count(is_latent, attention_mask)
+    return _pack(is_rest.long(), 2, mask, is_latent, counts)
+
+
 def _count(is_latent: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Counts the latents of a batch.
 

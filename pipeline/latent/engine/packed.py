@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,29 @@ Branch = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 Watch = Callable[[Tensor, Tensor], None]
 
 
+class SharedQuestions(NamedTuple):
+    """Rows of a batch that begin alike.
+
+    Attributes:
+        first: (P,) a row of each question.
+        of: (B,) the question of each row, an index into `first`.
+    """
+
+    first: Tensor
+    of: Tensor
+
+    @classmethod
+    def among(cls, beginnings: Tensor) -> SharedQuestions | None:
+        """Finds rows (B, Q) that are equal; None where all differ."""
+        _, of = beginnings.unique(dim=0, return_inverse=True)
+        places = torch.arange(len(of), device=of.device)
+        count = int(of.max()) + 1
+        if count == len(of):
+            return None
+        first = places.new_full((count,), len(of)).scatter_reduce_(0, of, places, "amin")
+        return cls(first, of)
+
+
 @dataclass(frozen=True)
 class Packed:
     """What is fed to the passes.
@@ -31,6 +55,7 @@ class Packed:
         position_ids: (B, S) of the packed cells.
         rows: (N,) repeats rows of the batch after the first pass, so that N answers share the prefill of B questions.
             All results are then over N rows. None: N = B.
+        shared: Runs the first pass for one row of each question of the batch alone; None: for all rows.
         visibility: What latents and the text after them see; None: all that is before them.
         pauses: (B, S) True at placeholders that are ordinary tokens and see no more than latents would; None: there
             are none.
@@ -42,6 +67,17 @@ class Packed:
     rows: Tensor | None = None
     visibility: Visibility | None = None
     pauses: Tensor | None = None
+    shared: SharedQuestions | None = None
+
+    @property
+    def num_questions(self) -> int:
+        """Rows of the first pass."""
+        return len(self.embeds) if self.shared is None else len(self.shared.first)
+
+    @property
+    def num_rows(self) -> int:
+        """N, the rows of the passes after it."""
+        return len(self.embeds) if self.rows is None else len(self.rows)
 
     def repeat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """is_token, is_latent, counts, embeds, position_ids over N rows."""
@@ -152,21 +188,32 @@ class PassResult:
         )
 
 
+def shared_questions(input_ids: Tensor, position_ids: Tensor, layout: Layout, pieces: int) -> SharedQuestions | None:
+    """Rows whose first pieces are alike; None where all differ.
+
+    Args:
+        input_ids: (B, T) in the order of the batch.
+        position_ids: (B, S) of the packed cells.
+    """
+    end = layout.bounds[pieces - 1][1]
+    is_token = layout.is_token[:, :end]
+    ids = input_ids.gather(1, layout.source[:, :end]).masked_fill(~is_token, -1)
+    return SharedQuestions.among(torch.cat([ids, position_ids[:, :end] * is_token], 1))
+
+
 def run_first(decoder: CachedDecoder, packed: Packed, pieces: int) -> Tensor:
     """Runs the first pieces once for each question. Returns hidden states (N, Q, d) of all rows."""
-    layout = packed.layout
+    layout, shared = packed.layout, packed.shared
     end = layout.bounds[pieces - 1][1]
-    states = decoder(
-        packed.embeds[:, :end],
-        layout.is_token[:, :end],
-        packed.position_ids[:, :end],
-        is_dense=all(layout.is_dense[:pieces]),
-        is_latent=packed.pauses[:, :end] if packed.pauses is not None else None,
-    )
-    if packed.rows is None:
+    given = (packed.embeds, layout.is_token, packed.position_ids)
+    embeds, is_token, position_ids = (part[:, :end] if shared is None else part[shared.first, :end] for part in given)
+    pauses = packed.pauses[:, :end] if packed.pauses is not None else None
+    states = decoder(embeds, is_token, position_ids, is_dense=all(layout.is_dense[:pieces]), is_latent=pauses)
+    rows = packed.rows if shared is None else shared.of
+    if rows is None:
         return states
-    decoder.select(packed.rows)
-    return states[packed.rows]
+    decoder.select(rows)
+    return states[rows]
 
 
 def next_position(position_ids: Tensor, is_token: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def run_parallel(
     (_, begin), (_, end), (_, width) = layout.bounds
     middle, rest, size = slice(begin, end), slice(begin, width), end - begin
     widths = [end, *[size] * (rounds - 1), width - begin]
-    decoder = CachedDecoder(trunk, len(packed.embeds), widths, keep.spare, keep.layers)
+    decoder = CachedDecoder(trunk, packed.num_questions, widths, keep.spare, keep.layers, later_rows=packed.num_rows)
     is_token, is_latent, counts, embeds, position_ids = packed.repeat()
     is_latent = is_latent[:, middle]
     number = (is_latent.cumsum(1) - 1).clamp_min(0)  # (N, M) index of the latent in its row

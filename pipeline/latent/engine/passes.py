@@ -46,7 +46,16 @@ def run_passes(
     layout = packed.layout
     widths = [end - start for start, end in layout.bounds]
     room = Room.of(widths, packed.visibility, layout.counts, keep.spare)
-    decoder = CachedDecoder(trunk, len(packed.embeds), widths, keep.spare, keep.layers, packed.visibility, room)
+    decoder = CachedDecoder(
+        trunk,
+        packed.num_questions,
+        widths,
+        keep.spare,
+        keep.layers,
+        packed.visibility,
+        room,
+        packed.num_rows,
+    )
     rows = _Rows(decoder, *packed.repeat(), [run_first(decoder, packed, pieces=1)], [])
     last = after = rows.hidden[0][:, -1]
     skipping = _Skipping(between.stop, rows) if between.stop is not None else None
@@ -81,6 +90,20 @@ def run_passes(
     if between.branch is not None:
         rows.select(between.branch(after)[0])
     return rows.result(rows.counts if skipping is None else rows.counts - skipping.count)
+
+
+def run_split(trunk: Any, packed: Packed) -> Tensor:
+    """Runs a layout of `plan_split`, in which nothing is fed back: hidden states (B, S, d) in packed order."""
+    layout = packed.layout
+    widths = [end - start for start, end in layout.bounds]
+    decoder = CachedDecoder(
+        trunk, packed.num_questions, widths, visibility=packed.visibility, later_rows=packed.num_rows
+    )
+    states = run_first(decoder, packed, pieces=1)
+    is_token, is_latent, _, embeds, position_ids = packed.repeat()
+    rest = slice(*layout.bounds[1])
+    after = decoder(embeds[:, rest], is_token[:, rest], position_ids[:, rest], is_latent=is_latent[:, rest])
+    return torch.cat([states, after], 1)
 
 
 @dataclass

@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch, Given
+from ..engine.columns import Visibility
+from ..engine.layout import plan_split
 from ..engine.masks import whole_mask
+from ..engine.packed import Packed, shared_questions
+from ..engine.passes import run_split
 from ..engine.precision import in_compute_dtype
+from ..loss import in_batch_order
 from ..noise import rms
 from ..supervision import States
 
@@ -44,10 +49,14 @@ def latent_states(model: Any, input_ids: Tensor, attention_mask: Tensor, latents
     return states.index_put((row, turn), hidden[row, column])
 
 
-def take_given(model: Any, batch: Batch, given: Given) -> GivenStates:
-    """Runs rows whose placeholders hold the given latents, a row's first latent first."""
+def take_given(model: Any, batch: Batch, given: Given, is_rest: Tensor | None = None) -> GivenStates:
+    """Runs rows whose placeholders hold the given latents, a row's first latent first.
+
+    Args:
+        is_rest: (B, T) True after the question, where rows that begin alike share their question; None: they do not.
+    """
     row, column, turn = _placeholders(batch)
-    hidden = _run(model, batch, given.latents, (row, column, turn))
+    hidden = _run(model, batch, given.latents, (row, column, turn), is_rest)
     # Padding lies outside a row, so the state that a latent is made from is in the column before it.
     thought = model.thought_source(hidden[row, column - 1], model)
     size = given.rms[row, turn, None] if given.rms is not None else None
@@ -67,11 +76,33 @@ def _placeholders(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return row, column, (batch.is_latent.cumsum(1) - 1)[row, column]
 
 
-def _run(model: Any, batch: Batch, latents: Tensor, placeholders: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def split_states(trunk: Any, batch: Batch, embeds: Tensor, is_rest: Tensor, visibility: Visibility | None) -> States:
+    """States of rows in which nothing is fed back. Rows that begin alike run what comes before `is_rest` (B, T) once.
+
+    Args:
+        embeds: (B, T, d)
+    """
+    layout = plan_split(is_rest, batch.is_latent, batch.attention_mask)
+    positions = batch.position_ids.gather(1, layout.source)
+    shared = shared_questions(batch.input_ids, positions, layout, pieces=1)
+    packed_embeds = embeds.gather(1, layout.source[..., None].expand(-1, -1, embeds.size(-1)))
+    hidden = run_split(trunk, Packed(layout, packed_embeds, positions, visibility=visibility, shared=shared))
+    return States(hidden, hidden.new_zeros(len(hidden), 0, hidden.size(-1)), layout.packed_column)
+
+
+def _run(
+    model: Any,
+    batch: Batch,
+    latents: Tensor,
+    placeholders: tuple[Tensor, Tensor, Tensor],
+    is_rest: Tensor | None = None,
+) -> Tensor:
     """Hidden states (B, T, d) of the trunk on rows whose placeholders hold constant latents."""
     row, column, turn = placeholders
     embeds = model.get_input_embeddings()(batch.input_ids)
     embeds = embeds.index_put((row, column), latents[row, turn].detach().to(embeds.dtype))
+    if is_rest is not None:
+        return in_batch_order(split_states(model.base_model, batch, embeds, is_rest, model.visibility))
     output = model.base_model(
         inputs_embeds=embeds,
         attention_mask=whole_mask(

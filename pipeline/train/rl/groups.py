@@ -1,4 +1,4 @@
-"""Groups whose rewards are all equal teach nothing. They are kept, left out of the mean, or drawn again."""
+"""Groups of rollouts of one question: which of them teach nothing, and their order in the micro-batches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Groups whose rewards are all equal teach nothing. They are kept, left out of the mean, or drawn again.
 RESAMPLES = 2  # times a batch is drawn again, at most
 
 
@@ -28,6 +29,26 @@ def mixed_share(rewards: Tensor) -> float:
     At least one group counts, so that nothing is divided by 0.
     """
     return max(1, int((~equal_groups(rewards)).sum())) / len(rewards)
+
+
+def shuffle_groups(batch: dict[str, Any]) -> dict[str, Any]:
+    """Takes the rows (B, ...) of a batch in another order, in which rollouts of one question stay side by side.
+
+    TRL shuffles row by row, so that a micro-batch holds a few rollouts of many questions, and each of them runs its
+    question again. Here it holds many rollouts of few questions. The sum over all micro-batches of a generation is the
+    same; where they make several updates, an update sees whole groups, whose advantages cancel out, of fewer questions.
+    """
+    asked = batch["prompt_ids"]
+    is_new = torch.cat([asked.new_ones(1, dtype=torch.bool), (asked[1:] != asked[:-1]).any(1)])
+    place = torch.randperm(int(is_new.sum()))[is_new.cpu().cumsum(0) - 1]  # of the group of each row
+    order = place.argsort(stable=True)
+
+    def ordered(values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return values[order.to(values.device)] if values.dim() else values
+        return [values[row] for row in order.tolist()] if isinstance(values, list) else values
+
+    return {name: ordered(values) for name, values in batch.items()}
 
 
 def replace_rows(batch: dict[str, Any], other: dict[str, Any], rows: Tensor, pad_token_id: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ...latent.latentize import latentize
 from ...latent.noise.values import share_bases
 from ...latent.sampling.generate import Generated, SamplingParams, generate
 from ...model.reasoner import Reasoner
-from ...system.compat import attention_implementation, logged_metric, rollout_tokenizer
+from ...system.compat import attention_implementation, logged_metric, rollout_tokenizer, shuffling_by
 from ..lora import inner_model
 from .actions import latent_mask, with_latents
 from .advantages import max_at_k_advantages, thought_advantages
@@ -44,6 +44,7 @@ from .groups import (
     fill_unscored,
     mixed_share,
     replace_rows,
+    shuffle_groups,
 )
 from .logps import ActionLogps, Answers, answers_of
 from .metrics import (
@@ -94,6 +95,10 @@ class LatentGRPOTrainer(GRPOTrainer):
         return self._work
 
     # Drawing rollouts
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        with shuffling_by(shuffle_groups):
+            return super()._prepare_inputs(generation_batch)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         drawn = self._draw(inputs)

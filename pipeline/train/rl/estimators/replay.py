@@ -25,12 +25,14 @@ def replayed_logps(
     temperature: float,
     special: tuple[int, int, int],
     slot_labels: Tensor | None = None,
+    share_questions: bool = True,
 ) -> ActionLogps:
     """Log-probs and entropies (B, A) of answers whose latents are made again.
 
     Args:
         special: Token ids of the latent tokens, which are never sampled.
         slot_labels: (B, T) labels of latents, see `step_labels`; None: their loss is not computed.
+        share_questions: Rollouts of one question run it once, with gradient.
     """
     output = model(
         input_ids=answers.ids,
@@ -38,6 +40,7 @@ def replayed_logps(
         labels=answers.labels,
         noise=draw.noise if draw is not None else None,
         noise_seeds=draw.seeds if draw is not None else None,
+        share_questions=share_questions,
         supervision_inputs={"slot_labels": slot_labels} if slot_labels is not None else None,
     )
     logps, entropies = answer_logps(output.logits, answers, temperature, special)

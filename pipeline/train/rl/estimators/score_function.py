@@ -63,4 +63,6 @@ def drawn_densities(
 
 
 def _forward(model: Any, answers: Answers, given: Given) -> Any:
-    return model(input_ids=answers.ids, attention_mask=answers.mask, labels=answers.labels, given=given)
+    return model(
+        input_ids=answers.ids, attention_mask=answers.mask, labels=answers.labels, given=given, share_questions=True
+    )
