@@ -273,7 +273,12 @@ def test_a_run_leaves_ordinary_checkpoints(tmp_path, monkeypatch, kind, more):
 
     monkeypatch.setattr(hand_over, "release", keep)
     monkeypatch.setattr(results, "measure", look)
-    of = recipe(tmp_path, "gpt2", f"model.quantization={json.dumps(KINDS[kind])}", *more)
+    # A reward by which answers differ, whatever is drawn, so that RL moves its adapter, too.
+    (tmp_path / "reward.py").write_text(
+        "def size(completions, **_):\n    return [float(len(c)) for c in completions]\n"
+    )
+    reward = f"rl.rewards=[{{function: '{tmp_path / 'reward.py'}:size'}}]"
+    of = recipe(tmp_path, "gpt2", f"model.quantization={json.dumps(KINDS[kind])}", reward, *more)
     run(of)
     assert ends == [({torch.float32}, 4)] * 4
     assert measured == [(4, of.model.dtype)] * 3
