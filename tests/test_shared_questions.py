@@ -128,8 +128,11 @@ def test_with_checkpointing_lora_and_bfloat16(make, options, passes, first):
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_on_every_architecture(make, name):
+    # In double precision, but for norms: those of OLMo 2 amplify rounding in float32 to 2e-4 on some processors.
     reasoner = make(*ARCHITECTURES[name]())
-    assert_shared_is_the_same(reasoner, answers(reasoner, "left"), tolerance=2e-5)
+    reasoner.model.double()
+    reasoner.model.set_latent_config(compute_dtype="float64")
+    assert_shared_is_the_same(reasoner, answers(reasoner, "left"), tolerance=2e-6)
 
 
 def test_rows_that_all_differ_are_run_as_they_are(make, widths):
