@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 from neuralese.pipeline.cli.app import main
-from neuralese.pipeline.train import callbacks
+from neuralese.pipeline.cli.terminal import quiet
+
+quiet()  # before libraries are loaded, as commands do
+from neuralese.pipeline.train import callbacks  # noqa: E402
 
 file = sys.argv[1]
 
