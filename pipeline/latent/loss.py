@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .batch import Batch
 from .engine.precision import precise
+from .label_scores import Score, label_scores
 from .output import LatentOutput
 from .supervision import IGNORE, States
 
@@ -64,6 +65,27 @@ def loss_over_latents(
         total = total + stop.sum()
         output.stop_loss = stop.detach().sum() / max(len(stop), 1)
     output.loss = total / items
+    return output
+
+
+def scores_over_latents(
+    model: Any, states: States, labels: Tensor, score: Score, supervision_inputs: dict[str, Tensor] | None
+) -> LatentOutput:
+    """Log-probs and entropies of the labels, state values, and the loss of the supervision's own labels.
+
+    Args:
+        labels: (B, T) as in `loss_over_latents`.
+        supervision_inputs: Of a supervision that counts labels of its own; None: it is not run.
+    """
+    rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+    hidden = states.hidden[rows, states.packed_column[rows, columns]]  # (N, d)
+    logps, entropies = label_scores(model, hidden, labels[rows, columns + 1], score)
+    output = LatentOutput(logps=logps, entropies=entropies, latents=states.latents)
+    if model.supervision is not None and supervision_inputs is not None:
+        own = model.supervision.count(supervision_inputs)
+        output.supervision_loss = model.supervision(model, states, supervision_inputs) / own.clamp_min(1)
+    if model.value_head is not None:
+        output.state_values = model.value_head(in_batch_order(states))
     return output
 
 

@@ -36,7 +36,8 @@ from .engine.packed import (
 from .engine.parallel import Refinement, run_parallel
 from .engine.passes import run_passes
 from .engine.precision import in_compute_dtype
-from .loss import in_batch_order, loss_over_latents
+from .label_scores import Score
+from .loss import in_batch_order, loss_over_latents, scores_over_latents
 from .noise import Noise
 from .output import LatentOutput
 from .sampling.given import split_states, take_given
@@ -68,6 +69,7 @@ class LatentMixin:
         supervision_inputs: dict[str, Tensor] | None = None,
         given: Given | None = None,
         share_questions: bool = False,
+        score: Score | None = None,
         **kwargs: Any,
     ) -> Any:
         """Runs a batch with `<|latent|>` placeholders in place, in one of four ways.
@@ -89,6 +91,7 @@ class LatentMixin:
             given: Latents of earlier rollouts to take as they are, in place of `noise`. Their rows need labels.
             share_questions: Run what comes before the first latent, or before the first label where there is none, once
                 for all rows of the batch that begin alike. Needs labels. Same result and gradients.
+            score: Ask for log-probs and entropies of the labels, and for no loss.
 
         Raises:
             ModelError: A row that is all padding or begins with a placeholder, noise without seeds, or given latents
@@ -102,11 +105,11 @@ class LatentMixin:
             return super().forward(**{k: v for k, v in theirs.items() if v is not None})  # type: ignore[misc]
         batch = Batch.of(input_ids, attention_mask, self.latent_config.token_ids[1], position_ids)
         if given is not None:
-            return self.forward_given(batch, labels, given, num_items_in_batch, share_questions)
+            return self.forward_given(batch, labels, given, num_items_in_batch, share_questions, score)
         draw = Draw.of(noise, noise_seeds)
         if labels is None:
             return self.forward_logits(batch, draw)
-        return self.forward_loss(batch, labels, draw, num_items_in_batch, supervision_inputs, share_questions)
+        return self.forward_loss(batch, labels, draw, num_items_in_batch, supervision_inputs, share_questions, score)
 
     def forward_loss(
         self,
@@ -116,10 +119,13 @@ class LatentMixin:
         num_items_in_batch: Tensor | int | None,
         supervision_inputs: dict[str, Tensor] | None,
         share_questions: bool = False,
+        score: Score | None = None,
     ) -> LatentOutput:
-        """Thinks, then computes the loss of the labels and of the supervision."""
+        """Thinks, then computes the loss of the labels and of the supervision, or what `score` asks for."""
         needs_layers = supervision_inputs is not None and self.supervision is not None and self.supervision.needs_layers
         states = self._states(batch, draw, needs_layers, batch.after_question(labels) if share_questions else None)
+        if score is not None:
+            return scores_over_latents(self, states, labels, score, supervision_inputs)
         return loss_over_latents(self, states, batch, labels, num_items_in_batch, supervision_inputs)
 
     def forward_logits(self, batch: Batch, draw: Draw | None) -> LatentOutput:
@@ -134,12 +140,16 @@ class LatentMixin:
         given: Given,
         num_items_in_batch: Tensor | int | None,
         share_questions: bool = False,
+        score: Score | None = None,
     ) -> LatentOutput:
         """One pass over latents that are given, with their density under the noise that they were drawn under."""
         if labels is None:
             raise ModelError("Given latents need labels for their rows and the noise that they were drawn under.")
         taken = take_given(self, batch, given, batch.after_question(labels) if share_questions else None)
-        output = loss_over_latents(self, taken.states, batch, labels, num_items_in_batch, None)
+        if score is not None:
+            output = scores_over_latents(self, taken.states, labels, score, None)
+        else:
+            output = loss_over_latents(self, taken.states, batch, labels, num_items_in_batch, None)
         output.latent_logps, output.latent_rms = taken.logps, taken.rms
         return output
 

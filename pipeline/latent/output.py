@@ -17,6 +17,8 @@ class LatentOutput(ModelOutput):
             (default: their count). A label on a latent placeholder, and what a supervision adds, counts with
             `supervision_weight`.
         logits: (N, V) at the N supervised positions in row-major order when labels are given, else (B, T, V).
+        logps: (N,) log-probs in nats of the labels in row-major order, where they are scored in place of `loss`.
+        entropies: (N,) in nats of what these labels are drawn from, with `logps`.
         latents: (B, L, d) the vectors fed back, zero beyond a row's count.
         token_loss: Mean cross-entropy of labels on tokens, detached.
         latent_loss: Mean cross-entropy of labels on latent placeholders, or the loss of the supervision module for each
@@ -30,6 +32,8 @@ class LatentOutput(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    logps: Tensor | None = None
+    entropies: Tensor | None = None
     latents: Tensor | None = None
     token_loss: Tensor | None = None
     latent_loss: Tensor | None = None

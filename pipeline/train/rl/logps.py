@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...latent.thoughts import suppress
-
 
 class Answers(NamedTuple):
     """Rollouts as token ids, with the answers in the last columns.
@@ -57,19 +55,8 @@ def answers_of(rollouts: dict[str, Any]) -> Answers:
     return Answers(ids, mask, rollouts["completion_ids"].size(1))
 
 
-def answer_logps(
-    logits: Tensor, answers: Answers, temperature: float, special: tuple[int, int, int]
-) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies (B, A) in nats from logits (N, V) of the answer tokens in row-major order.
-
-    Args:
-        special: Token ids of the latent tokens, which are never sampled.
-    """
-    labels = answers.labels[:, -answers.width :]
-    # Divided first: below 1 it would make the suppressed logits infinite, and their entropy no number.
-    distribution = suppress(logits.float() / temperature, special).log_softmax(-1)
-    is_answer = labels != -100
-    chosen = distribution.gather(1, labels[is_answer][:, None]).squeeze(1)
-    entropy = -(distribution.exp() * distribution).sum(-1)
-    empty = distribution.new_zeros(is_answer.shape)
-    return empty.masked_scatter(is_answer, chosen), empty.masked_scatter(is_answer, entropy)
+def answer_logps(logps: Tensor, entropies: Tensor, answers: Answers) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies (B, A) from those (N,) of the answer tokens in row-major order, 0 elsewhere."""
+    is_answer = answers.labels[:, -answers.width :] != -100
+    empty = logps.new_zeros(is_answer.shape)
+    return empty.masked_scatter(is_answer, logps), empty.masked_scatter(is_answer, entropies)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ....latent.batch import Draw
+from ....latent.label_scores import Score
 from ..logps import ActionLogps, Answers, answer_logps
 from .base import Estimator
 
@@ -41,7 +42,8 @@ def replayed_logps(
         noise=draw.noise if draw is not None else None,
         noise_seeds=draw.seeds if draw is not None else None,
         share_questions=share_questions,
+        score=Score(temperature, special),
         supervision_inputs={"slot_labels": slot_labels} if slot_labels is not None else None,
     )
-    logps, entropies = answer_logps(output.logits, answers, temperature, special)
+    logps, entropies = answer_logps(output.logps, output.entropies, answers)
     return ActionLogps(logps, entropies, output.get("state_values"), output.get("supervision_loss"))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ....latent.batch import Given
+from ....latent.label_scores import Score
 from ..logps import ActionLogps, Answers, answer_logps
 from .base import Estimator
 
@@ -34,8 +35,15 @@ def density_logps(
     Args:
         special: Token ids of the latent tokens, which are never sampled.
     """
-    output = _forward(model, answers, given)
-    logps, entropies = answer_logps(output.logits, answers, temperature, special)
+    output = model(
+        input_ids=answers.ids,
+        attention_mask=answers.mask,
+        labels=answers.labels,
+        given=given,
+        share_questions=True,
+        score=Score(temperature, special),
+    )
+    logps, entropies = answer_logps(output.logps, output.entropies, answers)
     densities = estimator.weigh(output.latent_logps, given.latents.size(-1))
     mean = entropies.sum() / answers.mask[:, -answers.width :].sum().clamp_min(1)
     return ActionLogps(
@@ -56,13 +64,14 @@ def drawn_densities(
     """
     found = []
     for part in torch.arange(len(answers.ids)).split(size):
-        output = _forward(model, answers.select(part), Given(given.latents[part], given.noise))
+        some = answers.select(part)
+        output = model(
+            input_ids=some.ids,
+            attention_mask=some.mask,
+            labels=torch.full_like(some.ids, -100),  # answers are not scored
+            given=Given(given.latents[part], given.noise),
+            share_questions=True,
+        )
         found.append((output.latent_logps, output.latent_rms))
     logps, rms = (torch.cat(values) for values in zip(*found, strict=True))
     return estimator.weigh(logps, given.latents.size(-1)), rms
-
-
-def _forward(model: Any, answers: Answers, given: Given) -> Any:
-    return model(
-        input_ids=answers.ids, attention_mask=answers.mask, labels=answers.labels, given=given, share_questions=True
-    )
