@@ -1,4 +1,4 @@
-"""Reads recipes: a YAML file, the file it extends, and `dotted.key=value` overrides, checked against `schema.py`."""
+"""Reads recipes: a YAML file, the file it extends, and `dotted.key=value` overrides, checked against `schema`."""
 
 from __future__ import annotations
 
