@@ -1,6 +1,7 @@
 """Selectors: ways to choose one of k samples without knowing which is right.
 
-A new one needs an entry in `METRICS`, a branch in `select`, and its name in `Selector` of `pipeline/recipe/schema/evaluate.py`.
+A new one needs an entry in `METRICS`, a branch in `select`, and its name in `Selector` of
+`pipeline/recipe/schema/evaluate.py`.
 """
 
 from __future__ import annotations
