@@ -73,7 +73,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         TrackingCallback(context.tracker),
         completions,
         ProgressCallback("rl"),
-        AlarmCallback(section.alarms, reasoner.config.compute_dtype),
+        AlarmCallback(section.alarms, reasoner.config.compute_dtype, context.tracker),
     ]
     held_out = None
     if section.eval_every is not None:
