@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState
 from neuralese.pipeline.latent.geometry import cosine_sums
 from neuralese.pipeline.latent.sampling.generate import Generated
 from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
-from neuralese.pipeline.train.rl.metrics import reward_metrics, thought_metrics
+from neuralese.pipeline.train.rl.metrics import reward_metrics, spread_metrics, thought_metrics
 
 
 def drawn(latents, answers):
@@ -27,12 +27,14 @@ def test_thought_metrics_by_hand():
     assert found["latent/rms"] == pytest.approx(2**0.5 / 0.5)
     assert cosine_sums(latents, torch.tensor([0, 0, 1, 1])).tolist() == pytest.approx([2.0, 4.0])  # 0, 0, 1, 1
     assert cosine_sums(latents[:2], torch.tensor([0, 1])).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
-    assert found["latent/effective_rank"] == pytest.approx(1.0, abs=1e-4)  # centred, they lie on a line
-    spread = torch.eye(4)[:, None]
-    assert thought_metrics(drawn(spread, [[1]] * 4), torch.arange(4), 1.0)["latent/effective_rank"] == pytest.approx(3)
+    rank = spread_metrics(latents)["latent/effective_rank"]
+    assert rank == pytest.approx(1.0, abs=1e-4)  # centred, they lie on a line
+    assert spread_metrics(torch.eye(4)[:, None])["latent/effective_rank"] == pytest.approx(3)
+    assert spread_metrics(None) == spread_metrics(torch.zeros(2, 0, 4)) == {}
     assert "latent/rms" not in thought_metrics(drawn(torch.zeros(2, 0, 4), [[1], [1]]), torch.arange(2), 1.0)
     broken = thought_metrics(drawn(torch.full((2, 1, 4), torch.nan), [[1], [1]]), torch.arange(2), 1.0)
-    assert math.isnan(broken["latent/rms"]) and math.isnan(broken["latent/effective_rank"])
+    assert math.isnan(broken["latent/rms"])
+    assert math.isnan(spread_metrics(torch.full((2, 1, 4), torch.nan))["latent/effective_rank"])
 
 
 def test_reward_metrics_by_hand():

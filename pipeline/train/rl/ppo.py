@@ -87,12 +87,11 @@ class LatentPPOTrainer(LatentGRPOTrainer):
             "returns": returns,
             "num_actions_in_batch": self.accelerator.gather(mask.sum()).sum(),
         }
-        self._observe(replay_gap(logps, rollouts))
+        self.watched.add_all(replay_gap(logps, rollouts))
         if self.settings.estimator.uses_density and "latent_rms" not in rollouts:
             self._add_old_densities(rollouts)
         residual, spread = self._moments(returns - values, mask)[1], self._moments(returns, mask)[1]
-        explained = 1.0 - residual / spread if spread > 0 else 0.0
-        logged_metric(self, "value/explained_variance").append(float(explained))
+        self.watched.add("value/explained_variance", torch.where(spread > 0, 1.0 - residual / spread, 0.0))
         return drawn
 
     @torch.no_grad()
@@ -156,5 +155,5 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         # As TRL normalises per token: the actions of the generation batch, for one accumulation window of it.
         normalizer = inputs["num_actions_in_batch"].clamp(min=1) / self.accelerator.num_processes
         normalizer = normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation
-        self._observe({"value/loss": (total.detach() / mask.sum().clamp_min(1)).item()})
+        self.watched.add("value/loss", total / mask.sum().clamp_min(1))
         return loss + critic.vf_coef * total / normalizer
