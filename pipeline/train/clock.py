@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from .watched import Number
+from .watched import Key, Number
 
 GIB = 2**30
 FLOPS = "flops"
@@ -67,25 +67,22 @@ class Clock:
         for name, number in numbers.items():
             self._counts[name] = self._counts.get(name, 0.0) + number
 
-    def take(self) -> dict[tuple[str, str], Number]:
-        """What this process measured since the last call, in numbers that `readings` reads; nothing without steps."""
+    def take(self) -> dict[Key, Number]:
+        """What this process measured since the last call, for `readings`; nothing without steps. Not inside a part."""
         if not self.steps:
             return {}
-        self._close_span()  # a part may be open; it goes on after the log
         if self._is_cuda and self._spans:
             self._spans[-1][2].synchronize()
         seconds: dict[str, float] = {"step": time.perf_counter() - self._begin}
         for name, begin, end in self._spans:
             passed = begin.elapsed_time(end) / 1000 if self._is_cuda else end - begin
             seconds[name] = seconds.get(name, 0.0) + passed
-        found: dict[tuple[str, str], Number] = {
+        found: dict[Key, Number] = {
             ("seconds", name): value / self.steps for name, value in seconds.items() if name != REST
         }
         found |= {("processed", name): value / self.steps for name, value in self._counts.items()}
         found["memory", "peak"] = float(self._peak_memory())
-        still_open = self._open
         self.begin()
-        self._open, self._since = still_open, self._now() if still_open else None
         return found
 
     def _close_span(self) -> None:
@@ -128,11 +125,11 @@ class ClockCallback(TrainerCallback):
         self.clock.steps += 1
 
 
-def readings(gathered: Mapping[tuple[str, str], list[float]], peak_flops: float | None) -> dict[str, float]:
+def readings(gathered: Mapping[Key, list[float]], peak_flops: float | None) -> dict[str, float]:
     """The metrics of what all processes took from their clocks; other numbers are left alone.
 
     Args:
-        peak_flops: Of one device, in floating-point operations a second; None: not known.
+        peak_flops: Of the GPUs of one process, in floating-point operations a second; None: not known.
     """
     seconds = {name: sum(values) / len(values) for (kind, name), values in gathered.items() if kind == "seconds"}
     found = {f"time/{name}": value for name, value in seconds.items()}

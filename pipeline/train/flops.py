@@ -63,7 +63,7 @@ class Cost:
     """What a reasoner computes for a position.
 
     Attributes:
-        trunk: Weights that every position is multiplied by: all of the trunk but embeddings, which are looked up.
+        trunk: Weights of the matrices of the trunk, by which every position is multiplied. Embeddings are looked up.
         trained_trunk: Those of them that are trained, and so have a gradient of their own.
         head: Weights of the output head.
         trained_head: The same number, or 0 where it is frozen.
@@ -87,7 +87,7 @@ class Cost:
             (_size(module, weight), weight.requires_grad)
             for module in trunk.modules()
             for weight in module.parameters(recurse=False)
-            if id(weight) not in looked_up
+            if id(weight) not in looked_up and _dimensions(weight) > 1
         ]
         size = _size(None, head)
         return cls(
@@ -123,6 +123,10 @@ def latent_passes(config: LatentConfig) -> int:
 
 def _double(number: Number) -> Number:
     return number.double() if isinstance(number, Tensor) else float(number)
+
+
+def _dimensions(weight: Any) -> int:
+    return len(weight.ds_shape) if is_sharded(weight) else weight.dim()
 
 
 def _size(module: nn.Module | None, weight: Any) -> int:

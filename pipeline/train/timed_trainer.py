@@ -63,8 +63,9 @@ class TimedTrainer(Trainer):
 
     @cached_property
     def peak(self) -> float | None:
-        """Operations a second of a device; None where it is not known."""
-        return device_peak(self.args.device, inner_model(self.model).latent_config.compute_dtype)
+        """Operations a second of the GPUs of a process; None where it is not known."""
+        one = device_peak(self.args.device, inner_model(self.model).latent_config.compute_dtype)
+        return one * self.args.n_gpu if one is not None else None
 
     @cached_property
     def cost(self) -> Cost | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Number = Tensor | float
-Key = TypeVar("Key", bound=Hashable)
+Key = tuple[str, str]  # kind and name
 
 
 class Watched:
@@ -35,17 +35,15 @@ class Watched:
         for name, value in metrics.items():
             self.add(name, value)
 
-    def take(self) -> dict[tuple[str, str], Number]:
-        """The totals and counts of this process since the last call."""
-        found = {(kind, name): value for kind, values in self._parts() for name, value in values.items()}
+    def take(self) -> dict[Key, Number]:
+        """The totals and counts of this process since the last call, for `means`."""
+        found = {("total", name): value for name, value in self._totals.items()}
+        found |= {("count", name): value for name, value in self._counts.items()}
         self._totals, self._counts = {}, {}
         return found
 
-    def _parts(self) -> list[tuple[str, dict[str, Number]]]:
-        return [("total", self._totals), ("count", self._counts)]
 
-
-def means(gathered: Mapping[tuple[str, str], list[float]]) -> dict[str, float | None]:
+def means(gathered: Mapping[Key, list[float]]) -> dict[str, float | None]:
     """The means of what all processes took from their `Watched`; other numbers are left alone.
 
     A name without observations is left out. A mean that is NaN is None, as TRL logs it.
@@ -61,16 +59,16 @@ def means(gathered: Mapping[tuple[str, str], list[float]]) -> dict[str, float | 
 def gather(accelerator: Any, numbers: Mapping[Key, Number]) -> dict[Key, list[float]]:
     """The numbers of each process, in the order of the processes, by one collective.
 
-    All processes must give the same keys in the same order.
+    All processes must give the same keys.
     """
     if not numbers:
         return {}
-    device = accelerator.device
-    tensors = {place: value for place, value in enumerate(numbers.values()) if isinstance(value, Tensor)}
-    on_host = [0.0 if place in tensors else value for place, value in enumerate(numbers.values())]
+    keys, device = sorted(numbers), accelerator.device
+    tensors = {place: value for place, key in enumerate(keys) if isinstance(value := numbers[key], Tensor)}
+    on_host = [0.0 if place in tensors else numbers[key] for place, key in enumerate(keys)]
     vector = torch.tensor(on_host, dtype=torch.float64, device=device)
     if tensors:
         on_device = [value.to(device, torch.float64) for value in tensors.values()]
         vector[torch.tensor(list(tensors), device=device)] = torch.stack(on_device)
-    rows = accelerator.gather(vector).view(-1, len(numbers)).tolist()
-    return {key: [row[place] for row in rows] for place, key in enumerate(numbers)}
+    rows = accelerator.gather(vector).view(-1, len(keys)).tolist()
+    return {key: [row[place] for row in rows] for place, key in enumerate(keys)}
