@@ -8,8 +8,10 @@ import pytest
 import torch
 from batches import ROWS, batch
 from test_grpo import make_trainer
+from torch.utils.flop_counter import FlopCounterMode
 
 from neuralese.pipeline.train import clock as clock_module
+from neuralese.pipeline.train import timed_trainer
 from neuralese.pipeline.train.callbacks import ProgressCallback
 from neuralese.pipeline.train.clock import REST, Clock, ClockCallback, readings
 from neuralese.pipeline.train.rl.logps import Answers
@@ -204,6 +206,18 @@ def test_an_rl_step_counts_what_it_drew(reasoner, problems, tmp_path, noise, ans
         }
         lengths = row["completions/mean_length"]
         assert counted == pytest.approx({"rollouts": 16, "tokens": 16 * lengths, "latents": 3 * thoughts}, rel=1e-4)
+
+
+def test_mfu_counts_the_products_of_an_rl_step(reasoner, problems, tmp_path, monkeypatch):
+    """Torch counts those of padding, too, and of answers that wait for longer ones."""
+    monkeypatch.setattr(timed_trainer, "device_peak", lambda *_: 1e12)
+    trainer = make_trainer(reasoner, problems, tmp_path, max_steps=1, num_iterations=2)
+    with FlopCounterMode(display=False) as counter:
+        trainer.train()
+    (row,) = [row for row in trainer.state.log_history if "loss" in row]
+    counts = counter.get_flop_counts()["Global"].items()
+    products = sum(value for name, value in counts if str(name) in ("aten.mm", "aten.addmm"))
+    assert 0.7 < row["throughput/mfu"] * 1e12 * row["time/step"] / products <= 1
 
 
 STAGES = {

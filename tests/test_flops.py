@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -48,6 +49,14 @@ def test_operations_are_those_that_torch_counts(make, mode, frozen):
     with torch.no_grad():
         assert cost.flops(*given, backward=False) == counted(lambda: model(**inputs))
     assert cost.flops(*given, backward=True) == counted(lambda: model(**inputs).loss.backward())
+
+
+def test_adapters_count_as_trained_and_the_base_as_frozen(make):
+    reasoner = make(num_latents=3)
+    model = get_peft_model(reasoner.model, LoraConfig(r=2, target_modules=["c_attn", "c_fc"]))
+    adapters = 2 * (2 * (32 + 96) + 2 * (32 + 128))  # in two layers
+    head = len(reasoner.tokenizer) * 32
+    assert Cost.of(model.get_base_model()) == Cost(2 * 12 * 32**2 + adapters, adapters, head, 0)
 
 
 def test_weights_of_a_step_by_hand():

@@ -65,7 +65,7 @@ class TimedTrainer(Trainer):
     def peak(self) -> float | None:
         """Operations a second of the GPUs of a process; None where it is not known."""
         one = device_peak(self.args.device, inner_model(self.model).latent_config.compute_dtype)
-        return one * self.args.n_gpu if one is not None else None
+        return one * max(self.args.n_gpu, 1) if one is not None else None
 
     @cached_property
     def cost(self) -> Cost | None:

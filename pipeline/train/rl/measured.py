@@ -53,7 +53,8 @@ class MeasuredTrainer(TimedTrainer):
         thoughts = len(set(zip(rows.tolist(), seeds, strict=True)))
         answers, asked = sum(map(len, drawn.token_ids)), sum(map(len, prompts)) - len(prompts) * latents
         self.clock.count(tokens=answers, latents=thoughts * latents, rollouts=len(rows))
-        self.count_flops(asked + answers, thoughts * latents, answers, backward=False)
+        fed = answers - len(rows)  # the last token of an answer is drawn and not fed
+        self.count_flops(asked + fed, thoughts * latents, answers, backward=False)
 
     @contextmanager
     def replaying(self, answers: Answers, backward: bool) -> Iterator[None]:
