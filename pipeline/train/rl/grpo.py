@@ -51,7 +51,7 @@ from .metrics import (
     LatentGradients,
     averaged,
     ratio_metrics,
-    replay_gap,
+    replay_metrics,
     reward_metrics,
     thought_metrics,
 )
@@ -148,7 +148,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             )
             rollouts["latent_advantages"] = advantages[:, None].expand(-1, rollouts["latents"].size(1)).contiguous()
         if "old_per_token_logps" in rollouts:
-            self._observe(replay_gap(rollouts["old_per_token_logps"], rollouts))
+            self._observe(replay_metrics(rollouts["old_per_token_logps"], rollouts))
             if self.settings.estimator.uses_density:
                 self._add_old_densities(rollouts)
         return Drawn(rollouts, work.rewards, work.is_scored)

@@ -60,18 +60,33 @@ def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int)
     return metrics
 
 
-def replay_gap(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, float]:
-    """Largest difference in nats between log-probs (B, A) as sampled and as recomputed under the same weights."""
-    gap = (logps - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
-    return {"rollout/replay_gap": gap.max().item() if gap.numel() else 0.0}
+def replay_metrics(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, float]:
+    """How far log-probs as sampled and as recomputed under the same weights are apart: sampler against trainer.
+
+    With d = log p_sampler - log p_trainer of an answer token that the sampler drew, in nats: `rollout/replay_gap` is
+    the largest |d|; `rollout/kl_k1`, the mean of d, and `rollout/kl_k2`, the mean of d² / 2, estimate
+    KL(sampler || trainer) a token (Schulman, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html).
+
+    Args:
+        logps: (B, A) as recomputed.
+        inputs: TRL's batch, of which `sampling_per_token_logps` and `completion_mask` (B, A) are read. Without a token
+            in it all are 0.
+    """
+    difference = (inputs["sampling_per_token_logps"] - logps)[inputs["completion_mask"].bool()]
+    if len(difference) == 0:
+        return dict.fromkeys(("rollout/replay_gap", "rollout/kl_k1", "rollout/kl_k2"), 0.0)
+    return {
+        "rollout/replay_gap": difference.abs().max().item(),
+        "rollout/kl_k1": difference.mean().item(),
+        "rollout/kl_k2": (difference.pow(2).mean() / 2).item(),
+    }
 
 
 def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, float]:
-    """Standard deviation of the importance ratios of answer tokens. On-policy it is 0, and the gap of the replay is
-    measured here."""
+    """Standard deviation of the importance ratios of answer tokens. On-policy it is 0, and the replay is measured here."""
     assert logps is not None
     if "old_per_token_logps" not in inputs:
-        return {"ratio/sd": 0.0, **replay_gap(logps, inputs)}
+        return {"ratio/sd": 0.0, **replay_metrics(logps, inputs)}
     ratios = (logps - inputs["old_per_token_logps"])[inputs["completion_mask"].bool()].exp()
     return {"ratio/sd": ratios.std(correction=0).item() if len(ratios) else 0.0}
 

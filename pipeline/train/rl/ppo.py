@@ -24,7 +24,7 @@ from .call_state import Drawn, Work
 from .gae import gae
 from .grpo import LatentGRPOTrainer
 from .logps import answers_of
-from .metrics import replay_gap
+from .metrics import replay_metrics
 from .rollouts import RolloutSettings
 from .value_loss import action_values, value_loss
 
@@ -87,7 +87,7 @@ class LatentPPOTrainer(LatentGRPOTrainer):
             "returns": returns,
             "num_actions_in_batch": self.accelerator.gather(mask.sum()).sum(),
         }
-        self._observe(replay_gap(logps, rollouts))
+        self._observe(replay_metrics(logps, rollouts))
         if self.settings.estimator.uses_density and "latent_rms" not in rollouts:
             self._add_old_densities(rollouts)
         residual, spread = self._moments(returns - values, mask)[1], self._moments(returns, mask)[1]
