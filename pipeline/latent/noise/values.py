@@ -106,8 +106,12 @@ def share_bases(model: Any, other: Any) -> None:
         other.__dict__[BASES] = model.__dict__[BASES]
 
 
-def _value_matrices(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Weight (d, v) and bias (v,) of each layer's values, v = x @ weight + bias; adapters are added."""
+def value_modules(model: Any) -> list[tuple[Any, Tensor | None]]:
+    """The module of each layer that makes its values, and the places (v,) of these among its outputs; None: all are.
+
+    Raises:
+        ModelError: The model's value matrices were not found.
+    """
     trunk = model.base_model
     config = trunk.config.get_text_config()
     modules = [
@@ -117,21 +121,29 @@ def _value_matrices(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
     ]
     if len(modules) != config.num_hidden_layers:
         raise ModelError(
-            f"Noise on value matrices finds {len(modules)} of them in the {config.num_hidden_layers} layers of "
-            f"{type(model).__name__}. Choose a noise on the latents, such as gaussian:0.1."
+            f"What works on value matrices finds {len(modules)} of them in the {config.num_hidden_layers} layers of "
+            f"{type(model).__name__}. Choose a noise on the latents, such as gaussian:0.1, and name weights in "
+            "rl.trainable by patterns."
         )
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    for name, module in modules:
+    places: dict[str, Tensor | None] = {ALONE: None}
+    outputs = torch.arange((heads + 2 * kv_heads) * head_size)
+    places[GPT2] = places[FUSED] = outputs[-kv_heads * head_size :]  # queries, keys, values
+    # For each head its query, key and value.
+    places[NEOX] = torch.arange(3 * heads * head_size).view(heads, 3, head_size)[:, 2].flatten()
+    return [(module, places[name]) for name, module in modules]
+
+
+def _value_matrices(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Weight (d, v) and bias (v,) of each layer's values, v = x @ weight + bias; adapters are added."""
+    for module, places in value_modules(model):
         with whole(list(module.parameters())):
             weight, bias = _linear(module)
-            if name in (GPT2, FUSED):  # queries, keys, values
-                weight = weight[:, -kv_heads * head_size :]
-                bias = bias[-kv_heads * head_size :] if bias is not None else None
-            elif name == NEOX:  # for each head its query, key and value
-                weight = weight.unflatten(1, (heads, 3, head_size))[:, :, 2].flatten(1)
-                bias = bias.unflatten(0, (heads, 3, head_size))[:, 2].flatten() if bias is not None else None
+            if places is not None:
+                places = places.to(weight.device)
+                weight, bias = weight[:, places], bias[places] if bias is not None else None
             yield weight, bias
 
 
