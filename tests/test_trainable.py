@@ -11,10 +11,12 @@ from test_grpo import make_trainer, rollouts
 from test_rl_starts import rl_from
 
 from neuralese.data.errors import UserError
+from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.run.validate import check_recipe
 from neuralese.pipeline.train import callbacks
+from neuralese.pipeline.train.rl import trainable
 from neuralese.pipeline.train.rl.trainable import train_only, weights_that_train
 
 LORA = "model.lora={target_modules: [c_attn, c_fc], r: 2}"
@@ -94,10 +96,10 @@ def test_frozen_modules_of_an_adapter_keep_their_precision(tmp_path, finished, c
     config = json.loads((checkpoint / "config.json").read_text())
     config["latent"] |= {"thought_source": "projection"}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    from neuralese.pipeline import load_reasoner
-
-    torch.manual_seed(1)
-    load_reasoner(checkpoint).save_pretrained(checkpoint)
+    reasoner = load_reasoner(checkpoint)
+    for weight in reasoner.model.thought_source.parameters():
+        torch.nn.init.normal_(weight)
+    reasoner.save_pretrained(checkpoint)
     run(recipe)
     before, after = weights(checkpoint), weights(tmp_path / "tiny" / "rl" / "final")
     ours = [name for name in before if name.startswith("thought_source.")]
@@ -148,8 +150,6 @@ def test_what_cannot_be_meant_is_named_before_any_stage(options, message):
 
 def test_a_model_of_the_hub_is_checked_when_the_stages_begin(finished, tmp_path, monkeypatch):
     """Its config is not at hand before."""
-    from neuralese.pipeline.train.rl import trainable
-
     monkeypatch.setattr(trainable, "config_at_hand", lambda model: None)
     recipe = rl_from(finished[0] / "curriculum" / "final", tmp_path, "rl.trainable=[v_proj]")
     check_recipe(recipe)
