@@ -111,6 +111,8 @@ class RLSection(Section):
     def _fits_the_algorithm(self) -> RLSection:
         if self.ppo is not None and self.algorithm != "ppo":
             raise ValueError("ppo holds keys of PPO, but algorithm is grpo; set algorithm=ppo or remove them")
+        if self.trainer.get("importance_sampling_level") == "sequence":
+            self._fits_a_ratio_of_sequences()
         if self.algorithm == "ppo":
             for key, default in (("max_at", None), ("equal_groups", "keep")):
                 if getattr(self, key) != default:
@@ -118,3 +120,16 @@ class RLSection(Section):
             if self.ppo is not None and self.ppo.kl_target is not None and not self.trainer.get("beta"):
                 raise ValueError("ppo.kl_target steers trainer.beta, which must begin above 0")
         return self
+
+    def _fits_a_ratio_of_sequences(self) -> None:
+        level = "trainer.importance_sampling_level=sequence"
+        if self.algorithm == "ppo":
+            raise ValueError(
+                f"{level} gives all tokens of an answer one ratio, and PPO an advantage to each: their gradients would "
+                "get the mean of the advantages, and what the critic says of single tokens be lost; remove it"
+            )
+        if self.trainer.get("top_entropy_quantile") not in (None, 1, 1.0):
+            raise ValueError(
+                f"trainer.top_entropy_quantile picks tokens, and a ratio of the whole sequence moves them all; set one "
+                f"of the two, or remove {level}"
+            )

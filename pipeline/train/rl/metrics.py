@@ -83,7 +83,7 @@ def replay_metrics(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, float]
 
 
 def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, float]:
-    """Standard deviation of the importance ratios of answer tokens. On-policy it is 0, and the replay is measured here."""
+    """Standard deviation of the importance ratios of answer tokens. On-policy it is 0; the replay is measured then."""
     assert logps is not None
     if "old_per_token_logps" not in inputs:
         return {"ratio/sd": 0.0, **replay_metrics(logps, inputs)}
