@@ -39,33 +39,39 @@ class ValueBases:
 
 @dataclass(frozen=True)
 class ValueShift:
-    """Moves the values of latents by the draws of a rollout.
+    """Moves the values of latents, or of all that stands before the answer, by the draws of a rollout.
 
     Attributes:
         scale: Of the noise, relative to each singular value.
+        moves_question: The values of the question move, too, and those of text between latents.
         epsilon: (B, Q or 1, W) draws for the columns of a pass; W holds the draws of all layers, the first layer first.
-        is_latent: (B, Q) columns whose values move.
+        is_moved: (B, Q) columns whose values move.
     """
 
     bases: ValueBases
     scale: float
+    moves_question: bool = False
     epsilon: Tensor | None = None
-    is_latent: Tensor | None = None
+    is_moved: Tensor | None = None
 
-    def at(self, epsilon: Tensor, is_latent: Tensor) -> ValueShift:
+    def columns(self, is_latent: Tensor) -> Tensor:
+        """(B, S) the columns whose values move, of rows with latents (B, S): these, or all up to a row's last one."""
+        return is_latent.flip(1).cumsum(1).flip(1) > 0 if self.moves_question else is_latent
+
+    def at(self, epsilon: Tensor, is_moved: Tensor) -> ValueShift:
         """The shift of one pass."""
-        return replace(self, epsilon=epsilon, is_latent=is_latent)
+        return replace(self, epsilon=epsilon, is_moved=is_moved)
 
     def __call__(self, layer: int, values: Tensor) -> Tensor:
-        """The values (B, h, Q, e) of a layer, moved at latents."""
-        assert self.epsilon is not None and self.is_latent is not None
+        """The values (B, h, Q, e) of a layer, moved where they are to move."""
+        assert self.epsilon is not None and self.is_moved is not None
         vectors, bias = self.bases.vectors[layer], self.bases.biases[layer]
         begin = sum(other.size(1) for other in self.bases.vectors[:layer])
         epsilon = self.epsilon[..., begin : begin + vectors.size(1)]
         flat = precise(values.transpose(1, 2).flatten(2))  # (B, Q, h·e)
         moved = ((flat - bias) @ vectors * (self.scale * epsilon)) @ vectors.T
         moved = (flat + moved).to(values.dtype).unflatten(2, (values.size(1), values.size(3))).transpose(1, 2)
-        return torch.where(self.is_latent[:, None, :, None], moved, values)
+        return torch.where(self.is_moved[:, None, :, None], moved, values)
 
 
 @torch.no_grad()

@@ -200,7 +200,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         if self.ref_model is not None:
             share_bases(policy, self.accelerator.unwrap_model(self.ref_model))
         self._observe(thought_metrics(drawn, rows, self.reasoner.config.embedding_rms))
-        if self.noise is not None and self.noise.value_shift(policy) is None and drawn.latents.size(1):
+        if self.noise is not None and self.noise.moves_first_latent(policy) and drawn.latents.size(1):
             # Over all processes, of which one may hold a single rollout of each question.
             cosine, pairs = self.accelerator.reduce(cosine_sums(drawn.latents, rows), "sum").tolist()
             logged_metric(self, "latent/cosine").append(cosine / max(pairs, 1))
