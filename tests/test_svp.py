@@ -1,4 +1,4 @@
-"""`svp_weights` against a model whose value matrices are replaced, as published: question and latents by W', answer by W."""
+"""`svp_weights` against a model with other value matrices, as published: thought by these, answer by the clean ones."""
 
 import pytest
 import torch
@@ -95,7 +95,7 @@ def test_the_answer_is_read_by_clean_weights_after_a_perturbed_thought(make, mod
     inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels, "noise_seeds": seeds}
     output = reasoner(**inputs, noise=NOISE)
     ours = gradients(reasoner.model, output.loss)
-    logps, clean_logps = [], []
+    logps = []
     for row, seed in zip(rows, seeds.tolist(), strict=True):
         start = max(place for place, token in enumerate(row) if token == latent) + 1
         logits = naive_logits(reasoner.model, row, seed)[start - 1 : -1]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..thoughts.base import Thought
 from .base import NoiseError, NormalNoise, register_noise
 from .draws import LatentDraws
-from .values import ValueShift, value_bases
+from .values import ValueShift, value_bases, value_biases
 
 
 @register_noise("svp")
@@ -33,7 +33,7 @@ class ValueNoise(NormalNoise):
         value_bases(model, renew=True)
 
     def value_shift(self, model: Any) -> ValueShift:
-        return ValueShift(value_bases(model), self.scale)
+        return ValueShift(value_bases(model), self.scale, value_biases(model))
 
     def sample(self, draws: LatentDraws) -> Tensor:
         return draws.normal(per_rollout=True)
@@ -64,4 +64,4 @@ class ValueWeightNoise(ValueNoise):
             )
 
     def value_shift(self, model: Any) -> ValueShift:
-        return ValueShift(value_bases(model), self.scale, moves_question=True)
+        return ValueShift(value_bases(model), self.scale, value_biases(model), moves_question=True)

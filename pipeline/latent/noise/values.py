@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...system.compat import is_sharded
 from ..config import ModelError
 from ..engine.precision import precise
 from ..engine.sharded_weights import whole
@@ -25,7 +26,7 @@ class ValueBases:
 
     Attributes:
         vectors: (v, v) of each layer, one in a column, on the side of the values; v: key-value heads x head size.
-        biases: (v,) of each layer.
+        biases: (v,) of each layer, as of then.
     """
 
     vectors: list[Tensor]
@@ -43,6 +44,7 @@ class ValueShift:
 
     Attributes:
         scale: Of the noise, relative to each singular value.
+        biases: (v,) of each layer, with gradient; None: those of the bases.
         moves_question: The values of the question move, too, and those of text between latents.
         epsilon: (B, Q or 1, W) draws for the columns of a pass; W holds the draws of all layers, the first layer first.
         is_moved: (B, Q) columns whose values move.
@@ -50,6 +52,7 @@ class ValueShift:
 
     bases: ValueBases
     scale: float
+    biases: list[Tensor] | None = None
     moves_question: bool = False
     epsilon: Tensor | None = None
     is_moved: Tensor | None = None
@@ -65,7 +68,7 @@ class ValueShift:
     def __call__(self, layer: int, values: Tensor) -> Tensor:
         """The values (B, h, Q, e) of a layer, moved where they are to move."""
         assert self.epsilon is not None and self.is_moved is not None
-        vectors, bias = self.bases.vectors[layer], self.bases.biases[layer]
+        vectors, bias = self.bases.vectors[layer], (self.biases or self.bases.biases)[layer]
         begin = sum(other.size(1) for other in self.bases.vectors[:layer])
         epsilon = self.epsilon[..., begin : begin + vectors.size(1)]
         flat = precise(values.transpose(1, 2).flatten(2))  # (B, Q, h·e)
@@ -93,6 +96,21 @@ def value_bases(model: Any, renew: bool = False) -> ValueBases:
             biases.append(precise(weight.new_zeros(weight.size(1)) if bias is None else bias).clone())
         model.__dict__[BASES] = ValueBases(vectors, biases)
     return model.__dict__[BASES]
+
+
+def value_biases(model: Any) -> list[Tensor]:
+    """The present biases (v,) of each layer's values, with gradient, so that noise moves what the matrices give alone.
+
+    Where ZeRO-3 shards them, those of the latest rollouts, as constants.
+    """
+    biases = []
+    for (module, places), then in zip(value_modules(model), value_bases(model).biases, strict=True):
+        bias = _base_layer(module).bias
+        if bias is None or is_sharded(bias):
+            biases.append(then)
+        else:
+            biases.append(precise(bias if places is None else bias[places.to(bias.device)]))
+    return biases
 
 
 @contextlib.contextmanager
@@ -155,8 +173,12 @@ def _value_matrices(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
 
 def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
     """Weight (in, out) and bias of a linear layer, or of one under a LoRA with what the LoRA adds."""
-    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    base = _base_layer(module)
     weight, bias = base.weight, base.bias
     for adapter in getattr(module, "active_adapters", ()) if not getattr(module, "disable_adapters", False) else ():
         weight = weight + module.get_delta_weight(adapter)
     return (weight.T if isinstance(base, nn.Linear) else weight), bias  # Transformers' Conv1D is (in, out) already
+
+
+def _base_layer(module: Any) -> Any:
+    return module.get_base_layer() if hasattr(module, "get_base_layer") else module
