@@ -220,3 +220,35 @@ def pass_at_k(right, k):
     """Share of all k-subsets of the samples that hold a right one."""
     subsets = list(itertools.combinations(right, k))
     return sum(any(subset) for subset in subsets) / len(subsets)
+
+
+def quantile(values, share):
+    """The value below which a share of the values lies, linear between neighbours."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def uncertain(entropies, share):
+    """Which tokens of rows (lists of entropies) are among the share of the most uncertain ones of all rows."""
+    threshold = quantile([entropy for row in entropies for entropy in row], 1 - share)
+    return [[entropy >= threshold for entropy in row] for row in entropies]
+
+
+def clipped_policy_loss(logps, old_logps, advantages, level, epsilon):
+    """-min(rho A, clip(rho) A) of each row of token log-probs, as a list of lists; one value a row for sequences.
+
+    The ratio rho of a sequence is the geometric mean of those of its tokens (GSPO, arXiv 2507.18071, equation 7).
+    """
+    rows = []
+    for row, old, advantage in zip(logps, old_logps, advantages, strict=True):
+        differences = [(new - before) for new, before in zip(row, old, strict=True)]
+        if level == "sequence":
+            differences = [sum(differences) / len(differences)]
+        ratios = [difference.exp() for difference in differences]
+        rows.append(
+            [-torch.min(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage) for ratio in ratios]
+        )
+    return rows

@@ -21,7 +21,7 @@ MODELS = {
 KINDS = {
     "gaussian": ("0.4", "norm_matched"), "spherical": ("0.4", "norm_matched"), "dropout": ("0.3", "norm_matched"),
     "learned": ("1", "gaussian_head"), "gumbel": ("1", "soft_vocabulary"), "gumbel_onesided": ("1", "soft_vocabulary"),
-    "svp": ("0.6", "norm_matched"),
+    "svp": ("0.6", "norm_matched"), "svp_weights": ("0.6", "norm_matched"),
 }  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def test_noise_on_the_first_latent_only(reasoner):
 def test_seeds_of_opposite_sign_mirror_each_other(kind):
     noise = parse_noise(f"{kind}:{KINDS[kind][0]}")
     plus, minus = draw(noise, [7], 2, 2000), draw(noise, [-7], 2, 2000)
-    if kind in ("gaussian", "spherical", "learned", "svp"):
+    if kind in ("gaussian", "spherical", "learned", "svp", "svp_weights"):
         assert torch.equal(plus, -minus)
     else:  # a high draw has a low one beside it
         assert torch.corrcoef(torch.stack([plus[0, 0], minus[0, 0]]))[0, 1] < -0.3

@@ -56,7 +56,16 @@ def test_the_value_loss_takes_the_larger_of_two_errors():
     assert value_loss(values, old, returns, mask, 0.2).item() == pytest.approx(0.5 * (0.64 + 0.25))
 
 
-def make_ppo(reasoner, problems, tmp_path, critic=None, estimator="replay", reward=first_token_reward, **options):
+def make_ppo(
+    reasoner,
+    problems,
+    tmp_path,
+    critic=None,
+    estimator="replay",
+    reward=first_token_reward,
+    noise="gaussian:0.4",
+    **options,
+):
     args = GRPOConfig(
         **{
             "output_dir": str(tmp_path), "per_device_train_batch_size": 16, "num_generations": 4,
@@ -67,7 +76,7 @@ def make_ppo(reasoner, problems, tmp_path, critic=None, estimator="replay", rewa
     )  # fmt: skip
     return LatentPPOTrainer(
         reasoner,
-        RolloutSettings(parse_noise("gaussian:0.4"), parse_estimator(estimator)),
+        RolloutSettings(parse_noise(noise), parse_estimator(estimator)),
         critic or Critic(),
         reward_funcs=[reward],
         args=args,

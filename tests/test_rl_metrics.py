@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_grpo import make_trainer
+from test_grpo import make_trainer, rollouts
+from test_ppo import make_ppo
 from transformers import TrainerControl, TrainerState
 
 from neuralese.pipeline.latent.geometry import cosine_sums
 from neuralese.pipeline.latent.sampling.generate import Generated
 from neuralese.pipeline.train import timed_trainer
 from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
-from neuralese.pipeline.train.rl.metrics import reward_metrics, spread_metrics, thought_metrics
+from neuralese.pipeline.train.rl.call_state import Work
+from neuralese.pipeline.train.rl.logps import answers_of
+from neuralese.pipeline.train.rl.metrics import replay_metrics, reward_metrics, spread_metrics, thought_metrics
 
 
 def drawn(latents, answers):
@@ -59,6 +62,68 @@ def test_between_thoughts_is_zero_where_thoughts_do_not_matter():
     assert reward_metrics(matters, scored, 4)["group/between_thoughts"] == pytest.approx(0.24, abs=0.01)
 
 
+def test_the_kl_of_sampler_and_trainer_by_hand():
+    sampled = torch.tensor([[-1.0, -2.0, -9.0], [-0.5, 0.0, 0.0]])
+    trainer = torch.tensor([[-1.2, -1.6, 5.0], [-0.5, 7.0, 7.0]])  # differences 0.2, -0.4, 0 where the mask is 1
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    inputs = {"sampling_per_token_logps": sampled, "completion_mask": mask}
+    found = replay_metrics(trainer, inputs)
+    assert found == pytest.approx(
+        {"rollout/replay_gap": 0.4, "rollout/kl_k1": -0.2 / 3, "rollout/kl_k2": 0.2 / 6}, abs=1e-6
+    )
+    none = replay_metrics(trainer, inputs | {"completion_mask": torch.zeros_like(mask)})
+    assert none == {"rollout/replay_gap": 0.0, "rollout/kl_k1": 0.0, "rollout/kl_k2": 0.0}
+
+
+def test_k1_and_k2_estimate_the_kl_of_two_close_policies():
+    """Over tokens that the sampler draws their means are near sum_v p(v) (log p(v) - log q(v))."""
+    logits = torch.randn(50, dtype=torch.float64)
+    p, q = logits.log_softmax(0), (logits + 0.2 * torch.randn(50, dtype=torch.float64)).log_softmax(0)
+    drawn = torch.multinomial(p.exp(), 400_000, replacement=True)[None]
+    inputs = {"sampling_per_token_logps": p[drawn], "completion_mask": torch.ones_like(drawn)}
+    found, true = replay_metrics(q[drawn], inputs), (p.exp() * (p - q)).sum().item()
+    assert 0.01 < true < 0.04
+    assert found["rollout/kl_k1"] == pytest.approx(true, abs=4 * (p - q)[drawn].std().item() / 400_000**0.5)
+    assert found["rollout/kl_k2"] == pytest.approx(true, rel=0.15)  # k2 is biased by what is cubic in the difference
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_the_kl_is_that_of_the_rollouts_and_shows_another_trainer(reasoner, problems, tmp_path, algorithm):
+    """Near 0 under the same weights; under others the mean over answer tokens, by hand."""
+    make = make_trainer if algorithm == "grpo" else make_ppo
+    trainer = make(reasoner, problems, tmp_path)
+    inputs = rollouts(trainer)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.compute_loss(trainer.model, inputs)
+    logged = trainer._metrics["train"]
+    assert abs(logged["rollout/kl_k1"][-1]) < 1e-5 and 0 <= logged["rollout/kl_k2"][-1] < 1e-8
+    with torch.no_grad():
+        trainer.model.transformer.wpe.weight.mul_(1.3)
+        with trainer.working(Work(inputs)):
+            logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, *answers_of(inputs))
+    difference = (inputs["sampling_per_token_logps"] - logps)[inputs["completion_mask"].bool()]
+    found = replay_metrics(logps, inputs)
+    assert found["rollout/kl_k1"] == pytest.approx(difference.mean().item(), abs=1e-6)
+    assert found["rollout/kl_k2"] == pytest.approx(difference.pow(2).mean().item() / 2, rel=1e-5) and (
+        found["rollout/kl_k2"] > 1e-4
+    )
+
+
+def test_k1_and_k2_show_what_bfloat16_rounds(make, problems, tmp_path):
+    """In float32 the two agree to rounding; in bfloat16 they do not, and the metrics say by how much."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        reasoner = make(num_latents=3)
+        reasoner.model.set_latent_config(compute_dtype=dtype)
+        trainer = make_trainer(reasoner, problems, tmp_path / dtype, max_steps=1)
+        trainer.train()
+        found[dtype] = next(row for row in trainer.state.log_history if "loss" in row)
+    exact, rounded = found["float32"], found["bfloat16"]
+    assert exact["rollout/kl_k2"] < 1e-9 < 1e-7 < rounded["rollout/kl_k2"] < 0.01
+    assert abs(rounded["rollout/kl_k1"]) <= (2 * rounded["rollout/kl_k2"]) ** 0.5 + 1e-9  # |mean| <= root mean square
+    assert rounded["rollout/replay_gap"] ** 2 / 2 >= rounded["rollout/kl_k2"]
+
+
 @pytest.mark.parametrize("options", [{}, {"num_iterations": 2}], ids=["on-policy", "two inner steps"])
 def test_metrics_are_logged(reasoner, problems, tmp_path, options):
     trainer = make_trainer(
@@ -73,7 +138,7 @@ def test_metrics_are_logged(reasoner, problems, tmp_path, options):
     names = {
         "rollout/distinct", "latent/rms", "latent/cosine", "latent/effective_rank", "latent/gradient_1",
         "latent/gradient_3", "group/best", "group/mixed", "group/within_thoughts", "group/between_thoughts", "ratio/sd",
-        "rollout/replay_gap", "group/unscored", CUT,
+        "rollout/replay_gap", "rollout/kl_k1", "rollout/kl_k2", "group/unscored", CUT,
     }  # fmt: skip
     assert names <= rows[0].keys() and "latent/gradient_4" not in rows[0]
     assert rows[0]["rollout/replay_gap"] < 1e-4 and rows[0]["latent/gradient_1"] > 0

@@ -85,6 +85,19 @@ def test_latents_of_shared_questions(make, widths, side, noise, options, passes,
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("options", "first"), [({}, 5), ({"loops": 2}, 6)], ids=["passes", "loops"])
+def test_perturbed_questions_are_shared_by_rows_of_one_seed(make, widths, side, options, first):
+    """Rows 0, 2 and 4 ask alike, and so do 1, 3 and 5; in each three the first two have one seed, and so has row 7."""
+    reasoner = make(**options)
+    widths.clear()
+    seeds = torch.tensor([5, 6, 5, 6, 7, 8, 5, 5])
+    draw = {"noise": parse_noise("svp_weights:0.6"), "noise_seeds": seeds}
+    assert_shared_is_the_same(reasoner, answers(reasoner, side), **draw)
+    passes = len(widths) // 2
+    assert widths[passes] == first and widths[:passes] == [8] * passes
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("options", [{"num_latents": 3, "thought_source": "pause"}, {"num_latents": 0}])
 @pytest.mark.parametrize("window", [None, 1])
 def test_rows_in_which_nothing_is_fed_back(make, widths, side, options, window):

@@ -8,7 +8,6 @@ from neuralese.pipeline.latent.sampling.generate import Generated
 from neuralese.pipeline.train.rl.metrics import (
     LatentGradients,
     ratio_metrics,
-    replay_gap,
     reward_metrics,
     thought_metrics,
 )
@@ -106,7 +105,7 @@ def test_nothing_that_is_watched_reads_a_number_before_the_log():
     inputs = {name: torch.zeros(4, 6, **meta) for name in ("old_per_token_logps", "sampling_per_token_logps")}
     inputs["completion_mask"] = torch.zeros(4, 6, dtype=torch.long, **meta)
     watched.add_all(ratio_metrics(logps, inputs))
-    watched.add_all(replay_gap(logps, inputs))
+    watched.add_all(replay_metrics(logps, inputs))
     rewards = torch.zeros(2, 4, **meta)
     watched.add_all(reward_metrics(rewards, rewards.bool(), 2))
     thoughts, rows = torch.zeros(4, 3, 8, **meta), torch.tensor([0, 0, 1, 1])  # rows and answers are on the CPU

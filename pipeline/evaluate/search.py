@@ -84,6 +84,11 @@ def check_search(spec: str, section: LatentConfig | LatentSection, model: Any = 
         raise SearchError(f"{key}: noise {spec} makes all thoughts equal. Give a scale above 0.")
     if noise.first_only:
         raise SearchError(f"{key} says itself where noise falls. Remove @first from noise={noise}, and give at: 1.")
+    if noise.moves_question:
+        raise SearchError(
+            f"{key}: noise={noise} falls on the whole thought, question included, so thoughts cannot begin alike and "
+            "part. Choose another kind, such as gaussian."
+        )
     if model is not None and noise.value_shift(model) is not None:
         raise SearchError(
             f"{key}: noise={noise} moves what later tokens read of a latent and not the latent, which is all that a "

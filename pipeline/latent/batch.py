@@ -45,6 +45,11 @@ class Batch:
         is_latent = (input_ids == latent_id) & mask.bool()
         return cls(input_ids, mask, positions.expand(len(input_ids), -1), is_latent)
 
+    def select(self, rows: Tensor) -> Batch:
+        """The batch of rows (N,), which may repeat."""
+        parts = (self.input_ids, self.attention_mask, self.position_ids, self.is_latent)
+        return Batch(*(part[rows] for part in parts))
+
     def after_question(self, labels: Tensor) -> Tensor:
         """(B, T) True from the first latent or label of each row on."""
         return (self.is_latent | (labels != -100)).cumsum(1) > 0

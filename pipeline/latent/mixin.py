@@ -211,7 +211,11 @@ class LatentMixin:
             share_questions: Rows that begin alike run their question once. Not with `rows`.
         """
         config = self.latent_config
-        draw = draw if num_latents else None
+        draw, seeds = draw if num_latents else None, None
+        if draw is not None and draw.noise.moves_question:
+            if rows is not None:  # each of them reads its question with a draw of its own
+                batch, rows = batch.select(rows), None
+            seeds = draw.seeds
         is_latent = batch.is_latent if num_latents else torch.zeros_like(batch.is_latent)
         refinement = self._refinement(num_latents)
         if refinement is not None:
@@ -225,7 +229,8 @@ class LatentMixin:
             pauses = batch.is_latent.gather(1, layout.source) & layout.is_token
         shared = None
         if share_questions:
-            shared = shared_questions(batch.input_ids, positions, layout, pieces=1 if refinement is None else 2)
+            pieces = 1 if refinement is None else 2
+            shared = shared_questions(batch.input_ids, positions, layout, pieces, seeds)
         packed = Packed(layout, embeds, positions, rows, self.visibility, pauses, shared)
         think = self._think(draw.noise if draw is not None else None)
         counts = layout.counts if rows is None else layout.counts[rows]

@@ -24,6 +24,7 @@ from ..train.checked_problems import encode_checked
 from ..train.context import Context
 from ..train.hand_over import is_done
 from ..train.lora_check import check_lora_modules
+from ..train.rl.trainable import check_trainable
 from .finished_stages import checkpoint_of, stopped_curriculum, trained_stages
 from .folder import open_folder
 from .launch import announce, check_launched
@@ -63,6 +64,7 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
     if recipe.model.lora is not None:
         quantized = recipe.model.quantization is not None
         check_lora_modules(recipe.model.lora, config, recipe.model.trust_remote_code, quantized)
+    check_trainable(recipe, config)
     recipe, encoded = encode_checked(recipe, problems, tokenizer, config)
     evaluation = problems.evaluation
     tracker = Tracker(recipe, recipe.folder, state.is_main_process)

@@ -24,6 +24,7 @@ from ..tracking.wandb_run import check_wandb
 from ..train.curriculum.limits import curriculum_args
 from ..train.lora_check import check_recipe_lora
 from ..train.rl.settings import check_batch, grpo_args, rollout_settings
+from ..train.rl.trainable import check_recipe_trainable
 from ..train.sft import sft_args
 from .launch import check_launcher, check_quantized_launch
 
@@ -82,6 +83,7 @@ def check_recipe(recipe: Recipe) -> None:
         check_noise("rl.noise", recipe.rl.noise, recipe)
         rollout_settings(recipe)
         check_batch(recipe.rl, built["rl"])
+        check_recipe_trainable(recipe)
         for reward in recipe.rl.rewards:
             check_recipe_reward(reward)
 

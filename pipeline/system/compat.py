@@ -138,6 +138,11 @@ def is_sharded(weight: Tensor) -> bool:
     return hasattr(weight, "ds_id")
 
 
+def num_weights(parameter: Any) -> int:
+    """DeepSpeed: the numbers in a parameter, also where ZeRO-3 holds it in shards."""
+    return parameter.ds_numel if is_sharded(parameter) else parameter.numel()
+
+
 def is_gathered(weight: Any) -> bool:
     """DeepSpeed: whether a sharded weight is whole at the moment."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus

@@ -27,6 +27,8 @@ from .lora_check import fits
 
 # Largest relative difference of logits before and after a merge. Reordered float32 sums stay far below it.
 TOLERANCE = 1e-4
+# What PEFT puts into a model and saves.
+ADAPTED = re.compile(r"(^|\.)(lora_\w+|modules_to_save)\.")
 
 
 class MergeError(UserError):
@@ -42,14 +44,23 @@ def lora_config(recipe: Recipe, reasoner: Reasoner, special_tokens: bool = True)
     """
     if recipe.model.lora is None:
         return None
+    return adapter_config(recipe.model.lora, reasoner.model, reasoner.config.token_ids if special_tokens else None)
+
+
+def adapter_config(lora: dict[str, Any], model: Any, token_ids: tuple[int, int, int] | None) -> LoraConfig:
+    """The LoRA `lora` over a model with our modules on it; see `lora_config`.
+
+    Args:
+        token_ids: Those whose embedding rows are trained, too; None: no rows.
+    """
     options: dict[str, Any] = {"task_type": "CAUSAL_LM"}
-    if special_tokens:
-        embedding = reasoner.model.get_input_embeddings()
-        name = next(name for name, module in reasoner.model.named_modules() if module is embedding)
-        if not _adapts(recipe.model.lora, name):
-            options["trainable_token_indices"] = {name.rsplit(".", 1)[-1]: list(reasoner.config.token_ids)}
-    given = {**options, **recipe.model.lora}
-    ours = [name for name in MODULES if any(key.startswith(f"{name}.") for key, _ in reasoner.model.named_parameters())]
+    if token_ids is not None:
+        embedding = model.get_input_embeddings()
+        name = next(name for name, module in model.named_modules() if module is embedding)
+        if not _adapts(lora, name):
+            options["trainable_token_indices"] = {name.rsplit(".", 1)[-1]: list(token_ids)}
+    given = {**options, **lora}
+    ours = [name for name in MODULES if any(key.startswith(f"{name}.") for key, _ in model.named_parameters())]
     if ours:
         given["modules_to_save"] = [*(given.get("modules_to_save") or []), *ours]
         excluded = given.get("exclude_modules") or []
@@ -73,15 +84,16 @@ def inner_model(model: Any) -> PreTrainedModel:
 
 
 def thin_frozen(model: Any) -> None:
-    """Keeps frozen linear weights in bfloat16 if the model computes in it. Halves their memory and saves casts.
+    """Keeps frozen linear weights of the base in bfloat16 if the model computes in it. Halves memory and saves casts.
 
-    Tied embeddings, which are also looked up, and weights that ZeRO-3 has sharded stay as they are.
+    Tied embeddings, which are also looked up, and weights that ZeRO-3 has sharded stay as they are. So does what the
+    adapter holds, which is saved, and which `rl.trainable` may freeze.
     """
     if model.latent_config.compute_dtype != "bfloat16":
         return
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    for module in model.modules():
-        if type(module) in (nn.Linear, Conv1D):
+    for name, module in model.named_modules():
+        if type(module) in (nn.Linear, Conv1D) and not ADAPTED.search(name):
             weight = module.weight
             if not (weight.requires_grad or id(weight) in looked_up or is_sharded(weight)):
                 weight.data = weight.data.to(torch.bfloat16)

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from ..model.build import architecture, build_config, build_tokenizer
 from ..model.load import load_tokenizer
 from ..recipe.load import RecipeError, nearest
-from ..recipe.schema import Recipe
+from ..recipe.schema import ModelSection, Recipe
 
 RESERVED = ("task_type", "peft_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping")
 BIASES = ("none", "all", "lora_only")
@@ -43,11 +43,22 @@ def check_recipe_lora(recipe: Recipe) -> None:
     if options is None:
         return
     check_lora_values(options, quantized)
-    if model.config is not None:
-        check_lora_modules(options, build_config(model.config, build_tokenizer([])))
-    elif Path(str(model.name_or_path)).is_dir():
-        config, _ = load_tokenizer(str(model.name_or_path), model.trust_remote_code, model.gguf_file)
+    config = config_at_hand(model)
+    if config is not None:
         check_lora_modules(options, config, model.trust_remote_code, quantized)
+
+
+def config_at_hand(model: ModelSection) -> PretrainedConfig | None:
+    """The Transformers config of a recipe's model; None if it is on the hub.
+
+    Raises:
+        ModelError: The config of an untrained model is refused.
+    """
+    if model.config is not None:
+        return build_config(model.config, build_tokenizer([]))
+    if not Path(str(model.name_or_path)).is_dir():
+        return None
+    return load_tokenizer(str(model.name_or_path), model.trust_remote_code, model.gguf_file)[0]
 
 
 def check_lora_values(options: dict[str, Any], quantized: bool = False) -> None:

@@ -93,7 +93,8 @@ class Draws:
     Attributes:
         epsilon: (N, L, W) draws, those of a row's first latent first; (N, R, L, W) where each of R loops has its own.
             None without noise, and in a search, where `branch` brings them.
-        shift: Moves the value states of latents by epsilon; None for noise on the latents themselves.
+        shift: Moves value states by epsilon, which all latents of a row then share if the question's move, too; None
+            for noise on the latents themselves.
     """
 
     epsilon: Tensor | None = None
@@ -106,9 +107,29 @@ class Draws:
         epsilon = self.epsilon if self.epsilon.dim() == 3 else self.epsilon[:, index]
         return epsilon.gather(1, number[..., None].expand(-1, -1, epsilon.size(-1)))
 
-    def shift_at(self, epsilon: Tensor | None, is_latent: Tensor) -> ValueShift | None:
-        """The shift of a pass over columns (N, Q), with epsilon (N, Q or 1, W) at its latents."""
-        return self.shift.at(epsilon, is_latent) if self.shift is not None and epsilon is not None else None
+    def shift_at(self, epsilon: Tensor | None, is_latent: Tensor, part: slice) -> ValueShift | None:
+        """The shift of a pass over some columns, with epsilon (N, Q or 1, W) at these.
+
+        Args:
+            is_latent: (N, S) of all columns.
+        """
+        if self.shift is None or epsilon is None:
+            return None
+        return self.shift.at(epsilon, self.shift.columns(is_latent)[:, part])
+
+    def shift_at_question(self, is_latent: Tensor, rows: Tensor | None, end: int) -> ValueShift | None:
+        """The shift of the first pass, over columns up to `end`.
+
+        Args:
+            is_latent: (N, S) of all columns.
+            rows: (P,) that are run; None: all.
+        """
+        if self.shift is None or self.epsilon is None or not self.shift.moves_question:
+            return None
+        epsilon = self.epsilon.flatten(1, -2)[:, :1]  # a rollout has one draw
+        if rows is not None:
+            epsilon, is_latent = epsilon[rows], is_latent[rows]
+        return self.shift_at(epsilon, is_latent, slice(end))
 
 
 @dataclass(frozen=True)
@@ -188,27 +209,35 @@ class PassResult:
         )
 
 
-def shared_questions(input_ids: Tensor, position_ids: Tensor, layout: Layout, pieces: int) -> SharedQuestions | None:
+def shared_questions(
+    input_ids: Tensor, position_ids: Tensor, layout: Layout, pieces: int, seeds: Tensor | None = None
+) -> SharedQuestions | None:
     """Rows whose first pieces are alike; None where all differ.
 
     Args:
         input_ids: (B, T) in the order of the batch.
         position_ids: (B, S) of the packed cells.
+        seeds: (B,) must be alike, too; None: they need not.
     """
     end = layout.bounds[pieces - 1][1]
     is_token = layout.is_token[:, :end]
     ids = input_ids.gather(1, layout.source[:, :end]).masked_fill(~is_token, -1)
-    return SharedQuestions.among(torch.cat([ids, position_ids[:, :end] * is_token], 1))
+    parts = [ids, position_ids[:, :end] * is_token]
+    if seeds is not None:
+        parts.append(seeds.to(ids.device)[:, None])
+    return SharedQuestions.among(torch.cat(parts, 1))
 
 
-def run_first(decoder: CachedDecoder, packed: Packed, pieces: int) -> Tensor:
+def run_first(decoder: CachedDecoder, packed: Packed, pieces: int, draws: Draws = NO_DRAWS) -> Tensor:
     """Runs the first pieces once for each question. Returns hidden states (N, Q, d) of all rows."""
     layout, shared = packed.layout, packed.shared
     end = layout.bounds[pieces - 1][1]
     given = (packed.embeds, layout.is_token, packed.position_ids)
     embeds, is_token, position_ids = (part[:, :end] if shared is None else part[shared.first, :end] for part in given)
     pauses = packed.pauses[:, :end] if packed.pauses is not None else None
-    states = decoder(embeds, is_token, position_ids, is_dense=all(layout.is_dense[:pieces]), is_latent=pauses)
+    shift = draws.shift_at_question(layout.is_latent, None if shared is None else shared.first, end)
+    is_dense = all(layout.is_dense[:pieces])
+    states = decoder(embeds, is_token, position_ids, is_dense=is_dense, shift=shift, is_latent=pauses)
     rows = packed.rows if shared is None else shared.of
     if rows is None:
         return states

@@ -70,9 +70,9 @@ def run_parallel(
     widths = [end, *[size] * (rounds - 1), width - begin]
     decoder = CachedDecoder(trunk, packed.num_questions, widths, keep.spare, keep.layers, later_rows=packed.num_rows)
     is_token, is_latent, counts, embeds, position_ids = packed.repeat()
-    is_latent = is_latent[:, middle]
+    holds_latent, is_latent = is_latent, is_latent[:, middle]
     number = (is_latent.cumsum(1) - 1).clamp_min(0)  # (N, M) index of the latent in its row
-    states = run_first(decoder, packed, pieces=2)
+    states = run_first(decoder, packed, 2, draws)
     question, states = states[:, :begin], states[:, begin:]
     # Pieces are padded on the left, so the column before a row's first latent may be padding: the question is.
     asked, is_first = question[:, -1:], (is_latent & (number == 0))[..., None]
@@ -80,7 +80,7 @@ def run_parallel(
     kept: list[Tensor] = []
     for index in range(rounds):
         if index > 0:
-            shift = draws.shift_at(epsilon, is_latent)
+            shift = draws.shift_at(epsilon, holds_latent, middle)
             states = decoder(x, is_token[:, middle], position_ids[:, middle], shift=shift)
         decoder.hide(begin + index * size, begin + (index + 1) * size)
         if keep.rounds:
@@ -96,8 +96,9 @@ def run_parallel(
         x = x.flatten(0, 1)  # what is watched must be on the way to the states
         watch(x, torch.where(is_latent, number, -1).flatten())
         x = x.view_as(embeds[:, middle])
-    after = (0, width - end)  # columns without latents
-    shift = draws.shift_at(F.pad(epsilon, (0, 0, *after)) if epsilon is not None else None, F.pad(is_latent, after))
+    if epsilon is not None:
+        epsilon = F.pad(epsilon, (0, 0, 0, width - end))  # columns without latents
+    shift = draws.shift_at(epsilon, holds_latent, rest)
     states = decoder(torch.cat([x, embeds[:, end:]], 1), is_token[:, rest], position_ids[:, rest], shift=shift)
     return PassResult(
         hidden=torch.cat([question, states], 1),

@@ -56,7 +56,7 @@ def run_passes(
         room,
         packed.num_rows,
     )
-    rows = _Rows(decoder, *packed.repeat(), [run_first(decoder, packed, pieces=1)], [])
+    rows = _Rows(decoder, *packed.repeat(), [run_first(decoder, packed, 1, draws)], [])
     last = after = rows.hidden[0][:, -1]
     skipping = _Skipping(between.stop, rows) if between.stop is not None else None
     for index in range(1, len(layout.bounds)):
@@ -79,7 +79,7 @@ def run_passes(
         rows.latents.append(z)
         is_latent = rows.is_latent[:, part]
         x = torch.where(is_latent[..., None], z[:, None].to(rows.embeds.dtype), rows.embeds[:, part])
-        shift = draws.shift_at(epsilon[:, None] if epsilon is not None else None, is_latent)
+        shift = draws.shift_at(epsilon[:, None] if epsilon is not None else None, rows.is_latent, part)
         states = decoder(x, rows.is_token[:, part], rows.position_ids[:, part], shift=shift, is_latent=is_latent)
         rows.hidden.append(states)
         # A row without a token in this pass keeps the state its next latent is made from.

@@ -20,7 +20,7 @@ from .gumbel import GumbelNoise, OneSidedGumbelNoise
 from .learned import LearnedNoise
 from .replacement import Replacement
 from .spherical import SphericalNoise
-from .svp import ValueNoise
+from .svp import ValueNoise, ValueWeightNoise
 
 __all__ = [
     "NOISES",
@@ -35,6 +35,7 @@ __all__ = [
     "Replacement",
     "SphericalNoise",
     "ValueNoise",
+    "ValueWeightNoise",
     "check_fits",
     "parse_noise",
     "register_noise",

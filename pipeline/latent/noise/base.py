@@ -40,11 +40,14 @@ class Noise(ABC):
         scale: Size of the noise. The unit is up to the kind.
         first_only: The noise falls on the first latent of a row only; with loops on all latents in the first loop.
         needs: The part of a `Thought` that the kind works on, such as its std. None: the latent.
+        moves_question: What is read of the question depends on the seed, so that rollouts of one question cannot share
+            it.
         on_input: Of looped latents, it changes the input of the placeholder, to which the embedding was added already.
     """
 
     kind: ClassVar[str]
     needs: ClassVar[str | None] = None
+    moves_question: ClassVar[bool] = False
     on_input: ClassVar[bool] = False
     scale: float
     first_only: bool = False
@@ -87,6 +90,10 @@ class Noise(ABC):
     def value_shift(self, model: Any) -> ValueShift | None:
         """The shift that the kind gives to the values of latents; None: it leaves them alone."""
         return None
+
+    def moves_first_latent(self, model: Any) -> bool:
+        """Whether the first latents of two rollouts differ. A shift alone shows in what later tokens read of them."""
+        return self.moves_question or self.value_shift(model) is None
 
     def sample_batch(self, seeds: Tensor, num_latents: int, width: int, loops: int | None = None) -> Tensor:
         """Epsilon (B, L, W) of rollouts with seeds (B,), on the device of these; (B, R, L, W) in R loops.

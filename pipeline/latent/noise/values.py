@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...system.compat import is_sharded
 from ..config import ModelError
 from ..engine.precision import precise
 from ..engine.sharded_weights import whole
@@ -25,7 +26,7 @@ class ValueBases:
 
     Attributes:
         vectors: (v, v) of each layer, one in a column, on the side of the values; v: key-value heads x head size.
-        biases: (v,) of each layer.
+        biases: (v,) of each layer, as of then.
     """
 
     vectors: list[Tensor]
@@ -39,33 +40,41 @@ class ValueBases:
 
 @dataclass(frozen=True)
 class ValueShift:
-    """Moves the values of latents by the draws of a rollout.
+    """Moves the values of latents, or of all that stands before the answer, by the draws of a rollout.
 
     Attributes:
         scale: Of the noise, relative to each singular value.
+        biases: (v,) of each layer, with gradient; None: those of the bases.
+        moves_question: The values of the question move, too, and those of text between latents.
         epsilon: (B, Q or 1, W) draws for the columns of a pass; W holds the draws of all layers, the first layer first.
-        is_latent: (B, Q) columns whose values move.
+        is_moved: (B, Q) columns whose values move.
     """
 
     bases: ValueBases
     scale: float
+    biases: list[Tensor] | None = None
+    moves_question: bool = False
     epsilon: Tensor | None = None
-    is_latent: Tensor | None = None
+    is_moved: Tensor | None = None
 
-    def at(self, epsilon: Tensor, is_latent: Tensor) -> ValueShift:
+    def columns(self, is_latent: Tensor) -> Tensor:
+        """(B, S) the columns whose values move, of rows with latents (B, S): these, or all up to a row's last one."""
+        return is_latent.flip(1).cumsum(1).flip(1) > 0 if self.moves_question else is_latent
+
+    def at(self, epsilon: Tensor, is_moved: Tensor) -> ValueShift:
         """The shift of one pass."""
-        return replace(self, epsilon=epsilon, is_latent=is_latent)
+        return replace(self, epsilon=epsilon, is_moved=is_moved)
 
     def __call__(self, layer: int, values: Tensor) -> Tensor:
-        """The values (B, h, Q, e) of a layer, moved at latents."""
-        assert self.epsilon is not None and self.is_latent is not None
-        vectors, bias = self.bases.vectors[layer], self.bases.biases[layer]
+        """The values (B, h, Q, e) of a layer, moved where they are to move."""
+        assert self.epsilon is not None and self.is_moved is not None
+        vectors, bias = self.bases.vectors[layer], (self.biases or self.bases.biases)[layer]
         begin = sum(other.size(1) for other in self.bases.vectors[:layer])
         epsilon = self.epsilon[..., begin : begin + vectors.size(1)]
         flat = precise(values.transpose(1, 2).flatten(2))  # (B, Q, h·e)
         moved = ((flat - bias) @ vectors * (self.scale * epsilon)) @ vectors.T
         moved = (flat + moved).to(values.dtype).unflatten(2, (values.size(1), values.size(3))).transpose(1, 2)
-        return torch.where(self.is_latent[:, None, :, None], moved, values)
+        return torch.where(self.is_moved[:, None, :, None], moved, values)
 
 
 @torch.no_grad()
@@ -89,6 +98,21 @@ def value_bases(model: Any, renew: bool = False) -> ValueBases:
     return model.__dict__[BASES]
 
 
+def value_biases(model: Any) -> list[Tensor]:
+    """The present biases (v,) of each layer's values, with gradient, so that noise moves what the matrices give alone.
+
+    Where ZeRO-3 shards them, those of the latest rollouts, as constants.
+    """
+    biases = []
+    for (module, places), then in zip(value_modules(model), value_bases(model).biases, strict=True):
+        bias = _base_layer(module).bias
+        if bias is None or is_sharded(bias):
+            biases.append(then)
+        else:
+            biases.append(precise(bias if places is None else bias[places.to(bias.device)]))
+    return biases
+
+
 @contextlib.contextmanager
 def keeping_bases(model: Any) -> Iterator[None]:
     """Restores the singular vectors at its end. Rollouts that wait to be replayed were drawn with them."""
@@ -106,8 +130,12 @@ def share_bases(model: Any, other: Any) -> None:
         other.__dict__[BASES] = model.__dict__[BASES]
 
 
-def _value_matrices(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Weight (d, v) and bias (v,) of each layer's values, v = x @ weight + bias; adapters are added."""
+def value_modules(model: Any) -> list[tuple[Any, Tensor | None]]:
+    """The module of each layer that makes its values, and the places (v,) of these among its outputs; None: all are.
+
+    Raises:
+        ModelError: The model's value matrices were not found.
+    """
     trunk = model.base_model
     config = trunk.config.get_text_config()
     modules = [
@@ -117,28 +145,40 @@ def _value_matrices(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
     ]
     if len(modules) != config.num_hidden_layers:
         raise ModelError(
-            f"Noise on value matrices finds {len(modules)} of them in the {config.num_hidden_layers} layers of "
-            f"{type(model).__name__}. Choose a noise on the latents, such as gaussian:0.1."
+            f"What works on value matrices finds {len(modules)} of them in the {config.num_hidden_layers} layers of "
+            f"{type(model).__name__}. Choose a noise on the latents, such as gaussian:0.1, and name weights in "
+            "rl.trainable by patterns."
         )
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    for name, module in modules:
+    places: dict[str, Tensor | None] = {ALONE: None}
+    outputs = torch.arange((heads + 2 * kv_heads) * head_size)
+    places[GPT2] = places[FUSED] = outputs[-kv_heads * head_size :]  # queries, keys, values
+    # For each head its query, key and value.
+    places[NEOX] = torch.arange(3 * heads * head_size).view(heads, 3, head_size)[:, 2].flatten()
+    return [(module, places[name]) for name, module in modules]
+
+
+def _value_matrices(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Weight (d, v) and bias (v,) of each layer's values, v = x @ weight + bias; adapters are added."""
+    for module, places in value_modules(model):
         with whole(list(module.parameters())):
             weight, bias = _linear(module)
-            if name in (GPT2, FUSED):  # queries, keys, values
-                weight = weight[:, -kv_heads * head_size :]
-                bias = bias[-kv_heads * head_size :] if bias is not None else None
-            elif name == NEOX:  # for each head its query, key and value
-                weight = weight.unflatten(1, (heads, 3, head_size))[:, :, 2].flatten(1)
-                bias = bias.unflatten(0, (heads, 3, head_size))[:, 2].flatten() if bias is not None else None
+            if places is not None:
+                places = places.to(weight.device)
+                weight, bias = weight[:, places], bias[places] if bias is not None else None
             yield weight, bias
 
 
 def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
     """Weight (in, out) and bias of a linear layer, or of one under a LoRA with what the LoRA adds."""
-    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    base = _base_layer(module)
     weight, bias = base.weight, base.bias
     for adapter in getattr(module, "active_adapters", ()) if not getattr(module, "disable_adapters", False) else ():
         weight = weight + module.get_delta_weight(adapter)
     return (weight.T if isinstance(base, nn.Linear) else weight), bias  # Transformers' Conv1D is (in, out) already
+
+
+def _base_layer(module: Any) -> Any:
+    return module.get_base_layer() if hasattr(module, "get_base_layer") else module

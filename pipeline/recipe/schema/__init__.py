@@ -9,12 +9,13 @@ from .evaluate import EvaluateSection, MonitorScore, SamplingSection, SearchSect
 from .latent import PASSES, LatentSection
 from .model import ModelSection, QuantizationSection
 from .recipe import Recipe
-from .rl import PPOSection, Reward, RLSection
+from .rl import VALUE_MATRICES, PPOSection, Reward, RLSection
 from .supervised import ControlsSection, CurriculumSection, SFTSection
 from .tracking import TrackingSection
 
 __all__ = [
     "PASSES",
+    "VALUE_MATRICES",
     "ControlsSection",
     "CurriculumSection",
     "DataSection",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .base import HomePath, Section
+
+VALUE_MATRICES = "value_matrices"
 
 
 class Reward(Section):
@@ -59,6 +62,11 @@ class RLSection(Section):
         description="how latents get a gradient: replay, score_function, score_function_rsqrt_d, score_function_mean, "
         "or mix:a",
     )
+    trainable: list[str] | Literal["value_matrices"] | None = Field(
+        None,
+        description="regular expressions of the names of weights that RL trains, or value_matrices: those of all "
+        "layers alone; None: all",
+    )
     answers_per_thought: int = Field(1, gt=0, description="answers after each thought; num_generations counts answers")
     antithetic: bool = Field(False, description="thoughts come in pairs with opposite noise")
     max_at: int | None = Field(
@@ -83,10 +91,28 @@ class RLSection(Section):
     )
     trainer: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")
 
+    @field_validator("trainable", mode="before")
+    @classmethod
+    def _names_weights(cls, value: Any) -> Any:
+        if value is None or value == VALUE_MATRICES:
+            return value
+        if not (isinstance(value, list) and value and all(isinstance(one, str) and one for one in value)):
+            raise ValueError(
+                f"{value!r} names no weights: give a list of regular expressions, such as [v_proj], or {VALUE_MATRICES}"
+            )
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return value
+
     @model_validator(mode="after")
     def _fits_the_algorithm(self) -> RLSection:
         if self.ppo is not None and self.algorithm != "ppo":
             raise ValueError("ppo holds keys of PPO, but algorithm is grpo; set algorithm=ppo or remove them")
+        if self.trainer.get("importance_sampling_level") == "sequence":
+            self._fits_a_ratio_of_sequences()
         if self.algorithm == "ppo":
             for key, default in (("max_at", None), ("equal_groups", "keep")):
                 if getattr(self, key) != default:
@@ -94,3 +120,16 @@ class RLSection(Section):
             if self.ppo is not None and self.ppo.kl_target is not None and not self.trainer.get("beta"):
                 raise ValueError("ppo.kl_target steers trainer.beta, which must begin above 0")
         return self
+
+    def _fits_a_ratio_of_sequences(self) -> None:
+        level = "trainer.importance_sampling_level=sequence"
+        if self.algorithm == "ppo":
+            raise ValueError(
+                f"{level} gives all tokens of an answer one ratio, and PPO an advantage to each: their gradients would "
+                "get the mean of the advantages, and what the critic says of single tokens be lost; remove it"
+            )
+        if self.trainer.get("top_entropy_quantile") not in (None, 1, 1.0):
+            raise ValueError(
+                f"trainer.top_entropy_quantile picks tokens, and a ratio of the whole sequence moves them all; set one "
+                f"of the two, or remove {level}"
+            )

@@ -46,7 +46,7 @@ from .groups import (
 )
 from .logps import ActionLogps, Answers, answers_of
 from .measured import MeasuredTrainer
-from .metrics import ratio_metrics, replay_gap, reward_metrics
+from .metrics import ratio_metrics, replay_metrics, reward_metrics
 from .rollouts import RolloutSettings, draw_seeds
 from .step_labels import StepLabels, at_placeholders
 
@@ -120,7 +120,7 @@ class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
             )
             rollouts["latent_advantages"] = advantages[:, None].expand(-1, rollouts["latents"].size(1)).contiguous()
         if "old_per_token_logps" in rollouts:
-            self.watched.add_all(replay_gap(rollouts["old_per_token_logps"], rollouts))
+            self.watched.add_all(replay_metrics(rollouts["old_per_token_logps"], rollouts))
             if self.settings.estimator.uses_density:
                 self._add_old_densities(rollouts)
         return Drawn(rollouts, work.rewards, work.is_scored)

@@ -45,7 +45,7 @@ class MeasuredTrainer(TimedTrainer):
         """
         latents = drawn.latents.size(1)
         self.watched.add_all(thought_metrics(drawn, rows, self.reasoner.config.embedding_rms))
-        if self.noise is not None and self.noise.value_shift(policy) is None and latents:
+        if self.noise is not None and self.noise.moves_first_latent(policy) and latents:
             # Over the pairs of all processes, of which one may hold a single rollout of each question.
             self.watched.add("latent/cosine", *cosine_sums(drawn.latents, rows))
         self._latents = drawn.latents

@@ -55,18 +55,33 @@ def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int)
     return metrics
 
 
-def replay_gap(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, Number]:
-    """Largest difference in nats between log-probs (B, A) as sampled and as recomputed under the same weights."""
-    gap = (logps - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
-    return {"rollout/replay_gap": gap.max() if gap.numel() else 0.0}
+def replay_metrics(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, Number]:
+    """How far log-probs as sampled and as recomputed under the same weights are apart: sampler against trainer.
+
+    With d = log p_sampler - log p_trainer of an answer token that the sampler drew, in nats: `rollout/replay_gap` is
+    the largest |d|; `rollout/kl_k1`, the mean of d, and `rollout/kl_k2`, the mean of d² / 2, estimate
+    KL(sampler || trainer) a token (Schulman, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html).
+
+    Args:
+        logps: (B, A) as recomputed.
+        inputs: TRL's batch, of which `sampling_per_token_logps` and `completion_mask` (B, A) are read. Without a token
+            in it all are 0.
+    """
+    is_answer = inputs["completion_mask"].bool()
+    count = is_answer.sum().clamp_min(1)
+    difference = torch.where(is_answer, inputs["sampling_per_token_logps"] - logps, 0.0)
+    return {
+        "rollout/replay_gap": difference.abs().max() if difference.numel() else 0.0,
+        "rollout/kl_k1": difference.sum() / count,
+        "rollout/kl_k2": difference.pow(2).sum() / (2 * count),
+    }
 
 
 def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, Number]:
-    """Standard deviation of the importance ratios of answer tokens. On-policy it is 0, and the gap of the replay is
-    measured here."""
+    """Standard deviation of the importance ratios of answer tokens. On-policy it is 0; the replay is measured then."""
     assert logps is not None
     if "old_per_token_logps" not in inputs:
-        return {"ratio/sd": 0.0, **replay_gap(logps, inputs)}
+        return {"ratio/sd": 0.0, **replay_metrics(logps, inputs)}
     is_answer = inputs["completion_mask"].bool()
     count = is_answer.sum().clamp_min(1)
     ratios = torch.where(is_answer, (logps - inputs["old_per_token_logps"]).exp(), 0.0)

@@ -24,7 +24,7 @@ from .call_state import Drawn, Work
 from .gae import gae
 from .grpo import LatentGRPOTrainer
 from .logps import answers_of
-from .metrics import replay_gap
+from .metrics import replay_metrics
 from .rollouts import RolloutSettings
 from .value_loss import action_values, value_loss
 
@@ -87,7 +87,7 @@ class LatentPPOTrainer(LatentGRPOTrainer):
             "returns": returns,
             "num_actions_in_batch": self.accelerator.gather(mask.sum()).sum(),
         }
-        self.watched.add_all(replay_gap(logps, rollouts))
+        self.watched.add_all(replay_metrics(logps, rollouts))
         if self.settings.estimator.uses_density and "latent_rms" not in rollouts:
             self._add_old_densities(rollouts)
         residual, spread = self._moments(torch.stack([returns - values, returns]), mask)[1]

@@ -33,6 +33,7 @@ from .ppo import Critic, LatentPPOTrainer
 from .rollouts import RolloutSettings
 from .settings import RowCollator, grpo_args, rl_rows, rollout_settings
 from .step_labels import StepLabels
+from .trainable import train_only, weights_that_train
 
 
 def train_rl(context: Context, base: str | Path, folder: Path) -> None:
@@ -69,10 +70,11 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         )
     logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)
     completions = CompletionsCallback(context.tracker)
+    tracking, progress = TrackingCallback(context.tracker), ProgressCallback("rl")
     callbacks: list[TrainerCallback] = [
-        TrackingCallback(context.tracker),
+        tracking,
         completions,
-        ProgressCallback("rl"),
+        progress,
         AlarmCallback(section.alarms, reasoner.config.compute_dtype, context.tracker),
     ]
     held_out = None
@@ -93,6 +95,11 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         peft_config=lora_config(context.recipe, reasoner),
         callbacks=callbacks,
     )
+    if section.trainable is not None:
+        train_only(trainer.model, section.trainable)
+        trained, whole = weights_that_train(trainer.model)
+        tracking.extra["trainable_parameters"] = trained
+        progress.title = f"rl, {trained:,} of {whole:,} weights train"
     trainer.data_collator = rows
     trainer.step_labels = labels
     completions.trainer = trainer
