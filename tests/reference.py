@@ -240,7 +240,7 @@ def uncertain(entropies, share):
 def clipped_policy_loss(logps, old_logps, advantages, level, epsilon):
     """-min(rho A, clip(rho) A) of each row of token log-probs, as a list of lists; one value a row for sequences.
 
-    The ratio rho of a sequence is the geometric mean of those of its tokens (GSPO, arXiv 2507.18071, equation 7).
+    The ratio rho of a sequence is the geometric mean of those of its tokens (GSPO, arXiv 2507.18071).
     """
     rows = []
     for row, old, advantage in zip(logps, old_logps, advantages, strict=True):
