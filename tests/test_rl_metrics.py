@@ -18,6 +18,7 @@ from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback
 from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.logps import answers_of
 from neuralese.pipeline.train.rl.metrics import replay_metrics, reward_metrics, spread_metrics, thought_metrics
+from neuralese.pipeline.train.watched import means
 
 
 def drawn(latents, answers):
@@ -95,8 +96,8 @@ def test_the_kl_is_that_of_the_rollouts_and_shows_another_trainer(reasoner, prob
     inputs = rollouts(trainer)
     trainer.current_gradient_accumulation_steps = 1
     trainer.compute_loss(trainer.model, inputs)
-    logged = trainer._metrics["train"]
-    assert abs(logged["rollout/kl_k1"][-1]) < 1e-5 and 0 <= logged["rollout/kl_k2"][-1] < 1e-8
+    logged = means({key: [float(value)] for key, value in trainer.watched.take().items()})
+    assert abs(logged["rollout/kl_k1"]) < 1e-5 and 0 <= logged["rollout/kl_k2"] < 1e-8
     with torch.no_grad():
         trainer.model.transformer.wpe.weight.mul_(1.3)
         with trainer.working(Work(inputs)):

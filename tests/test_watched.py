@@ -8,6 +8,7 @@ from neuralese.pipeline.latent.sampling.generate import Generated
 from neuralese.pipeline.train.rl.metrics import (
     LatentGradients,
     ratio_metrics,
+    replay_metrics,
     reward_metrics,
     thought_metrics,
 )
@@ -113,7 +114,7 @@ def test_nothing_that_is_watched_reads_a_number_before_the_log():
     watched.add_all(thought_metrics(drawn, rows, 1.0))
     watched.add("latent/cosine", *cosine_sums(thoughts, rows))
     totals = {name: value for (kind, name), value in watched.take().items() if kind == "total"}
-    assert len(totals) == 14
+    assert len(totals) == 16
     assert [name for name, value in totals.items() if not isinstance(value, torch.Tensor)] == ["rollout/distinct"]
 
 
