@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelError
+from ..config import ModelError, key_value_heads
 from ..engine.precision import precise
 from ..engine.sharded_weights import whole
 
@@ -120,9 +120,7 @@ def _value_matrices(model: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
             f"Noise on value matrices finds {len(modules)} of them in the {config.num_hidden_layers} layers of "
             f"{type(model).__name__}. Choose a noise on the latents, such as gaussian:0.1."
         )
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    heads, (kv_heads, head_size) = config.num_attention_heads, key_value_heads(config)
     for name, module in modules:
         with whole(list(module.parameters())):
             weight, bias = _linear(module)
