@@ -214,13 +214,12 @@ def _by_prompt(rows: list[int], thought: list[int]) -> dict[int, list[list[int]]
 
 
 def _filled(thoughts: list[list[int]], most: int) -> list[list[int]]:
-    """Parts of at most `most` answers, of whole thoughts where these fit."""
-    parts: list[list[int]] = [[]]
-    for answers in thoughts:
-        if parts[-1] and len(parts[-1]) + len(answers) > most:
-            parts.append([])
-        for answer in answers:
-            if len(parts[-1]) == most:
-                parts.append([])
-            parts[-1].append(answer)
+    """Parts of at most `most` answers. A thought goes to the first part with room; a larger one than that is cut."""
+    parts: list[list[int]] = []
+    for answers in (of[begin : begin + most] for of in thoughts for begin in range(0, len(of), most)):
+        home = next((part for part in parts if len(part) + len(answers) <= most), None)
+        if home is None:
+            parts.append(answers)
+        else:
+            home += answers
     return parts
