@@ -171,7 +171,7 @@ def check_holds(key: str, tokens: int | None, footprint: Footprint, rows: int = 
         return
     sizes = sum(footprint.pieces[columns.index(most)])
     rest = most - sizes - footprint.spare
-    between = f" + {rest} of earlier passes over latents" if rest > 0 else f" - {-rest} out of sight" if rest else ""
+    between = f" + {rest} of further passes over latents" if rest > 0 else f" - {-rest} out of sight" if rest else ""
     said = f"{sizes} of the longest question with its latents{between} + {footprint.spare} new tokens = {most}"
     if rows > 1:
         said += f", for each of {rows} thoughts that grow together: {rows * most}"
