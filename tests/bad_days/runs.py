@@ -11,6 +11,7 @@ import torch
 from disks import mount, read_only_run, remount
 
 from neuralese.pipeline.cli.app import main
+from neuralese.pipeline.latent.sampling import generate
 from neuralese.pipeline.run import evaluate
 from neuralese.pipeline.train import callbacks, hand_over
 
@@ -52,6 +53,21 @@ def raising(error):
         scene.monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", fail)
 
     return before
+
+
+def drawing_raises(error):
+    def fail(*_, **__):
+        raise error
+
+    def before(scene):
+        scene.monkeypatch.setattr(generate, "_generate", fail)
+
+    return before
+
+
+def has_sft(scene):
+    assert (scene.folder / "tiny" / "sft" / "final" / "model.safetensors").is_file()
+    assert "OutOfMemoryError" in (scene.folder / "tiny" / "error.log").read_text()
 
 
 def has_checkpoint_and_trace(scene):
@@ -206,6 +222,26 @@ DAYS = [
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes.")
         ),
         after=has_checkpoint_and_trace,
+    ),
+    BadDay(
+        "a GPU with too little memory for the rollouts",
+        [
+            "train",
+            TINY,
+            "output_dir={folder}",
+            "curriculum=null",
+            "rl.noise=null",
+            "rl.rollout_batch_tokens=100",
+            "tracking.wandb=false",
+            "evaluate.sampling=[]",
+        ],
+        "Error while training rl: There is too little memory to draw 8 answers at once, which hold 8 x 10 = 80 tokens "
+        "(OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB). Lower rl.rollout_batch_tokens, which is "
+        "100. Finished stages and the last checkpoint stay. The same command with --resume goes on from the last "
+        "checkpoint.",
+        FINISHED,
+        before=drawing_raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")),
+        after=has_sft,
     ),
     BadDay(
         "an error that nobody foresaw",

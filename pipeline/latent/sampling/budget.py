@@ -100,7 +100,8 @@ class Room:
         if len(rows) <= self.rows():
             return [torch.arange(len(rows))]
         parts: list[list[int]] = []
-        prompts, part = [], []  # of the part that is being filled
+        prompts: list[int] = []  # of the part that is being filled
+        part: list[int] = []
         for prompt, thoughts in _by_prompt(rows.tolist(), thought.tolist()).items():
             answers = [answer for of in thoughts for answer in of]
             if part and len(part) + len(answers) > self.rows([*prompts, prompt]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -108,7 +108,7 @@ class EvaluateSection(Section):
     bootstrap: int = Field(1000, gt=0, description="resamples of a bootstrapped 95% interval")
 
     @property
-    def at_once(self) -> dict[str, int | None]:
+    def at_once(self) -> dict[str, Any]:
         """What bounds a draw, as keyword arguments of `Reasoner.generate`."""
         return {"batch_size": self.batch_size, "batch_tokens": self.batch_tokens}
 
