@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from neuralese.pipeline.evaluate.draw_samples import draw_samples
+from neuralese.pipeline.latent.sampling import generate
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.scoring.sample_files import SampleFile, digest, read_samples
 from neuralese.pipeline.scoring.sampling_setting import Setting, seeds_of
@@ -46,13 +47,13 @@ def test_answers_that_share_a_thought_have_its_seed():
 
 @pytest.mark.parametrize("seeds", [[5, 5, 9, 9, 9, 4], [5, 9, 5, 9, 5, 9], [1, 2, 3, 4, 5, 6]])
 def test_more_samples_than_a_batch_holds_are_the_same_ones(reasoner, few, seeds, monkeypatch):
-    original, sizes = type(reasoner)._sample, []
+    original, sizes = generate._generate, []
 
-    def measured(self, prompts, seeds, *others):
-        sizes.append(seeds.numel())
-        return original(self, prompts, seeds, *others)
+    def measured(model, prompts, rows, *others):
+        sizes.append(len(rows))
+        return original(model, prompts, rows, *others)
 
-    monkeypatch.setattr(type(reasoner), "_sample", measured)
+    monkeypatch.setattr(generate, "_generate", measured)
     options = {"noise": "gaussian:0.5", "temperature": 1.0, "max_new_tokens": 4, "seeds": [seeds]}
     (whole,) = reasoner.generate([few[0].question], batch_size=6, **options)
     (parts,) = reasoner.generate([few[0].question], batch_size=3, **options)

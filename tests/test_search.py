@@ -13,6 +13,7 @@ from neuralese.pipeline.evaluate.draw_samples import Effort, draw_samples
 from neuralese.pipeline.evaluate.search import _draws, search_thoughts
 from neuralese.pipeline.evaluate.settings import most_sensitive, settings_of
 from neuralese.pipeline.latent.noise import Replacement, parse_noise
+from neuralese.pipeline.latent.sampling.budget import Budget
 from neuralese.pipeline.latent.sampling.generate import SamplingParams
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.run.train import run
@@ -26,14 +27,15 @@ NOISE = parse_noise("gaussian:0.5")
 SEEDS = [5, 6, 7]
 
 
-def found(reasoner, questions, search, judge, seeds=SEEDS, batch_size=24, temperature=0.0):
+def found(reasoner, questions, search, judge, seeds=SEEDS, batch_size=24, temperature=0.0, batch_tokens=None):
     rows = {}
     sampling = SamplingParams(temperature, 4)
 
     def keep(at, samples, scores):
         rows[at] = samples, scores
 
-    search_thoughts(reasoner, questions, search, NOISE, sampling, seeds, judge, batch_size, keep)
+    budget = Budget(batch_tokens, batch_size)
+    search_thoughts(reasoner, questions, search, NOISE, sampling, seeds, judge, budget, keep)
     return [rows[at] for at in range(len(questions))]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ...data.errors import reason
 from ..system.activity import NOW
 from ..system.files import room
+from ..system.memory import lacks_memory
 
 # Parts of the messages that C++ and Rust libraries give in place of an OSError.
 FULL = (
@@ -21,16 +22,15 @@ FULL = (
     "unexpected pos",
     "iostream error",
 )
-MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
 LOWER = (
     "Lower per_device_train_batch_size in the trainer section of that stage (gradient_accumulation_steps makes up for "
-    "it), set gradient_checkpointing: true there, or lower evaluate.batch_size where answers are drawn."
+    "it), or set gradient_checkpointing: true there."
 )
 
 
 def explain(error: Exception) -> str | None:
     """What happened on the machine and what to change. None for an error of another kind."""
-    if isinstance(error, MemoryError) or _says(error, MEMORY):
+    if lacks_memory(error):
         return f"There is too little memory ({reason(error)[:200].rstrip('.')}). {LOWER}"
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT) or _says(error, FULL):
@@ -51,8 +51,7 @@ def _full(error: Exception) -> str:
     what = f" to write {file}" if file is not None else ""
     place = next((at for at in (file and file.parent, NOW.folder) if at is not None and at.is_dir()), None)
     free = f": {room(place)}" if place is not None else ""
-    kept = f" Finished stages and the last checkpoint stay. {NOW.goes_on}" if NOW.folder is not None else ""
-    return f"There is no space left{what}{free}. Make space there.{kept}"
+    return f"There is no space left{what}{free}. Make space there.{NOW.kept}"
 
 
 def written_file(error: BaseException) -> Path | None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...data.problem import Problem
 from ...rewards.score import scores_of
 from ..latent.noise import parse_noise
+from ..latent.sampling.budget import Budget
 from ..latent.sampling.generate import SamplingParams
 from ..model.from_text import answer_from_text
 from ..model.reasoner import Reasoner, Samples
@@ -142,7 +143,7 @@ def _draw(
             num_latents=setting.num_latents,
             loops=setting.loops,
             seeds=seeds,
-            batch_size=options.batch_size,
+            **options.at_once,
             on_samples=on_samples,
         )
         return
@@ -150,7 +151,8 @@ def _draw(
     assert noise is not None
     sampling = SamplingParams(setting.temperature, options.max_new_tokens)
     first = [row[0] for row in seeds]
-    search_thoughts(reasoner, questions, setting.search, noise, sampling, first, judge, options.batch_size, on_samples)
+    budget = Budget(options.batch_tokens, options.batch_size)
+    search_thoughts(reasoner, questions, setting.search, noise, sampling, first, judge, budget, on_samples)
 
 
 def _judge(judge: LatentRewardModel, reasoner: Reasoner, drawn: Sequence[_Drawn], batch_size: int) -> None:

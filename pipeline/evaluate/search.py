@@ -17,6 +17,7 @@ from ..latent.config import LatentConfig
 from ..latent.engine.packed import Keep
 from ..latent.noise import Noise, check_fits, parse_noise
 from ..latent.philox import Stream, new_seeds
+from ..latent.sampling.budget import Budget, Room, check_holds
 from ..latent.sampling.generate import SamplingParams, pad_left, write_answers
 from ..model.reasoner import Reasoner, Samples
 from ..problems.checks import check_room
@@ -105,7 +106,7 @@ def search_thoughts(
     sampling: SamplingParams,
     seeds: Sequence[int],
     judge: LatentRewardModel | None,
-    batch_size: int,
+    budget: Budget,
     on_samples: Callable[[int, Samples, list[float] | None], None],
 ) -> None:
     """Grows thoughts for each question and answers after each of them.
@@ -113,12 +114,14 @@ def search_thoughts(
     The result for a question depends on its seed, and not on the rest of its batch.
 
     Args:
-        batch_size: Thoughts grown at once, at least those of one question.
+        budget: Of thoughts, those of a question where they are most; each holds its question and room for an answer.
+            The thoughts of a question grow together, even if they are more than its answers.
         on_samples: Called with a question's place, its samples (best thought first in a beam), and the latent rewards
             of their thoughts.
 
     Raises:
-        ModelError: A question that leaves no room in the context window.
+        ModelError: A question that leaves no room in the context window, a budget of tokens that does not hold the
+            thoughts of one question, or too little memory.
     """
     if not questions:
         return  # a process may have none
@@ -127,22 +130,39 @@ def search_thoughts(
     check_room(questions, prompts, sampling.max_new_tokens, reasoner.context_window)
     noise.prepare(model)
     most = max(search.widths)
-    per_batch = max(1, batch_size // most)
-    for begin in range(0, len(prompts), per_batch):
-        part = slice(begin, begin + per_batch)
-        ids, mask = pad_left(prompts[part], reasoner.eos_token_ids[0], model.device)
-        own = torch.tensor(seeds[part])
-        growth = Growth(search, _draws(noise, own.to(model.device), most, count, noise.width(model)), judge)
-        batch = Batch.of(ids, mask, reasoner.config.token_ids[1])
-        keep = Keep(spare=sampling.max_new_tokens)
-        grown, _ = model.run_latents(batch, count, Draw(noise), keep=keep, branch=growth)
-        rows = own.repeat_interleave(search.thoughts)
-        number = torch.arange(search.thoughts).repeat(len(own))
-        drawn = write_answers(model, grown, grown.last_state(), rows, number, sampling, reasoner.eos_token_ids)
-        found = growth.latent_rewards.tolist()
-        rewards = None if judge is None else [[round(reward, 5) for reward in row] for row in found]
-        for row, samples in enumerate(reasoner.samples_of(drawn, search.thoughts)):
-            on_samples(begin + row, samples, None if rewards is None else rewards[row])
+    room = Room.of(model, prompts, most * len(prompts), sampling.max_new_tokens, budget)
+    check_holds(budget.key, budget.tokens, room.footprint, most)
+    for part in room.runs(most):
+        some = range(part.start, part.stop)
+        with room.explaining(most * len(some), some):
+            found, rewards = _searched(reasoner, prompts[part], search, noise, sampling, seeds[part], judge)
+        for row, samples in enumerate(found):
+            on_samples(part.start + row, samples, None if rewards is None else rewards[row])
+
+
+def _searched(
+    reasoner: Reasoner,
+    prompts: list[list[int]],
+    search: Search,
+    noise: Noise,
+    sampling: SamplingParams,
+    seeds: Sequence[int],
+    judge: LatentRewardModel | None,
+) -> tuple[list[Samples], list[list[float]] | None]:
+    """The samples of a batch of prompts and the latent rewards of their thoughts."""
+    model, count, most = reasoner.model, reasoner.config.num_latents, max(search.widths)
+    ids, mask = pad_left(prompts, reasoner.eos_token_ids[0], model.device)
+    own = torch.tensor(seeds)
+    growth = Growth(search, _draws(noise, own.to(model.device), most, count, noise.width(model)), judge)
+    batch = Batch.of(ids, mask, reasoner.config.token_ids[1])
+    keep = Keep(spare=sampling.max_new_tokens)
+    grown, _ = model.run_latents(batch, count, Draw(noise), keep=keep, branch=growth)
+    rows = own.repeat_interleave(search.thoughts)
+    number = torch.arange(search.thoughts).repeat(len(own))
+    drawn = write_answers(model, grown, grown.last_state(), rows, number, sampling, reasoner.eos_token_ids)
+    found = growth.latent_rewards.tolist()
+    rewards = None if judge is None else [[round(reward, 5) for reward in row] for row in found]
+    return reasoner.samples_of(drawn, search.thoughts), rewards
 
 
 def _draws(noise: Noise, seeds: Tensor, most: int, num_latents: int, width: int) -> Tensor:

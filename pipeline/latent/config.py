@@ -47,6 +47,14 @@ def check_options(key: str, options: dict[str, Any], kind: Any, name: str) -> No
         raise ModelError(f"Unknown {key} {unknown}: the {name} {has}.")
 
 
+def key_value_heads(config: Any) -> tuple[int, int]:
+    """How many heads of keys and values a layer has, and the size of one, by the text config of a model."""
+    heads = config.num_attention_heads
+    return getattr(config, "num_key_value_heads", None) or heads, (
+        getattr(config, "head_dim", None) or config.hidden_size // heads
+    )
+
+
 def context_window(config: Any) -> int | None:
     """Tokens and latents that fit into one row of a model, or None where it sets no limit.
 

@@ -217,7 +217,7 @@ class LatentMixin:
                 batch, rows = batch.select(rows), None
             seeds = draw.seeds
         is_latent = batch.is_latent if num_latents else torch.zeros_like(batch.is_latent)
-        refinement = self._refinement(num_latents)
+        refinement = Refinement.of(config, num_latents)
         if refinement is not None:
             layout = plan_parallel(is_latent, batch.attention_mask)
         else:
@@ -261,16 +261,6 @@ class LatentMixin:
             return z if embedding is None else embedding + z
 
         return think
-
-    def _refinement(self, num_latents: int) -> Refinement | None:
-        """How all latents are made at once; None where they are made one after the other."""
-        config = self.latent_config
-        if num_latents == 0 or config.mode == "sequential":
-            return None
-        if config.loops is not None:
-            return Refinement(config.loops, in_place=True, adds=config.injection == "add")
-        assert config.jacobi_sweeps is not None
-        return Refinement(min(config.jacobi_sweeps, num_latents))  # as many as latents are exact; more change nothing
 
     def _draws(self, draw: Draw, counts: Tensor, num_latents: int) -> Draws:
         """The draws of rows with so many latents each (N,); without seeds the kind's value shift alone.

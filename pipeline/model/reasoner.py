@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..latent.config import LatentConfig, ModelError, context_window
 from ..latent.engine.quantized import is_quantized
 from ..latent.noise import Noise, parse_noise
+from ..latent.sampling.budget import Budget, check_budget
 from ..latent.sampling.generate import Generated, SamplingParams, generate
 from ..latent.supervision import StepDecoder
 from ..latent.thoughts import THOUGHT_SOURCES
@@ -91,6 +92,7 @@ class Reasoner:
         seed: int = 0,
         seeds: Sequence[Sequence[int]] | None = None,
         batch_size: int = 256,
+        batch_tokens: int | None = None,
         on_samples: Callable[[int, Samples], None] | None = None,
         **sampling: Any,
     ) -> list[Samples]:
@@ -104,12 +106,15 @@ class Reasoner:
             loops: Of looped latents. Default: as many as the checkpoint was trained for.
             seed: Base of the seeds. Sample j of prompt i does not depend on the batch it is drawn in.
             seeds: n seeds for each prompt, to replay samples.
-            batch_size: Answers drawn at once, at least those of one thought.
+            batch_size: The most answers drawn at once.
+            batch_tokens: The most tokens whose keys and values are held at once: question, latents and answer of each
+                row. None: what half of the free memory holds. Samples do not depend on either.
             on_samples: Called with a prompt's place and its samples as soon as they are there.
             sampling: top_k, top_p, min_p.
 
         Raises:
-            ModelError: An empty question, one that leaves no room in the context window, or noise without latents.
+            ModelError: An empty question, one that leaves no room in the context window, noise without latents,
+                batch_tokens that do not hold one answer, or too little memory.
         """
         if not prompts:
             return []
@@ -131,6 +136,8 @@ class Reasoner:
             drawn = torch.randint(2**62, (len(prompts), n), generator=torch.Generator().manual_seed(seed))
         else:
             drawn = torch.tensor(seeds)
+        with self.inference(loops):  # before anything is drawn
+            check_budget(Budget.key, batch_tokens, self.config, encoded, max_new_tokens)
         if noise is not None:
             noise.prepare(self.model)
         per_batch = max(1, batch_size // drawn.size(1))
@@ -138,10 +145,7 @@ class Reasoner:
         with self.inference(loops):
             for begin in range(0, len(prompts), per_batch):
                 chunk, rows = encoded[begin : begin + per_batch], drawn[begin : begin + per_batch]
-                if rows.size(1) <= batch_size:
-                    samples += self._sample(chunk, rows, options, noise)
-                else:
-                    samples.append(self._sample_in_parts(chunk, rows, options, noise, batch_size))
+                samples += self._sample(chunk, rows, options, noise, Budget(batch_tokens, batch_size))
                 if on_samples is not None:
                     for index in range(begin, len(samples)):
                         on_samples(index, samples[index])
@@ -160,35 +164,12 @@ class Reasoner:
             self.model.train(was_training)
             self.model.latent_config = section
 
-    def _sample_in_parts(
-        self, prompt: list[list[int]], seeds: Tensor, sampling: SamplingParams, noise: Noise | None, size: int
-    ) -> Samples:
-        """More samples of one prompt than fit into a batch; those of equal seeds, a thought's, are drawn at once."""
-        _, which, counts = seeds[0].unique(return_inverse=True, return_counts=True)
-        order = which.argsort(stable=True)
-        sizes = [0]
-        for count in counts.tolist():
-            if sizes[-1] and sizes[-1] + count > size:
-                sizes.append(0)
-            sizes[-1] += count
-        parts = [self._sample(prompt, seeds[:, part], sampling, noise)[0] for part in order.split(sizes)]
-        back = order.argsort().tolist()
-
-        def joined(name: str) -> list[Any]:
-            values = [value for part in parts for value in getattr(part, name)]
-            return [values[i] for i in back]
-
-        latents = torch.cat([part.latents for part in parts])[back]
-        return Samples(
-            latents=latents, **{field.name: joined(field.name) for field in fields(Samples) if field.name != "latents"}
-        )
-
     def _sample(
-        self, prompts: list[list[int]], seeds: Tensor, sampling: SamplingParams, noise: Noise | None
+        self, prompts: list[list[int]], seeds: Tensor, sampling: SamplingParams, noise: Noise | None, budget: Budget
     ) -> list[Samples]:
         count, n = seeds.shape
         rows = torch.arange(count).repeat_interleave(n)
-        drawn = generate(self.model, prompts, rows, seeds.flatten(), sampling, noise, self.eos_token_ids)
+        drawn = generate(self.model, prompts, rows, seeds.flatten(), sampling, noise, self.eos_token_ids, budget)
         return self.samples_of(drawn, n)
 
     def samples_of(self, drawn: Generated, n: int) -> list[Samples]:

@@ -77,7 +77,7 @@ def draw_thoughts(
         questions = [problem.question for problem in part]
         samples = reasoner.generate(
             questions, noise=setting.noise, temperature=setting.temperature, max_new_tokens=options.max_new_tokens,
-            seeds=seeds[begin : begin + per_batch], batch_size=options.batch_size,
+            seeds=seeds[begin : begin + per_batch], **options.at_once,
         )  # fmt: skip
         found = thought_states(reasoner, questions, [sample.latents[::shared] for sample in samples])
         states.append(found.unflatten(0, (len(part), count)).cpu())
@@ -112,7 +112,7 @@ def kept_thoughts(
     # Seeds give the noise, and noise the thoughts. The answers need not be written again, so one token is enough.
     reasoner.generate(
         questions, noise=setting.noise, max_new_tokens=1, seeds=[row.seeds[::shared] for row in sampled],
-        batch_size=options.batch_size, on_samples=keep,
+        **options.at_once, on_samples=keep,
     )  # fmt: skip
     right = np.array([row.right for row in sampled]).reshape(len(sampled), count, shared).mean(2)
     return Thoughts(torch.stack(states), torch.tensor(right, dtype=torch.float32))

@@ -22,6 +22,11 @@ class Activity:
     folder: Path | None = None
     goes_on: str = "Run the command again."
 
+    @property
+    def kept(self) -> str:
+        """A sentence for messages that says what an error leaves and how to go on; empty before there is a run."""
+        return "" if self.folder is None else f" Finished stages and the last checkpoint stay. {self.goes_on}"
+
 
 NOW = Activity()
 

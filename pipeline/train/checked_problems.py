@@ -13,6 +13,7 @@ from ...data.problem import Problem
 from ..latent.config import LatentConfig, context_window
 from ..latent.latentize import latent_section
 from ..latent.noise import parse_noise
+from ..latent.sampling.budget import check_budget
 from ..latent.supervision import check_supervision
 from ..model.answer_limits import check_answers_fit, check_evaluation_fits
 from ..model.text_format import with_format
@@ -50,7 +51,8 @@ def encode_checked(
     Raises:
         UserError: A part that tokenizes to nothing, a row longer than the context window at some level, steps or
             options that do not fit the supervision, a question without room for its answer, an answer that cannot be
-            written, or a limit on new tokens that cuts every answer.
+            written, a limit on new tokens that cuts every answer, or a number of tokens to draw at once that does not
+            hold one answer.
     """
     recipe = with_format(recipe, tokenizer, config)
     text = LatentConfig(**recipe.data.text_options)
@@ -75,6 +77,10 @@ def encode_checked(
     questions = [problem.question for problem in measured]
     prompts = encode_prompts(questions, most, tokenizer, style.config)
     check_room(questions, prompts, recipe.evaluate.max_new_tokens, window)
+    thinking = _thinking(recipe, style.config, most, config)
+    check_budget(
+        "evaluate.batch_tokens", recipe.evaluate.batch_tokens, thinking, prompts, recipe.evaluate.max_new_tokens
+    )
     check_evaluation_fits(recipe, tokenizer, measured, recipe.sft is not None, text)
     if recipe.rl is not None:
         if most == 0 and parse_noise(recipe.rl.noise) is not None:
@@ -86,6 +92,7 @@ def encode_checked(
         rl_rows(problems.train, most, recipe.data.answer_format)
         rows = [item.question + block for item in encoded]
         check_room([problem.question for problem in problems.train], rows, room, window)
+        check_budget("rl.rollout_batch_tokens", recipe.rl.rollout_batch_tokens, thinking, rows, room)
     return recipe, encoded
 
 
@@ -142,3 +149,16 @@ def _most_latents(recipe: Recipe, levels: Sequence[Level], config: Any) -> int:
         return max(level.num_latents for level in levels)
     section = latent_section(config)
     return section.num_latents if section is not None else 0
+
+
+def _thinking(recipe: Recipe, style: LatentConfig, most: int, config: Any) -> LatentConfig:
+    """How the model will think once it is trained: in which passes, with what in sight.
+
+    Args:
+        style: Its text and its placeholders.
+        most: Latents of a question.
+    """
+    if recipe.curriculum is not None:
+        return replace(style, thought_source=recipe.latent.thought_source, **recipe.latent.passes(most))
+    section = latent_section(config)
+    return style if section is None else replace(section, token_ids=style.token_ids)

@@ -86,4 +86,16 @@ DAYS = [
         ["check", TINY, "rl.trainer.num_iterations=3"],
         "Rollouts are drawn every 3 steps (rl.trainer: steps_per_generation, num_iterations) and are not saved",
     ),
+    BadDay(
+        "`rl.rollout_batch_tokens` below one rollout",
+        ["check", TINY, "rl.rollout_batch_tokens=10"],
+        "rl.rollout_batch_tokens=10 is less than one row takes: 8 of the longest question with its latents + 4 new "
+        "tokens = 12. Set it to 12 or more, or remove it, which chooses it from the free memory.",
+    ),
+    BadDay(
+        "`evaluate.batch_tokens` below one answer",
+        ["check", TINY, "evaluate.batch_tokens=10"],
+        "evaluate.batch_tokens=10 is less than one row takes: 8 of the longest question with its latents + 8 new "
+        "tokens = 16. Set it to 16 or more, or remove it, which chooses it from the free memory.",
+    ),
 ]

@@ -11,6 +11,7 @@ import torch
 from disks import mount, read_only_run, remount
 
 from neuralese.pipeline.cli.app import main
+from neuralese.pipeline.latent.sampling import generate
 from neuralese.pipeline.run import evaluate
 from neuralese.pipeline.train import callbacks, hand_over
 
@@ -18,6 +19,9 @@ from .day import TINY, BadDay
 
 SFT = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null"]
 SFT += ["tracking.wandb=false", "evaluate.sampling=[]"]
+RL = ["train", TINY, "output_dir={folder}", "curriculum=null", "rl.noise=null", "tracking.wandb=false"]
+RL += ["evaluate.sampling=[]"]
+DRAW = generate._generate
 AS_BEFORE = "the run, as it was"
 FINISHED = "finished stages and checkpoints; --resume goes on"
 
@@ -52,6 +56,27 @@ def raising(error):
         scene.monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", fail)
 
     return before
+
+
+def drawing_raises(error):
+    def fail(*_, **__):
+        raise error
+
+    def before(scene):
+        scene.monkeypatch.setattr(generate, "_generate", fail)
+
+    return before
+
+
+def goes_on_with_fewer_at_once(scene):
+    assert (scene.folder / "tiny" / "sft" / "final" / "model.safetensors").is_file()
+    assert "OutOfMemoryError" in (scene.folder / "tiny" / "error.log").read_text()
+    scene.monkeypatch.setattr(generate, "_generate", DRAW)
+    command = [argument.replace("{folder}", str(scene.folder)) for argument in RL]
+    with pytest.raises(SystemExit) as done:
+        main([*command, "rl.rollout_batch_tokens=40", "--resume"])
+    assert not done.value.code
+    assert (scene.folder / "tiny" / "rl" / "final" / "model.safetensors").is_file()
 
 
 def has_checkpoint_and_trace(scene):
@@ -206,6 +231,17 @@ DAYS = [
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes.")
         ),
         after=has_checkpoint_and_trace,
+    ),
+    BadDay(
+        "a GPU with too little memory for the rollouts",
+        [*RL, "rl.rollout_batch_tokens=100"],
+        "Error while training rl: There is too little memory to draw 8 answers at once, which hold 8 x 10 = 80 tokens "
+        "(OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB). Lower rl.rollout_batch_tokens, which is "
+        "100. Finished stages and the last checkpoint stay. The same command with --resume goes on from the last "
+        "checkpoint.",
+        FINISHED,
+        before=drawing_raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")),
+        after=goes_on_with_fewer_at_once,
     ),
     BadDay(
         "an error that nobody foresaw",

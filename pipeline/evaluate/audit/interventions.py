@@ -65,7 +65,7 @@ def answer(
         seeds=[[row] for row in range(len(problems))],
         num_latents=num_latents,
         max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
+        **settings.at_once,
     )
     texts = [sample.texts[0] for sample in samples]
     return Answers(

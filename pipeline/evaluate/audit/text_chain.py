@@ -61,7 +61,7 @@ def measure_text(
         num_latents=0,
         seed=seed,
         max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
+        **settings.at_once,
     )
     texts, ids = [s.texts[0] for s in samples], [s.token_ids[0] for s in samples]
     lengths = [thought_length(reasoner, row) for row in ids]

@@ -118,9 +118,10 @@ class PassCache(Cache):
         """The cache of the next pass, behind the columns of this one."""
         return self._of([layer.following() for layer in self.layers])
 
-    def select(self, rows: Tensor) -> PassCache:
-        """A cache of rows (N,) of the batch, in new buffers."""
-        return self._of([layer.rewritten(lambda states: states[rows]) for layer in self.layers])
+    def select(self, rows: Tensor) -> None:
+        """Keeps rows (N,) of the batch, which may repeat, in new buffers; layer by layer, as `keep`."""
+        for index in range(len(self.layers)):
+            self.layers[index] = self.layers[index].rewritten(lambda states: states[rows])
 
     def keep(self, columns: Tensor, capacity: int) -> None:
         """Keeps columns (B, M) of each row, in new buffers; layer by layer, so that few are there twice.

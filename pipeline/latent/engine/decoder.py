@@ -138,7 +138,7 @@ class CachedDecoder:
     def select(self, rows: Tensor) -> None:
         """Keeps rows (N,) of the batch, which may repeat."""
         self.columns = self.columns.select(rows)
-        self.cache = self.cache.select(rows)
+        self.cache.select(rows)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Layout:
         has_tokens: For each piece, whether every row has a token in it.
         is_dense: For each piece, whether no row has padding in it.
         counts: (B,) latents of each row.
+        sizes: (B, pieces) tokens of each row in each piece.
     """
 
     source: Tensor
@@ -41,6 +42,7 @@ class Layout:
     has_tokens: list[bool]
     is_dense: list[bool]
     counts: Tensor
+    sizes: Tensor
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:
@@ -136,4 +138,5 @@ def _pack(piece: Tensor, num_pieces: int, mask: Tensor, is_latent: Tensor, count
         has_tokens=[bool(value) for value in has_tokens],
         is_dense=[bool(value) for value in is_dense],
         counts=counts,
+        sizes=sizes,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import LatentConfig
 from .decoder import CachedDecoder
 from .packed import (
     KEEP_NOTHING,
@@ -39,6 +41,22 @@ class Refinement:
     in_place: bool = False
     adds: bool = False
 
+    @classmethod
+    def of(cls, config: LatentConfig, num_latents: int) -> Refinement | None:
+        """That of a latent section; None where latents are made one after the other, or there are none."""
+        if num_latents == 0 or config.mode == "sequential":
+            return None
+        if config.loops is not None:
+            return cls(config.loops, in_place=True, adds=config.injection == "add")
+        assert config.jacobi_sweeps is not None
+        return cls(min(config.jacobi_sweeps, num_latents))  # as many as latents are exact; more change nothing
+
+
+def pass_widths(pieces: Sequence[int], rounds: int) -> list[int]:
+    """Columns of each of the `rounds` + 1 passes over the three pieces of a layout, of so many columns each."""
+    question, middle, rest = pieces
+    return [question + middle, *[middle] * (rounds - 1), middle + rest]
+
 
 def run_parallel(
     trunk: Any,
@@ -67,7 +85,7 @@ def run_parallel(
     layout, rounds = packed.layout, refinement.rounds
     (_, begin), (_, end), (_, width) = layout.bounds
     middle, rest, size = slice(begin, end), slice(begin, width), end - begin
-    widths = [end, *[size] * (rounds - 1), width - begin]
+    widths = pass_widths([begin, size, width - end], rounds)
     decoder = CachedDecoder(trunk, packed.num_questions, widths, keep.spare, keep.layers, later_rows=packed.num_rows)
     is_token, is_latent, counts, embeds, position_ids = packed.repeat()
     holds_latent, is_latent = is_latent, is_latent[:, middle]

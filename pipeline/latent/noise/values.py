@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...system.compat import is_sharded
-from ..config import ModelError
+from ..config import ModelError, key_value_heads
 from ..engine.precision import precise
 from ..engine.sharded_weights import whole
 
@@ -149,9 +149,7 @@ def value_modules(model: Any) -> list[tuple[Any, Tensor | None]]:
             f"{type(model).__name__}. Choose a noise on the latents, such as gaussian:0.1, and name weights in "
             "rl.trainable by patterns."
         )
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    heads, (kv_heads, head_size) = config.num_attention_heads, key_value_heads(config)
     places: dict[str, Tensor | None] = {ALONE: None}
     outputs = torch.arange((heads + 2 * kv_heads) * head_size)
     places[GPT2] = places[FUSED] = outputs[-kv_heads * head_size :]  # queries, keys, values

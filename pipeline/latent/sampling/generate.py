@@ -8,7 +8,8 @@ their thought, and each draws an answer of its own: the m-th of them is always t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from ..engine.precision import in_compute_dtype, precise
 from ..noise import Noise
 from ..philox import Stream, uniform
 from ..thoughts import THOUGHT_SOURCES, suppress
+from .budget import NO_LIMIT, Budget, Room
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,29 @@ class Generated:
     num_latents: Tensor
     seeds: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[Generated], answers: Sequence[Tensor]) -> Generated:
+        """One draw of its parts, which hold answers (N',) of it each. What is shorter in a part gets zeros."""
+        if len(parts) == 1:
+            return parts[0]
+        back = torch.cat(list(answers)).argsort()
+
+        def whole(values: Sequence[Any]) -> Any:
+            if isinstance(values[0], Tensor):
+                return torch.cat(_equally_wide(values))[back.to(values[0].device)]
+            rows = [row for value in values for row in value]
+            return [rows[at] for at in back.tolist()]
+
+        return cls(**{field.name: whole([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+
+
+def _equally_wide(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors (N, W, ...), each with its own W, with zeros up to the widest; those of one dimension as they are."""
+    if parts[0].dim() == 1:
+        return list(parts)
+    width = max(part.size(1) for part in parts)
+    return [torch.cat([part, part.new_zeros(len(part), width - part.size(1), *part.shape[2:])], 1) for part in parts]
+
 
 def pad_left(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask (B, T) of ragged rows, padded on the left."""
@@ -100,6 +125,7 @@ def generate(
     sampling: SamplingParams,
     noise: Noise | None,
     eos_token_ids: Sequence[int],
+    budget: Budget = NO_LIMIT,
 ) -> Generated:
     """Samples N answers from B prompts. Equal prompts are prefilled once, and equal thoughts are computed once.
 
@@ -108,10 +134,41 @@ def generate(
         prompt_ids: B prompts as token ids, latent placeholders included.
         rows: (N,) prompt of each answer.
         seeds: (N,) one seed per answer.
+        budget: What is drawn at once. More answers are drawn in parts, and are the same ones.
+
+    Raises:
+        BudgetError: One answer does not fit into the budget, or there was too little memory.
+    """
+    _, thought, number = _share_thoughts(rows, seeds, noise)
+    room = Room.of(model, prompt_ids, len(rows), sampling.max_new_tokens, budget)
+    parts, drawn = room.parts(rows, thought), []
+    for part in parts:
+        found, row = rows[part].unique(return_inverse=True)
+        used = found.tolist()
+        prompts = [prompt_ids[at] for at in used]
+        with room.explaining(len(part), used):
+            drawn.append(_generate(model, prompts, row, seeds[part], number[part], sampling, noise, eos_token_ids))
+    return Generated.joined(drawn, parts)
+
+
+def _generate(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    rows: Tensor,
+    seeds: Tensor,
+    number: Tensor,
+    sampling: SamplingParams,
+    noise: Noise | None,
+    eos_token_ids: Sequence[int],
+) -> Generated:
+    """A part of `generate`, in one batch.
+
+    Args:
+        number: (N,) tells answers of equal prompts and seeds apart.
     """
     device = model.device
     ids, mask = pad_left(prompt_ids, eos_token_ids[0], device)
-    thoughts, thought, number = _share_thoughts(rows, seeds, noise)
+    thoughts, thought, _ = _share_thoughts(rows, seeds, noise)
     prefill, state = _prefill(
         model, ids, mask, rows[thoughts].to(device), seeds[thoughts], noise, sampling.max_new_tokens
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -99,8 +99,18 @@ class EvaluateSection(Section):
     latent_reward: HomePath | None = Field(None, description="folder of the latent reward model")
     scorer: HomePath = Field("exact_match", description="reward function; a score above 0.5 counts as right")
     max_new_tokens: int = Field(64, gt=0, description="most tokens of an answer, or of text steps and answer")
-    batch_size: int = Field(256, gt=0, description="answers drawn at once")
+    batch_size: int = Field(256, gt=0, description="most answers drawn at once")
+    batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="most tokens (question, latents, answer) held at once of all answers drawn; None: by free memory",
+    )
     bootstrap: int = Field(1000, gt=0, description="resamples of a bootstrapped 95% interval")
+
+    @property
+    def at_once(self) -> dict[str, Any]:
+        """What bounds a draw, as keyword arguments of `Reasoner.generate`."""
+        return {"batch_size": self.batch_size, "batch_tokens": self.batch_tokens}
 
     @model_validator(mode="after")
     def _counts_fit(self) -> EvaluateSection:

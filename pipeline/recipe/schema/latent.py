@@ -49,6 +49,16 @@ class LatentSection(Section):
         """`latents_per_step` as a number. While it is auto, before the problems are tokens, a block counts as one."""
         return 1 if self.latents_per_step == "auto" else self.latents_per_step
 
+    def passes(self, num_latents: int) -> dict[str, Any]:
+        """The fields of a `LatentConfig` that say in which passes so many latents are made, and what they see."""
+        blocks = max(num_latents // self.block_size, 1)
+        return {
+            "jacobi_sweeps": self.jacobi_sweeps,
+            "loops": blocks if self.loops == "blocks" else self.loops,
+            "window": self.window,
+            "sees_question": self.sees_question,
+        }
+
     @model_validator(mode="before")
     @classmethod
     def _mode_of_its_passes(cls, values: Any) -> Any:

@@ -75,6 +75,12 @@ class RLSection(Section):
     equal_groups: Literal["keep", "drop", "resample"] = Field(
         "keep", description="groups of equal rewards: keep, leave out of the mean, or draw again"
     )
+    rollout_batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="most tokens (question, latents, answer) held at once of all rollouts a process draws; None: by "
+        "free memory",
+    )
     step_tokens_weight: float = Field(
         0.0,
         ge=0,

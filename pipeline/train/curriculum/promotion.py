@@ -82,7 +82,7 @@ class Promotion(TrainerCallback):
                 [problem.question for problem in mine],
                 num_latents=num_latents,
                 max_new_tokens=self.settings.max_new_tokens,
-                batch_size=self.settings.batch_size,
+                **self.settings.at_once,
             )
         texts, answer_format = [sample.texts for sample in samples], self.reasoner.config.answer_format
         right = is_right(self.settings.scorer, mine, texts, answer_format).sum()

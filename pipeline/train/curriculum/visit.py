@@ -141,12 +141,9 @@ def load_for_level(recipe: Recipe, plan: ArmPlan, level: Level, base: str | Path
         supervision_weight=section.supervision_weight,
         supervision_options=section.supervision_options if has_latents else {},
         stop_head=latent.stop_head and has_latents,
-        jacobi_sweeps=latent.jacobi_sweeps,
-        loops=max(level.num_latents // latent.block_size, 1) if latent.loops == "blocks" else latent.loops,
+        **latent.passes(level.num_latents),
         # The control thinks nothing. In place of the embedding it puts the embedding, to which it must not be added.
         injection="replace" if plan.arm.thought_source == "pause_multi" else latent.injection,
-        window=latent.window,
-        sees_question=latent.sees_question,
         backprop_steps=latent.backprop_steps,
         **recipe.data.text_options,
     )

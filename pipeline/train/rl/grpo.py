@@ -167,7 +167,10 @@ class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
             policy = inner_model(model)
             if self.noise is not None:
                 self.noise.prepare(policy)
-            drawn = generate(policy, prompts, rows, seeds, sampling, self.noise, self.eos_token_ids)
+            # Weights are gathered around all parts, so processes may cut their rollouts into different numbers of them.
+            drawn = generate(
+                policy, prompts, rows, seeds, sampling, self.noise, self.eos_token_ids, self.settings.budget
+            )
         if self.ref_model is not None:
             share_bases(policy, self.accelerator.unwrap_model(self.ref_model))
         self.watch_rollouts(policy, prompts, rows, drawn)

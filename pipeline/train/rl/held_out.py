@@ -88,7 +88,7 @@ class HeldOutCallback(TrainerCallback):
         """Share of right answers of each problem, for each way to answer. Swapped: of problems with a donor."""
         questions = [problem.question for problem in problems]
         settings = self.settings
-        options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
+        options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, **settings.at_once}
         greedy = reasoner.generate(questions, **options)
         drawn = reasoner.generate(questions, n=self.samples, noise=self.noise, **self.sampling, **options)
         right = {"accuracy": self._judged(problems, greedy).mean(1).tolist()}
@@ -114,7 +114,7 @@ class HeldOutCallback(TrainerCallback):
             noise=Replacement(latents=latents),
             seeds=[[place] for place in range(len(problems))],
             max_new_tokens=self.settings.max_new_tokens,
-            batch_size=self.settings.batch_size,
+            **self.settings.at_once,
         )
 
     def _swapped(self, latents: Tensor, count: int) -> tuple[list[Problem], Tensor]:

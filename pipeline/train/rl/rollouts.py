@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from ...latent.noise import Noise
+from ...latent.sampling.budget import Budget
 from .estimators import REPLAY, Estimator, EstimatorError
+
+ROLLOUTS = Budget(key="rl.rollout_batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class RolloutSettings:
         antithetic: Thoughts come in pairs with mirrored noise.
         max_at: k: credit a rollout with what it adds to the best of k; None: with its own reward.
         equal_groups: What becomes of groups whose rewards are all equal.
+        budget: What a process draws at once.
     """
 
     noise: Noise | None = None
@@ -31,6 +35,7 @@ class RolloutSettings:
     antithetic: bool = False
     max_at: int | None = None
     equal_groups: Literal["keep", "drop", "resample"] = "keep"
+    budget: Budget = ROLLOUTS
 
 
 def check_rollouts(rollouts: int, answers: int, antithetic: bool) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ...recipe.load import RecipeError
 from ...recipe.schema import Recipe, RLSection
 from ..trainer_config import trainer_config
 from .estimators import Estimator, EstimatorError, check_estimator, parse_estimator
-from .rollouts import RolloutSettings, check_rollouts
+from .rollouts import ROLLOUTS, RolloutSettings, check_rollouts
 
 # Fields of GRPOConfig, and the values with which latents may be actions beside tokens. The first is the default.
 FIT_DENSITY: dict[str, tuple[Any, ...]] = {
@@ -131,7 +131,13 @@ def rollout_settings(recipe: Recipe) -> RolloutSettings:
                 f"estimator {estimator.name}. Set one of the two to its default."
             )
     return RolloutSettings(
-        noise, estimator, section.answers_per_thought, section.antithetic, section.max_at, section.equal_groups
+        noise,
+        estimator,
+        section.answers_per_thought,
+        section.antithetic,
+        section.max_at,
+        section.equal_groups,
+        replace(ROLLOUTS, tokens=section.rollout_batch_tokens),
     )
 
 

@@ -1,0 +1,63 @@
+"""How much memory is free, and errors that say there was too little."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+# Parts of the messages of errors that are no MemoryError.
+LACKING = ("can't allocate memory", "out of memory", "Cannot allocate memory", "not enough memory")
+GROUPS = Path("/sys/fs/cgroup")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory, of a GPU or of the computer."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in LACKING)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on a device.
+
+    On CUDA what the device has free and what torch holds without use; elsewhere what the computer and the control
+    groups of this process leave, shared by the processes of a launch on this machine.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    free = min([psutil.virtual_memory().available, *_left_by_groups(Path("/proc/self/cgroup"), GROUPS)])
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _left_by_groups(own: Path, root: Path) -> Iterator[int]:
+    """Bytes that each control group of this process with a limit leaves it, of version 1 or 2.
+
+    Args:
+        own: Names the groups, as /proc/self/cgroup.
+        root: Where they are mounted.
+    """
+    for line in own.read_text().splitlines() if own.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top = root / controllers
+        limit, used = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        )
+        group = top / path.lstrip("/")
+        # In a container the group may be mounted as the root, so that its path leads nowhere.
+        for folder in (group, *group.parents[: len(group.relative_to(top).parts)]):
+            if not (folder / limit).is_file():
+                continue
+            most = (folder / limit).read_text().strip()
+            if most != "max":
+                yield int(most) - int((folder / used).read_text()) + _cached(folder / "memory.stat")
+
+
+def _cached(stat: Path) -> int:
+    """Bytes of files that a group keeps in memory and would give up."""
+    rows = [line.split() for line in stat.read_text().splitlines()]
+    return sum(int(value) for name, value in rows if name == "inactive_file")
