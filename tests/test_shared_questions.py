@@ -149,7 +149,8 @@ def test_rows_that_all_differ_are_run_as_they_are(make, widths):
 def test_groups_are_shuffled_whole_and_all_their_columns_with_them():
     asked = torch.tensor([3, 3, 3, 5, 5, 3, 3, 8])  # 3 twice: of two groups that a process holds parts of
     batch = {
-        "prompt_ids": torch.stack([asked, asked + 1], 1),
+        "prompt_ids": torch.stack([torch.arange(8), asked], 1),  # as they differ in their latents
+        "questions": asked,
         "noise_seeds": torch.arange(8),
         "names": [str(row) for row in range(8)],
         "num_items_in_batch": torch.tensor(40),

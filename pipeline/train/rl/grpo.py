@@ -1,6 +1,7 @@
 """GRPO on latents, a thin subclass of TRL's GRPOTrainer.
 
-A rollout is a question, its latents under sampled noise, and a sampled answer. What changes against TRL: how a rollout
+A rollout is a question, its latents under sampled noise, and a sampled answer. A stop head also draws how many latents
+there are; its decisions are actions beside the answer tokens. What changes against TRL: how a rollout
 is sampled, how its log-probs are recomputed (`estimators`), and what a group of rollouts is worth (`groups`,
 `advantages`). Losses, clipping, rewards, reference model and logging are TRL's.
 
@@ -10,7 +11,8 @@ One optimizer step, by function:
    `_tokenize_prompts`, `_generate_single_turn` (thoughts and answers), `_calculate_rewards`, and
    `_get_per_token_logps_and_entropies` for old and reference log-probs where it needs them.
 2. TRL's `compute_loss` calls `_compute_loss`. For each part of the estimator it lets TRL compute its loss, which asks
-   `_get_per_token_logps_and_entropies` for the log-probs of the actions: `replayed_logps` or `density_logps`.
+   `_get_per_token_logps_and_entropies` for the log-probs of the actions: `replayed_logps` or `density_logps`, and
+   those of the stop head.
 
 `call_state.Work` holds what these hooks hand each other.
 """
@@ -34,7 +36,7 @@ from ...latent.sampling.generate import Generated, SamplingParams, generate
 from ...model.reasoner import Reasoner
 from ...system.compat import attention_implementation, logged_metric, rollout_tokenizer, shuffling_by
 from ..lora import inner_model
-from .actions import latent_mask, with_latents
+from .actions import latent_mask, shortened, stop_mask, with_actions
 from .advantages import max_at_k_advantages, thought_advantages
 from .call_state import Drawn, Work
 from .estimators import density_logps, drawn_densities, replayed_logps
@@ -55,7 +57,7 @@ from .metrics import (
     reward_metrics,
     thought_metrics,
 )
-from .rollouts import RolloutSettings, draw_seeds
+from .rollouts import RolloutSettings, decisions_of, draw_seeds
 from .step_labels import StepLabels, at_placeholders
 
 
@@ -69,6 +71,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         self._gradients = LatentGradients()
         super().__init__(model=reasoner.model, processing_class=reasoner.tokenizer, **kwargs)
         reasoner.model.latent_watch = self._gradients
+        self.decisions = decisions_of(reasoner.config)
         self.eos_token_ids = reasoner.eos_token_ids  # a chat also ends with its turn
         self.aux_loss_enabled = False  # the replay does not return the load-balancing loss of mixtures of experts
         if self.ref_model is not None:
@@ -108,7 +111,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         for name, value in metrics.items():
             logged_metric(self, name).append(value)  # of all processes already
         if self.settings.equal_groups == "drop":
-            for name in ("advantages", "latent_advantages"):
+            for name in ("advantages", "latent_advantages", "stop_advantages"):
                 if name in drawn.rollouts:
                     drawn.rollouts[name] = drawn.rollouts[name] / mixed_share(drawn.rewards)
         return drawn.rollouts
@@ -142,16 +145,23 @@ class LatentGRPOTrainer(GRPOTrainer):
         if self.settings.max_at is not None:
             advantages = max_at_k_advantages(work.rewards.double(), self.settings.max_at)
             rollouts["advantages"] = self._mine(advantages * work.is_scored).to(rollouts["advantages"].dtype)
-        if self.settings.estimator.uses_density and self.settings.answers_per_thought > 1:
-            advantages = thought_advantages(
-                rollouts["advantages"], self.num_generations, self.settings.answers_per_thought
-            )
-            rollouts["latent_advantages"] = advantages[:, None].expand(-1, rollouts["latents"].size(1)).contiguous()
+        if self.settings.answers_per_thought > 1:
+            self._credit_thoughts(rollouts)
         if "old_per_token_logps" in rollouts:
-            self._observe(replay_gap(rollouts["old_per_token_logps"], rollouts))
+            self._observe(replay_gap(rollouts["old_per_token_logps"], rollouts, work.stop_logps))
+            if self.decisions:
+                rollouts["old_stop_logps"] = work.stop_logps
             if self.settings.estimator.uses_density:
                 self._add_old_densities(rollouts)
         return Drawn(rollouts, work.rewards, work.is_scored)
+
+    def _credit_thoughts(self, rollouts: dict[str, Any]) -> None:
+        """Adds the advantages of what the answers of a thought share: its latents, and its decisions to stop."""
+        advantages = thought_advantages(rollouts["advantages"], self.num_generations, self.settings.answers_per_thought)
+        if self.settings.estimator.uses_density:
+            rollouts["latent_advantages"] = advantages[:, None].expand(-1, rollouts["latents"].size(1)).contiguous()
+        if self.decisions:
+            rollouts["stop_advantages"] = advantages[:, None].expand(-1, self.decisions).contiguous()
 
     def _add_old_densities(self, rollouts: dict[str, Any]) -> None:
         """Adds the densities of latents, and their RMS before noise, under the weights that drew them."""
@@ -175,9 +185,15 @@ class LatentGRPOTrainer(GRPOTrainer):
         rows = torch.tensor([unique.setdefault(tuple(ids), len(unique)) for ids in prompt_ids])
         seeds = draw_seeds(len(prompt_ids), self.settings.answers_per_thought, self.settings.antithetic)
         drawn = self._think_and_answer([list(ids) for ids in unique], rows, seeds)
-        self.work.rollouts["noise_seeds"] = seeds.to(self.accelerator.device)
+        device = self.accelerator.device
+        self.work.rollouts |= {"noise_seeds": seeds.to(device), "questions": rows.to(device)}
         if self.settings.estimator.uses_density:
             self.work.rollouts["latents"] = drawn.latents.float()
+        if self.decisions:
+            self.work.num_latents = drawn.num_latents.tolist()
+            self.work.rollouts["stop_logps"] = drawn.stop_logps
+            # TRL takes this list for the rollouts' prompts. They hold as many placeholders as latents were made.
+            prompt_ids[:] = shortened(prompt_ids, self.work.num_latents, self.reasoner.config.token_ids[1])
         logprobs = [row[: len(ids)] for row, ids in zip(drawn.logprobs.tolist(), drawn.token_ids, strict=True)]
         return drawn.token_ids, logprobs
 
@@ -188,8 +204,9 @@ class LatentGRPOTrainer(GRPOTrainer):
             rows: (B,) prompt of each rollout.
         """
         sampling = SamplingParams(
-            self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p
-        )
+            self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p,
+            draws_stops=self.decisions > 0,
+        )  # fmt: skip
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as model:
@@ -202,11 +219,14 @@ class LatentGRPOTrainer(GRPOTrainer):
         self._observe(thought_metrics(drawn, rows, self.reasoner.config.embedding_rms))
         if self.noise is not None and self.noise.value_shift(policy) is None and drawn.latents.size(1):
             # Over all processes, of which one may hold a single rollout of each question.
-            cosine, pairs = self.accelerator.reduce(cosine_sums(drawn.latents, rows), "sum").tolist()
-            logged_metric(self, "latent/cosine").append(cosine / max(pairs, 1))
+            sums = cosine_sums(drawn.latents, rows, drawn.num_latents)
+            cosine, pairs = self.accelerator.reduce(sums, "sum").tolist()
+            logged_metric(self, "latent/cosine").append(cosine / pairs if pairs else 0.0)
         return drawn
 
     def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if self.work.num_latents is not None:
+            inputs = [{**row, "num_latents": n} for row, n in zip(inputs, self.work.num_latents, strict=True)]
         rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # (rollouts of all processes, functions)
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
         self.work.rewards, self.work.is_scored = fill_unscored(
@@ -224,19 +244,27 @@ class LatentGRPOTrainer(GRPOTrainer):
         loss: Any = 0.0
         state_values = None
         for share, latents_act in self.settings.estimator.parts():
-            rollouts = (
-                with_latents(inputs, self._latent_mask(inputs, inputs["latents"].size(1))) if latents_act else inputs
-            )
-            with self.working(Work(rollouts, latents_act)) as work:
+            rollouts = self._with_actions(inputs, latents_act)
+            others = rollouts["completion_ids"].size(1) - inputs["completion_ids"].size(1)
+            with self.working(Work(rollouts, latents_act, others)) as work:
                 loss = loss + share * super()._compute_loss(model, rollouts)
             state_values = work.state_values
             if not latents_act:
-                self._observe(ratio_metrics(work.logps, inputs))
+                self._observe(ratio_metrics(work.logps, inputs, work.stop_logps))
                 if work.supervision_loss is not None:
                     loss = loss + self._labelled(work.supervision_loss)
-            elif self.beta != 0.0:
+            if others and self.beta != 0.0:
                 self._undilute_kl(rollouts, inputs)
         return loss, state_values
+
+    def _with_actions(self, rollouts: dict[str, Any], latents_act: bool) -> dict[str, Any]:
+        """TRL's batch with the actions that are no tokens behind those that are, as `Work.others` has them."""
+        if latents_act:
+            rollouts = with_actions(rollouts, self._latent_mask(rollouts, rollouts["latents"].size(1)), "latent")
+        if self.decisions:
+            config = self.reasoner.config
+            rollouts = with_actions(rollouts, stop_mask(rollouts, config.token_ids[1], config.num_latents), "stop")
+        return rollouts
 
     def _labelled(self, mean: Tensor) -> Tensor:
         """The weighted loss of the labels on latents, for one accumulated micro-batch."""
@@ -245,7 +273,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         return self.step_labels.weight * mean / self.current_gradient_accumulation_steps
 
     def _undilute_kl(self, extended: dict[str, Any], inputs: dict[str, Any]) -> None:
-        """Makes the mean KL that TRL has just logged one over tokens: latents counted as tokens without KL in it."""
+        """Makes the mean KL that TRL has just logged one over tokens: other actions counted as tokens without KL in it."""
         counts = torch.stack([part["completion_mask"].sum() for part in (extended, inputs)]).float()
         actions, tokens = self.accelerator.reduce(counts, "sum").tolist()
         logged_metric(self, "kl")[-1] *= actions / max(tokens, 1.0)
@@ -266,19 +294,26 @@ class LatentGRPOTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, None]:
         """Log-probs and entropies (B, A) of the answer tokens in nats, at the rollout temperature.
 
-        Where latents act, their log-densities follow, (B, A + L), with the mean entropy of the tokens.
+        Other actions follow as `Work.others` says, (B, A + K), with the mean entropy of the tokens.
         """
-        if self.work.latents_act:
-            found = self._density_logps(model, input_ids, attention_mask, logits_to_keep)
-            return found.logps, found.entropies, None
-        answers = Answers(input_ids, attention_mask, logits_to_keep)
-        parts = list(torch.arange(len(input_ids)).split(batch_size or len(input_ids)))
-        replays = [self._replayed_logps(model, answers, part) for part in parts]
-        logps = torch.cat([one.logps for one in replays])
-        self.work.logps, self.work.state_values = logps.detach(), replays[-1].state_values
-        self.work.supervision_loss = replays[-1].supervision_loss
-        entropies = torch.cat([one.entropies for one in replays])
-        return logps, entropies if compute_entropy else None, None
+        work = self.work
+        answers = Answers(input_ids, attention_mask, logits_to_keep).without(work.others)
+        if work.latents_act:
+            found = self._density_logps(model, answers)
+        else:
+            parts = torch.arange(len(input_ids)).split(batch_size or len(input_ids))
+            found = ActionLogps.joined([self._replayed_logps(model, answers, part) for part in parts])
+        work.logps, work.state_values = found.logps[:, : answers.width].detach(), found.state_values
+        work.supervision_loss = found.supervision_loss
+        if self.decisions:
+            assert found.stop_logps is not None
+            work.stop_logps = found.stop_logps.detach() if work.stop_logps is None else work.stop_logps
+            found = found.beside(found.stop_logps, answers) if work.others else found
+        if work.others and "ref_per_token_logps" in work.rollouts:
+            # The KL estimate of TRL is a ratio, which densities of many dimensions blow up. Equal to the policy's own,
+            # other actions add neither value nor gradient: the KL is that of the answers.
+            work.rollouts["ref_per_token_logps"][:, answers.width :] = found.logps[:, answers.width :].detach()
+        return found.logps, found.entropies if compute_entropy else None, None
 
     def _replayed_logps(self, model: Any, answers: Answers, part: Tensor) -> ActionLogps:
         """Log-probs of some rollouts (B',), whose latents are made again from their seeds."""
@@ -290,25 +325,14 @@ class LatentGRPOTrainer(GRPOTrainer):
             labels = at_placeholders(labels[part], some.ids, self.reasoner.config.token_ids[1])
         return replayed_logps(model, some, draw, self.temperature, self.reasoner.config.token_ids, labels)
 
-    def _density_logps(self, model: Any, input_ids: Tensor, attention_mask: Tensor, actions: int) -> ActionLogps:
-        """Log-probs of answers and latents. The columns of the latents are the last of `actions`."""
+    def _density_logps(self, model: Any, answers: Answers) -> ActionLogps:
+        """Log-probs of answers and latents (B, A + L), whose latents are taken as they were drawn."""
         assert self.noise is not None
         rollouts = self.work.rollouts
-        count = rollouts["latents"].size(1)
-        found = density_logps(
-            model,
-            self.settings.estimator,
-            Answers(input_ids[:, :-count], attention_mask[:, :-count], actions - count),
-            Given(rollouts["latents"], self.noise, rollouts.get("latent_rms")),
-            self.temperature,
-            self.reasoner.config.token_ids,
+        given = Given(rollouts["latents"], self.noise, rollouts.get("latent_rms"))
+        return density_logps(
+            model, self.settings.estimator, answers, given, self.temperature, self.reasoner.config.token_ids
         )
-        if "ref_per_token_logps" in rollouts:
-            # The KL estimate of TRL is a ratio, which densities of many dimensions blow up. Equal to the policy's own,
-            # they add neither value nor gradient: the KL is that of the answers.
-            rollouts["ref_per_token_logps"][:, actions - count :] = found.logps[:, actions - count :].detach()
-        self.work.state_values = found.state_values
-        return found
 
     # Logging
 

@@ -26,14 +26,27 @@ def thought_metrics(drawn: Generated, rows: Tensor, embedding_rms: float) -> dic
     answers = [tuple(ids) for ids in drawn.token_ids]
     questions = rows.tolist()
     distinct = len(set(zip(questions, answers, strict=True))) / len(answers)
-    latents = drawn.latents.float()
-    if latents.size(1) == 0:
+    latents, made = drawn.latents.float(), drawn.num_latents
+    most = latents.size(1)
+    if most == 0:
         return {"rollout/distinct": distinct}
-    return {
+    metrics = {
         "rollout/distinct": distinct,
-        "latent/rms": latents.pow(2).mean().sqrt().item() / embedding_rms,
-        "latent/effective_rank": effective_ranks(latents).mean().item() if latents.isfinite().all() else float("nan"),
+        "latent/rms": (latents.pow(2).sum() / (made.sum() * latents.size(2))).sqrt().item() / embedding_rms,
+        "latent/effective_rank": _effective_rank(latents, made) if latents.isfinite().all() else float("nan"),
     }
+    if drawn.stop_logps is not None:
+        metrics |= {
+            "rollout/num_latents": made.float().mean().item(),
+            "rollout/most_latents": (made == most).float().mean().item(),
+        }
+    return metrics
+
+
+def _effective_rank(latents: Tensor, made: Tensor) -> float:
+    """Mean over the places of thoughts (B, L, d), each among the thoughts that have so many latents (B,)."""
+    ranks = [effective_ranks(latents[made > place, place : place + 1]) for place in range(int(made.max()))]
+    return torch.cat(ranks).mean().item()
 
 
 def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int) -> dict[str, float]:
@@ -60,18 +73,27 @@ def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int)
     return metrics
 
 
-def replay_gap(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, float]:
-    """Largest difference in nats between log-probs (B, A) as sampled and as recomputed under the same weights."""
-    gap = (logps - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
-    return {"rollout/replay_gap": gap.max().item() if gap.numel() else 0.0}
+def replay_gap(logps: Tensor, inputs: Mapping[str, Any], stop_logps: Tensor | None = None) -> dict[str, float]:
+    """Largest difference in nats between log-probs as sampled and as recomputed under the same weights.
+
+    Args:
+        logps: (B, A) of answer tokens.
+        stop_logps: (B, L - 1) of the decisions of a stop head, where they were drawn.
+    """
+    gaps = [(logps - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]]
+    if "stop_logps" in inputs:
+        gaps.append((stop_logps - inputs["stop_logps"]).abs())
+    return {"rollout/replay_gap": max(gap.max().item() if gap.numel() else 0.0 for gap in gaps)}
 
 
-def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, float]:
+def ratio_metrics(
+    logps: Tensor | None, inputs: Mapping[str, Any], stop_logps: Tensor | None = None
+) -> dict[str, float]:
     """Standard deviation of the importance ratios of answer tokens. On-policy it is 0, and the gap of the replay is
     measured here."""
     assert logps is not None
     if "old_per_token_logps" not in inputs:
-        return {"ratio/sd": 0.0, **replay_gap(logps, inputs)}
+        return {"ratio/sd": 0.0, **replay_gap(logps, inputs, stop_logps)}
     ratios = (logps - inputs["old_per_token_logps"])[inputs["completion_mask"].bool()].exp()
     return {"ratio/sd": ratios.std(correction=0).item() if len(ratios) else 0.0}
 
