@@ -342,7 +342,8 @@ class LatentGRPOTrainer(GRPOTrainer):
             logged_metric(self, name).append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        self._observe(self._gradients.take())
+        for name, value in self._gradients.take(self.accelerator, self.reasoner.config.num_latents).items():
+            logged_metric(self, name).append(value)
         super().log(logs, start_time)
 
     def _mine(self, values: Tensor) -> Tensor:

@@ -114,11 +114,21 @@ class LatentGradients:
         for place in turn[turn >= 0].unique().tolist():
             self.norms.setdefault(place, []).append(norms[turn == place].mean())
 
-    def take(self) -> dict[str, float]:
-        """The mean norms since the last call, as `latent/gradient_t` with t counted from 1."""
-        found = {f"latent/gradient_{t + 1}": torch.stack(n).mean().item() for t, n in sorted(self.norms.items())}
+    def take(self, accelerator: Any, most_latents: int) -> dict[str, float]:
+        """The mean norms since the last call, as `latent/gradient_t` with t counted from 1.
+
+        Means over all processes, where a process may have had no thought as long as others.
+
+        Args:
+            most_latents: L of the longest thought.
+        """
+        of = [self.norms.get(place, []) for place in range(most_latents)]
         self.norms = {}
-        return found
+        if most_latents == 0:
+            return {}
+        sums = [[float(sum(norms)), float(len(norms))] for norms in of]
+        totals = accelerator.reduce(torch.tensor(sums, device=accelerator.device), "sum").tolist()
+        return {f"latent/gradient_{place}": total / n for place, (total, n) in enumerate(totals, 1) if n}
 
 
 def averaged(accelerator: Any, metrics: dict[str, float]) -> dict[str, float]:
