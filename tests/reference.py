@@ -122,6 +122,21 @@ def latent_inputs(model, ids, epsilon=None, apply_noise=None, backprop_steps=Non
     return torch.stack(inputs)
 
 
+def stop_decisions(model, inputs, ids, most):
+    """Log-probs (decisions,) of what the stop head decided in one unpadded row, from its embeddings and latents (T, d).
+
+    It went on after every latent but the last, and ended there unless the thought had `most` latents.
+    """
+    hidden = states_of(model, inputs, ids)
+    places = [position for position, token in enumerate(ids) if token == model.latent_config.token_ids[1]]
+    found = []
+    for made, place in enumerate(places, 1):
+        p = 1 / (1 + (-(model.stop_head.weight[0] @ hidden[place] + model.stop_head.bias[0])).exp())
+        if made < most:
+            found.append(p.log() if made == len(places) else (1 - p).log())
+    return torch.stack(found)
+
+
 def search(model, ids, draws, children, keep, apply_noise, judge):
     """The thoughts that a search ends with, as (score, latents (L, d)); every thought anew from the first token.
 

@@ -170,9 +170,9 @@ def test_groups_are_shuffled_whole_and_all_their_columns_with_them():
     assert len(orders) > 15  # of 24
 
 
-@pytest.mark.parametrize("loops", [None, 2])
-def test_the_replay_of_a_micro_batch_runs_each_question_once(make, problems, tmp_path, widths, loops):
-    reasoner = make(num_latents=2, loops=loops)
+@pytest.mark.parametrize("options", [{}, {"loops": 2}, {"stop_head": True}], ids=["", "loops", "stop head"])
+def test_the_replay_of_a_micro_batch_runs_each_question_once(make, problems, tmp_path, widths, options):
+    reasoner = make(num_latents=2, **options)
     sizes = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "steps_per_generation": 4}
     trainer = make_trainer(reasoner, problems, tmp_path, **sizes)
     widths.clear()
@@ -183,7 +183,7 @@ def test_the_replay_of_a_micro_batch_runs_each_question_once(make, problems, tmp
     widths.clear()
     trainer.current_gradient_accumulation_steps = 4
     for rows in inputs:
-        questions = rows["prompt_ids"].unique(dim=0)
+        questions = rows["questions"].unique()
         assert len(questions) == 8 // trainer.num_generations
         trainer._compute_loss(trainer.model, rows)
     assert widths[0] == len(questions) and widths.count(len(questions)) == 4 and set(widths) == {len(questions), 8}
