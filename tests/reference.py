@@ -66,7 +66,7 @@ def mask_of(model, ids):
             [sees(model.latent_config, ids, i, j) and (sliding is None or i - j < sliding) for j in range(len(ids))]
             for i in range(len(ids))
         ]
-        return torch.where(torch.tensor(allowed), 0.0, low).to(model.dtype)[None, None]
+        return torch.zeros(1, 1, len(ids), len(ids), dtype=model.dtype).masked_fill(~torch.tensor(allowed), low)
 
     kinds, sliding = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
     if kinds is None:

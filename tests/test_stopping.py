@@ -225,7 +225,7 @@ def test_stop_actions_do_not_count_as_tokens_and_have_no_kl(make, problems, tmp_
     inputs = rollouts(trainer)
     trainer.current_gradient_accumulation_steps = 1
     with torch.no_grad():
-        trainer.model.transformer.wpe.weight.mul_(1.1)
+        trainer.model.transformer.wpe.weight.mul_(1.3)
     trainer.compute_loss(trainer.model, inputs)
     with_head = {name: trainer._metrics["train"][name][-1] for name in ("kl", "entropy", "ratio/sd")}
     trainer.decisions = 0
