@@ -9,7 +9,8 @@ from test_grpo import G, make_trainer, rollouts
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
+from neuralese.pipeline.latent.geometry import cosine_sums
+from neuralese.pipeline.latent.sampling.generate import Generated, SamplingParams, generate
 from neuralese.pipeline.latent.stopping import StopDraws
 from neuralese.pipeline.latent.thoughts import Thought, suppress
 from neuralese.pipeline.recipe.load import load_recipe
@@ -205,15 +206,11 @@ def test_loss_and_gradient_are_those_of_a_loop(make, problems, tmp_path, spec, n
 
 
 def naive_tokens(reasoner, inputs, row, noise, estimator):
-    """The log-prob of the answer alone: what is left where latents have no density."""
-    weightless = inputs | {"latents": inputs["latents"].double()}
-    prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
-    answer = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()]
-    count = prompt.count(reasoner.config.token_ids[1])
-    weightless["latents"] = weightless["latents"][:, :count]
-    given = naive_score(reasoner, weightless, row, noise, 0.0)
-    made = parse_estimator("replay")
-    return estimator.replay * naive_actions(reasoner, inputs, row, noise, made, 0.0) + (1 - estimator.replay) * given
+    """The log-prob of the answer alone, without densities of latents."""
+    count = int((inputs["prompt_ids"][row] == reasoner.config.token_ids[1]).sum())
+    given = naive_score(reasoner, inputs | {"latents": inputs["latents"].double()[:, :count]}, row, noise, 0.0)
+    replayed = naive_actions(reasoner, inputs, row, noise, parse_estimator("replay"), 0.0)
+    return estimator.replay * replayed + (1 - estimator.replay) * given
 
 
 def test_stop_actions_do_not_count_as_tokens_and_have_no_kl(make, problems, tmp_path):
@@ -279,7 +276,7 @@ def score_of_bias(counts, p):
 
 @pytest.mark.parametrize("bias", [-0.7, 0.4])
 def test_the_bias_of_the_stop_head_has_the_known_gradient(make, problems, tmp_path, bias):
-    """E[latents] = Σ_{k<L} (1 - p)^k. Each rollout has its exact score, and their mean is the gradient within 4 errors."""
+    """E[latents] = Σ_{k<L} (1 - p)^k. Each rollout has its exact score; their mean is the gradient within 4 errors."""
     reasoner = make(num_latents=MOST, stop_head=True)
     constant_head(reasoner, bias)
     group = 256
@@ -389,9 +386,6 @@ def test_groups_of_thoughts_that_end_by_themselves_train(make, problems, tmp_pat
 
 
 def test_metrics_of_thoughts_of_different_lengths_by_hand():
-    from neuralese.pipeline.latent.geometry import cosine_sums
-    from neuralese.pipeline.latent.sampling.generate import Generated
-
     latents = torch.tensor([[[3.0, 0.0], [0.0, 3.0]], [[3.0, 0.0], [0.0, 0.0]], [[0.0, 3.0], [3.0, 0.0]]])
     made, rows = torch.tensor([2, 1, 2]), torch.zeros(3, dtype=torch.long)
     drawn = Generated([[1], [2], [3]], torch.zeros(3, 1), latents, made, torch.arange(3), torch.zeros(3, 1))

@@ -9,7 +9,12 @@ from runs import tiny, weights
 from neuralese.pipeline import load_reasoner
 from neuralese.pipeline.run.train import run
 
-STOPPING = ["tracking.wandb=false", "latent.stop_head=true", "latent.latents_per_step=2", "curriculum.pad_latents=false"]
+STOPPING = [
+    "tracking.wandb=false",
+    "latent.stop_head=true",
+    "latent.latents_per_step=2",
+    "curriculum.pad_latents=false",
+]
 REWARDS = "rl.rewards=[{function: exact_match}, {function: latent_cost, weight: 0.2}]"
 
 

@@ -77,7 +77,7 @@ def scores_over_latents(
     score: Score,
     supervision_inputs: dict[str, Tensor] | None,
 ) -> LatentOutput:
-    """Log-probs and entropies of the labels, those of the stop head, state values, and the loss of the supervision's labels.
+    """Log-probs of the labels and of the stop head's decisions, state values, and the loss of the supervision's labels.
 
     Args:
         labels: (B, T) as in `loss_over_latents`.

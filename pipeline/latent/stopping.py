@@ -1,9 +1,9 @@
 """When a thought ends: the decisions of the stop head, and how likely they were.
 
-The head reads the state after a latent, and p = sigmoid(w · h + b) is the chance that this latent is the last. A thought
-of at most L latents has a decision after each of its latents but the L-th, where it ends in any case. Inference ends a
-thought where p is above 1/2 (`LatentMixin.is_complete`). RL draws the decisions (`StopDraws`), and `stop_logps` says how
-likely they are under other weights.
+The head reads the state after a latent, and p = sigmoid(w · h + b) is the chance that this latent is the last. A
+thought of at most L latents has a decision after each of its latents but the L-th, where it ends in any case. Inference
+ends a thought where p is above 1/2 (`LatentMixin.is_complete`). RL draws the decisions (`StopDraws`), and `stop_logps`
+says how likely they are, under these weights or later ones.
 """
 
 from __future__ import annotations

@@ -60,9 +60,7 @@ def with_actions(rollouts: dict[str, Any], is_action: Tensor, kind: Literal["lat
             advantages = advantages[:, None].expand(-1, others)
         extended["advantages"] = torch.cat([advantages, rollouts[own]], 1)
     if "old_per_token_logps" in rollouts:
-        extended["old_per_token_logps"] = torch.cat(
-            [rollouts["old_per_token_logps"], rollouts[f"old_{kind}_logps"]], 1
-        )
+        extended["old_per_token_logps"] = torch.cat([rollouts["old_per_token_logps"], rollouts[f"old_{kind}_logps"]], 1)
     for name in ("ref_per_token_logps", "sampling_per_token_logps"):
         if name in rollouts:
             extended[name] = F.pad(rollouts[name], room)

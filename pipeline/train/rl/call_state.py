@@ -23,8 +23,8 @@ class Work:
             `_generate_single_turn` writes them when it draws. For a part of the loss it is TRL's whole batch, of which
             `latent_rms` and `slot_labels` are read too and `ref_per_token_logps` is overwritten at latents.
         latents_act: Latents are actions. The caller says so.
-        others: Columns of actions that follow the A of the answers: L latents, where these act, then the L - 1 decisions
-            of a stop head. The caller says so.
+        others: Columns of actions that follow the A of the answers: L latents, where these act, then the L - 1
+            decisions of a stop head. The caller says so.
         rewards: (P, G) of the groups of all processes. `_calculate_rewards` writes them.
         is_scored: (P, G) False where no reward function gave a reward. Written with `rewards`.
         num_latents: (B,) latents of each rollout, where a stop head drew them. Written with `rollouts`.

@@ -66,10 +66,9 @@ def replace_rows(batch: dict[str, Any], other: dict[str, Any], rows: Tensor, pad
             continue
         theirs = other[name]
         if values.dim() == 2 and values.size(1) != theirs.size(1):
-            fill, width = pad_token_id if name in ("prompt_ids", "completion_ids") else 0, max(values.size(1), theirs.size(1))
-            values, theirs = (
-                F.pad(part, _beside(name, width - part.size(1)), value=fill) for part in (values, theirs)
-            )
+            fill = pad_token_id if name in ("prompt_ids", "completion_ids") else 0
+            width = max(values.size(1), theirs.size(1))
+            values, theirs = (F.pad(part, _beside(name, width - part.size(1)), value=fill) for part in (values, theirs))
         merged[name] = torch.where(rows.view(-1, *[1] * (values.dim() - 1)), theirs, values)
     return merged
 

@@ -31,7 +31,7 @@ def read_thoughts(
 
     Args:
         writer: A model trained on text steps, to judge what is read by.
-        num_latents: Latents of each thought, where a stop head ends thoughts; None: as many as the model was trained for.
+        num_latents: Latents of each thought, where a stop head ends them; None: as many as the model was trained for.
 
     Returns:
         What is read as inputs in place of the latents (P, L, d), zero beyond a thought's end, and for each problem

@@ -66,7 +66,7 @@ class ActionLogps(NamedTuple):
         )
 
     def beside(self, logps: Tensor, answers: Answers) -> ActionLogps:
-        """With log-probs (B, K) of actions that are no tokens. Their entropy is set to the mean entropy of the tokens."""
+        """With log-probs (B, K) of actions that are no tokens. Their entropy is set to the mean one of the tokens."""
         tokens = self.entropies[:, : answers.width].sum() / answers.mask[:, -answers.width :].sum().clamp_min(1)
         return self._replace(
             logps=torch.cat([self.logps, logps], 1),

@@ -102,8 +102,8 @@ def check_stops(section: RLSection) -> None:
     """
     if section.algorithm == "ppo":
         raise RecipeError(
-            "rl.algorithm=ppo does not train a stop head: its critic gives values to latents and tokens, and a decision "
-            "to stop is neither. Set rl.algorithm=grpo, or train without latent.stop_head."
+            "rl.algorithm=ppo does not train a stop head: its critic gives values to latents and tokens, and a "
+            "decision to stop is neither. Set rl.algorithm=grpo, or train without latent.stop_head."
         )
     _check_actions(section, "latent.stop_head", "decisions to stop")
 
