@@ -53,7 +53,7 @@ tests: .venv/tested
 # processor can do; here they take the plainest ones, which add in another order.
 NUMERIC := actions architectures audit_interventions audit_reading draws estimators estimators_closed from_text generate given groups \
 	grpo held_out intervals label_scores latent_reward looped lora metrics monitor noise passes ppo precision quantization reasoner rollout_budget search selection \
-	shared_questions statistics step_labels supervision rl_metrics rl_options svp think window
+	shared_questions statistics step_labels stopping stopping_gradients supervision rl_metrics rl_options svp think window
 
 test-dispatch: .venv
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \

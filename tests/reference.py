@@ -66,7 +66,7 @@ def mask_of(model, ids):
             [sees(model.latent_config, ids, i, j) and (sliding is None or i - j < sliding) for j in range(len(ids))]
             for i in range(len(ids))
         ]
-        return torch.where(torch.tensor(allowed), 0.0, low).to(model.dtype)[None, None]
+        return torch.zeros(1, 1, len(ids), len(ids), dtype=model.dtype).masked_fill(~torch.tensor(allowed), low)
 
     kinds, sliding = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
     if kinds is None:
@@ -120,6 +120,21 @@ def latent_inputs(model, ids, epsilon=None, apply_noise=None, backprop_steps=Non
             made += 1
             inputs[position] = latent[0]
     return torch.stack(inputs)
+
+
+def stop_decisions(model, inputs, ids, most):
+    """Log-probs (decisions,) of what the stop head decided in one unpadded row, from its embeddings and latents (T, d).
+
+    It went on after every latent but the last, and ended there unless the thought had `most` latents.
+    """
+    hidden = states_of(model, inputs, ids)
+    places = [position for position, token in enumerate(ids) if token == model.latent_config.token_ids[1]]
+    found = []
+    for made, place in enumerate(places, 1):
+        p = 1 / (1 + (-(model.stop_head.weight[0] @ hidden[place] + model.stop_head.bias[0])).exp())
+        if made < most:
+            found.append(p.log() if made == len(places) else (1 - p).log())
+    return torch.stack(found)
 
 
 def search(model, ids, draws, children, keep, apply_noise, judge):

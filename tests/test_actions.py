@@ -2,7 +2,7 @@
 
 import torch
 
-from neuralese.pipeline.train.rl.actions import latent_mask, with_latents
+from neuralese.pipeline.train.rl.actions import latent_mask, with_actions
 from neuralese.pipeline.train.rl.value_loss import action_values
 
 LATENT = 9
@@ -26,14 +26,14 @@ def test_latents_follow_the_answer_tokens():
         "old_latent_logps": torch.full((3, 2), -7.0),
         "ref_per_token_logps": torch.full((3, 2), -2.0),
     }
-    extended = with_latents(given, is_latent)
+    extended = with_actions(given, is_latent, "latent")
     assert extended["completion_ids"].tolist() == [[5, 6, 0, 0], [5, 0, 0, 0], [7, 0, 0, 0]]
     assert extended["completion_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]]
     assert torch.allclose(extended["advantages"][1], torch.tensor([2.0, 2.0, 0.2, 0.2]))
     assert extended["old_per_token_logps"][0].tolist() == [-1.0, -1.0, -7.0, -7.0]
     assert extended["ref_per_token_logps"][0].tolist() == [-2.0, -2.0, 0.0, 0.0]
     assert given["completion_ids"].shape == (3, 2)  # the batch of the replay is left as it was
-    assert with_latents(ROLLOUTS, is_latent).keys() == ROLLOUTS.keys()
+    assert with_actions(ROLLOUTS, is_latent, "latent").keys() == ROLLOUTS.keys()
 
 
 def test_the_value_of_an_action_is_that_of_the_state_before_it():

@@ -385,8 +385,6 @@ def test_bad_settings_are_refused_before_training(tmp_path, override, message):
     assert not (tmp_path / "tiny" / "sft" / "final").exists()
 
 
-def test_rl_does_not_take_learned_stopping(tmp_path):
-    with pytest.raises(UserError, match="cannot train with latent.stop_head; set rl=null"):
-        load_recipe(TINY, STOPPING)
+def test_pause_tokens_in_one_pass_do_not_take_learned_stopping():
     with pytest.raises(UserError, match="cannot stop; choose controls.pause_multi"):
         load_recipe(TINY, [*STOPPING, "rl=null", "controls.pause=true"])

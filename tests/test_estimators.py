@@ -15,7 +15,6 @@ from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import Thought, suppress
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.validate import check_recipe
-from neuralese.pipeline.train.rl.actions import with_latents
 from neuralese.pipeline.train.rl.advantages import max_at_k_advantages, thought_advantages
 from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.estimators import EstimatorError, check_estimator, parse_estimator
@@ -100,10 +99,10 @@ def test_later_inner_steps_start_from_the_densities_of_the_rollout(reasoner, pro
     """Before the weights have moved, the ratios of latents and tokens are one; afterwards they are not."""
     trainer = make_trainer(reasoner, problems, tmp_path, how={"estimator": "score_function_rsqrt_d"}, num_iterations=2)
     inputs = rollouts(trainer)
-    extended = with_latents(inputs, trainer._latent_mask(inputs, inputs["latents"].size(1)))
+    extended = trainer._with_actions(inputs, latents_act=True)
 
     def gap():
-        with trainer.working(Work(extended, latents_act=True)):
+        with trainer.working(Work(extended, latents_act=True, others=inputs["latents"].size(1))):
             logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, *answers_of(extended))
         return (logps - extended["old_per_token_logps"])[extended["completion_mask"].bool()].abs().max()
 

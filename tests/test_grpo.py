@@ -181,12 +181,13 @@ def test_the_reference_model_replays_the_same_noise(make, source, problems, tmp_
     assert torch.allclose(inputs["ref_per_token_logps"][answer], inputs["sampling_per_token_logps"][answer], atol=1e-4)
 
 
-def test_resume_goes_on_where_it_stopped(make, problems, tmp_path):
+@pytest.mark.parametrize("stop_head", [False, True], ids=["", "stop head"])
+def test_resume_goes_on_where_it_stopped(make, problems, tmp_path, stop_head):
     """2N steps = N steps + resume + N steps, bit for bit."""
     weights = []
     for split in (False, True):
         folder = tmp_path / str(split)
-        reasoner = make(num_latents=3)
+        reasoner = make(num_latents=3, stop_head=stop_head)
         options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
         trainer = make_trainer(reasoner, problems, folder, **options)
         if split:
@@ -202,7 +203,7 @@ def test_resume_goes_on_where_it_stopped(make, problems, tmp_path):
             trainer.train()
             assert trainer.state.global_step == 2
             torch.manual_seed(123)  # a new process starts with other random state
-            trainer = make_trainer(make(num_latents=3), problems, folder, **options)
+            trainer = make_trainer(make(num_latents=3, stop_head=stop_head), problems, folder, **options)
             trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
         else:
             trainer.train()

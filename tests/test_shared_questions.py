@@ -162,7 +162,8 @@ def test_rows_that_all_differ_are_run_as_they_are(make, widths):
 def test_groups_are_shuffled_whole_and_all_their_columns_with_them():
     asked = torch.tensor([3, 3, 3, 5, 5, 3, 3, 8])  # 3 twice: of two groups that a process holds parts of
     batch = {
-        "prompt_ids": torch.stack([asked, asked + 1], 1),
+        "prompt_ids": torch.stack([torch.arange(8), asked], 1),  # as they differ in their latents
+        "questions": asked,
         "noise_seeds": torch.arange(8),
         "names": [str(row) for row in range(8)],
         "num_items_in_batch": torch.tensor(40),
@@ -182,9 +183,9 @@ def test_groups_are_shuffled_whole_and_all_their_columns_with_them():
     assert len(orders) > 15  # of 24
 
 
-@pytest.mark.parametrize("loops", [None, 2])
-def test_the_replay_of_a_micro_batch_runs_each_question_once(make, problems, tmp_path, widths, loops):
-    reasoner = make(num_latents=2, loops=loops)
+@pytest.mark.parametrize("options", [{}, {"loops": 2}, {"stop_head": True}], ids=["", "loops", "stop head"])
+def test_the_replay_of_a_micro_batch_runs_each_question_once(make, problems, tmp_path, widths, options):
+    reasoner = make(num_latents=2, **options)
     sizes = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "steps_per_generation": 4}
     trainer = make_trainer(reasoner, problems, tmp_path, **sizes)
     widths.clear()
@@ -195,7 +196,7 @@ def test_the_replay_of_a_micro_batch_runs_each_question_once(make, problems, tmp
     widths.clear()
     trainer.current_gradient_accumulation_steps = 4
     for rows in inputs:
-        questions = rows["prompt_ids"].unique(dim=0)
+        questions = rows["questions"].unique()
         assert len(questions) == 8 // trainer.num_generations
         trainer._compute_loss(trainer.model, rows)
     assert widths[0] == len(questions) and widths.count(len(questions)) == 4 and set(widths) == {len(questions), 8}

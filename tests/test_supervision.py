@@ -233,7 +233,7 @@ def test_stop_loss_equals_its_formula(make):
 def test_a_stopped_thought_equals_one_with_as_many_latents(make, monkeypatch, noise, delimiters, problems):
     reasoner = make(num_latents=5, stop_head=True, delimiters=delimiters)
     # Decisions as varied as a trained head's; the tiny model's own states hardly differ.
-    monkeypatch.setattr(reasoner.model, "_is_complete", lambda hidden: (hidden[:, 0] * 50).floor() % 3 == 0)
+    monkeypatch.setattr(reasoner.model, "is_complete", lambda hidden, made: (hidden[:, 0] * 50).floor() % 3 == 0)
     prompts = [problem.question for problem in problems[:12]] + ["3 + 4 =", "2 * 6 - 1 + 3 - 5 * 4 ="]
     samples = reasoner.generate(prompts, n=6, noise=noise, temperature=1.0, max_new_tokens=5)
     counts = [count for sample in samples for count in sample.num_latents]

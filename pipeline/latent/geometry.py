@@ -7,20 +7,27 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def cosine_sums(latents: Float[Tensor, "B L d"], rows: Int[Tensor, " B"]) -> Tensor:
+def cosine_sums(
+    latents: Float[Tensor, "B L d"], rows: Int[Tensor, " B"], num_latents: Int[Tensor, " B"] | None = None
+) -> Tensor:
     """The sum of cosines between latents of two rollouts of one question, and the number of such pairs: (2,).
 
-    Cosines are averaged over the L places of a thought.
+    Both are averaged over the L places of a thought. Where thoughts differ in length, a pair is counted at the places
+    that both have.
 
     Args:
         rows: (B,) question of each rollout. On the CPU it costs the latents' device no synchronisation.
+        num_latents: (B,) latents of each rollout; None: L.
     """
     questions, rows = int(rows.max()) + 1, rows.to(latents.device)
     units = torch.nn.functional.normalize(latents.float(), dim=-1)
-    count = torch.zeros(questions, device=rows.device).index_add(0, rows, torch.ones_like(rows).float())
-    total = units.new_zeros(len(count), *units.shape[1:]).index_add(0, rows, units)  # (questions, L, d)
-    cosines = (total.pow(2).sum(-1) - count[:, None]).sum(0).mean()
-    return torch.stack([cosines, (count * (count - 1)).sum()])
+    has = torch.ones_like(units[..., 0])
+    if num_latents is not None:
+        has = (torch.arange(latents.size(1), device=rows.device)[None] < num_latents[:, None]).to(units)  # (B, L)
+    count = has.new_zeros(questions, has.size(1)).index_add(0, rows, has)  # (questions, L)
+    total = units.new_zeros(questions, *units.shape[1:]).index_add(0, rows, units * has[..., None])
+    cosines = total.pow(2).sum(-1) - count
+    return torch.stack([cosines.sum(0).mean(), (count * (count - 1)).sum(0).mean()])
 
 
 def effective_ranks(latents: Float[Tensor, "B L d"]) -> Float[Tensor, " L"]:

@@ -12,6 +12,7 @@ from .batch import Batch
 from .engine.precision import precise
 from .label_scores import Score, label_scores
 from .output import LatentOutput
+from .stopping import stop_logits, stop_logps
 from .supervision import IGNORE, States
 
 
@@ -69,9 +70,14 @@ def loss_over_latents(
 
 
 def scores_over_latents(
-    model: Any, states: States, labels: Tensor, score: Score, supervision_inputs: dict[str, Tensor] | None
+    model: Any,
+    states: States,
+    batch: Batch,
+    labels: Tensor,
+    score: Score,
+    supervision_inputs: dict[str, Tensor] | None,
 ) -> LatentOutput:
-    """Log-probs and entropies of the labels, state values, and the loss of the supervision's own labels.
+    """Log-probs of the labels and of the stop head's decisions, state values, and the loss of the supervision's labels.
 
     Args:
         labels: (B, T) as in `loss_over_latents`.
@@ -86,6 +92,9 @@ def scores_over_latents(
         output.supervision_loss = model.supervision(model, states, supervision_inputs) / own.clamp_min(1)
     if model.value_head is not None:
         output.state_values = model.value_head(in_batch_order(states))
+    if model.stop_head is not None:
+        most = model.latent_config.num_latents
+        output.stop_logps = stop_logps(model.stop_head, states, batch.is_latent, most)
     return output
 
 
@@ -93,7 +102,7 @@ def stop_losses(head: nn.Module, states: States, is_latent: Tensor) -> Tensor:
     """Binary cross-entropy (N,) of the stop head at each latent: a thought is complete at its last one."""
     rows, columns = is_latent.nonzero(as_tuple=True)
     is_last = ~F.pad(is_latent, (0, 1))[rows, columns + 1]
-    logits = precise(head(states.hidden[rows, states.packed_column[rows, columns]]).squeeze(-1))
+    logits = stop_logits(head, states.hidden[rows, states.packed_column[rows, columns]])
     return F.binary_cross_entropy_with_logits(logits, is_last.to(logits), reduction="none")
 
 

@@ -29,6 +29,7 @@ from .engine.packed import (
     Keep,
     Packed,
     PassResult,
+    Stop,
     Think,
     Watch,
     shared_questions,
@@ -41,6 +42,7 @@ from .loss import in_batch_order, loss_over_latents, scores_over_latents
 from .noise import Noise
 from .output import LatentOutput
 from .sampling.given import split_states, take_given
+from .stopping import stop_logits
 from .supervision import States, Supervision
 from .thoughts import THOUGHT_SOURCES, ThoughtSource
 from .value_head import ValueHead
@@ -125,7 +127,7 @@ class LatentMixin:
         needs_layers = supervision_inputs is not None and self.supervision is not None and self.supervision.needs_layers
         states = self._states(batch, draw, needs_layers, batch.after_question(labels) if share_questions else None)
         if score is not None:
-            return scores_over_latents(self, states, labels, score, supervision_inputs)
+            return scores_over_latents(self, states, batch, labels, score, supervision_inputs)
         return loss_over_latents(self, states, batch, labels, num_items_in_batch, supervision_inputs)
 
     def forward_logits(self, batch: Batch, draw: Draw | None) -> LatentOutput:
@@ -147,7 +149,7 @@ class LatentMixin:
             raise ModelError("Given latents need labels for their rows and the noise that they were drawn under.")
         taken = take_given(self, batch, given, batch.after_question(labels) if share_questions else None)
         if score is not None:
-            output = scores_over_latents(self, taken.states, labels, score, None)
+            output = scores_over_latents(self, taken.states, batch, labels, score, None)
         else:
             output = loss_over_latents(self, taken.states, batch, labels, num_items_in_batch, None)
         output.latent_logps, output.latent_rms = taken.logps, taken.rms
@@ -196,7 +198,7 @@ class LatentMixin:
         draw: Draw | None = None,
         rows: Int[Tensor, " N"] | None = None,
         keep: Keep = KEEP_NOTHING,
-        may_stop: bool = False,
+        stop: Stop | None = None,
         branch: Branch | None = None,
         share_questions: bool = False,
     ) -> tuple[PassResult, Layout]:
@@ -206,7 +208,7 @@ class LatentMixin:
             num_latents: The most latents in any row; 0: placeholders are ordinary tokens.
             draw: Noise on the latents. Its seeds are over N rows.
             rows: (N,) row of each answer, where answers share their question. The result is over N rows.
-            may_stop: Let the stop head, where there is one, end a thought before its last placeholder.
+            stop: Ends thoughts before their last placeholder: `is_complete`, or `StopDraws`.
             branch: Says which rows go on before each latent, and draws for the noise; see `Between`.
             share_questions: Rows that begin alike run their question once. Not with `rows`.
         """
@@ -241,7 +243,6 @@ class LatentMixin:
                 trunk, think, packed, refinement, draws, keep, config.backprop_steps, self.latent_watch
             )
             return result, layout
-        stop = self._is_complete if may_stop and self.stop_head is not None else None
         between = Between(stop, branch, self.latent_watch)
         return run_passes(trunk, think, packed, draws, between, keep, config.backprop_steps), layout
 
@@ -279,10 +280,10 @@ class LatentMixin:
         seeds = draw.seeds.to(counts.device)
         return Draws(noise.sample_batch(seeds, num_latents, noise.width(self), self.latent_config.loops), shift)
 
-    def _is_complete(self, hidden: Tensor) -> Tensor:
-        """Which thoughts (B,) end after the state (B, d) of their latest latent."""
+    def is_complete(self, hidden: Tensor, made: Tensor) -> Tensor:
+        """Which thoughts (B,) end after the state (B, d) of their latest latent, by the likelier decision."""
         assert self.stop_head is not None
-        return self.stop_head(hidden).squeeze(-1) > 0
+        return stop_logits(self.stop_head, hidden) > 0
 
     def head_logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, scaled and capped as models do that scale (Cohere, Granite) or cap (Gemma 2)."""

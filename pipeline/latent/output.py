@@ -25,6 +25,7 @@ class LatentOutput(ModelOutput):
             label on a token, detached.
         supervision_loss: Mean loss of the supervision's own labels, with its gradient, where it counts by those.
         stop_loss: Mean cross-entropy of the stop head over latents, detached; None without one.
+        stop_logps: (B, L - 1) log-probs in nats of the stop head's decisions, with `logps`; L latents at most.
         latent_logps: (B, L) log-density in nats of given latents, 0 beyond a row's count.
         latent_rms: (B, L) root mean square of the latents before noise, detached, where latents are given.
         state_values: (B, T) value of the state after each column, where there is a value head; of no use at padding.
@@ -39,6 +40,7 @@ class LatentOutput(ModelOutput):
     latent_loss: Tensor | None = None
     supervision_loss: Tensor | None = None
     stop_loss: Tensor | None = None
+    stop_logps: Tensor | None = None
     latent_logps: Tensor | None = None
     latent_rms: Tensor | None = None
     state_values: Tensor | None = None

@@ -39,6 +39,7 @@ class Stream(IntEnum):
     ROLLOUT_UNIFORM = 3
     TOKEN = 4
     THOUGHT = 5
+    STOP = 6
 
 
 def philox4x32(counter: Words, key: tuple[Tensor, Tensor]) -> Words:

@@ -18,6 +18,8 @@ from .layout import Layout
 # (..., d) that is added to them, or None.
 Think = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 Branch = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+# Says which thoughts (N,) are complete, from their last hidden states (N, d) and how many latents (N,) they have.
+Stop = Callable[[Tensor, Tensor], Tensor]
 # Sees latents (N, d) as they are fed back, and the index (N,) of each in its row, below 0 for none.
 Watch = Callable[[Tensor, Tensor], None]
 
@@ -137,15 +139,15 @@ class Between:
     """What happens between two passes.
 
     Attributes:
-        stop: Says of last hidden states (N, d) which thoughts are complete (N,). Only for rows with one block of
-            latents. A thought does not end before its first latent; latents after its end are left out.
+        stop: Called before each latent. Only for rows with one block of latents. A thought does not end before its
+            first latent, and one that is complete stays so; latents after its end are left out.
         branch: Says which rows go on. It is called before each latent with the states (N, d) after the one before (at
             first after the question), and once more after the last latent. It returns rows (M,), which may repeat, and
             epsilon (M, W) of their next latent or None. Only for rows with one block of equally many latents.
         watch: Called with the latents of each pass.
     """
 
-    stop: Callable[[Tensor], Tensor] | None = None
+    stop: Stop | None = None
     branch: Branch | None = None
     watch: Watch | None = None
 

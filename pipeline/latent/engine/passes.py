@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from .packed import (
     Keep,
     Packed,
     PassResult,
+    Stop,
     Think,
     next_position,
     run_first,
@@ -142,8 +142,9 @@ class _Rows:
 class _Skipping:
     """Leaves latents out of rows whose thought is complete, and renumbers the tokens that follow."""
 
-    def __init__(self, stop: Callable[[Tensor], Tensor], rows: _Rows) -> None:
+    def __init__(self, stop: Stop, rows: _Rows) -> None:
         self.stop = stop
+        self.is_complete = torch.zeros_like(rows.counts, dtype=torch.bool)
         rows.is_token, rows.position_ids = rows.is_token.clone(), rows.position_ids.clone()
         self.is_token, self.is_latent, self.position_ids = rows.is_token, rows.is_latent, rows.position_ids
         self.count = torch.zeros_like(rows.counts)  # (N,) latents left out so far
@@ -151,13 +152,12 @@ class _Skipping:
     def skip(self, last: Tensor, turn: Tensor, part: slice) -> None:
         """Leaves out the latents of a pass in rows that are complete.
 
-        A complete row stays complete, since its last state does not change any more.
-
         Args:
             last: (N, d) last hidden states.
             turn: (N,) index in its row of the latent that the pass would make.
         """
-        left_out = self.is_latent[:, part] & (self.stop(last) & (turn > 0))[:, None]
+        self.is_complete = self.is_complete | (self.stop(last, turn) & (turn > 0))
+        left_out = self.is_latent[:, part] & self.is_complete[:, None]
         self.count = self.count + left_out.sum(1)
         self.is_token[:, part] &= ~left_out
         self.position_ids[:, part] = (self.position_ids[:, part] - self.count[:, None]).clamp_min(0)

@@ -8,7 +8,7 @@ their thought, and each draws an answer of its own: the m-th of them is always t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -25,17 +25,21 @@ from transformers.generation.logits_process import (
 
 from ..batch import Batch, Draw
 from ..config import ModelError
-from ..engine.packed import Keep, PassResult
+from ..engine.packed import Keep, PassResult, Stop
 from ..engine.precision import in_compute_dtype, precise
 from ..noise import Noise
 from ..philox import Stream, uniform
+from ..stopping import StopDraws
 from ..thoughts import THOUGHT_SOURCES, suppress
 from .budget import NO_LIMIT, Budget, Room
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn. temperature 0 takes the most likely token.
+    """How tokens are drawn, and where thoughts end. temperature 0 takes the most likely token.
+
+    Attributes:
+        draws_stops: The decisions of a stop head are drawn, whatever the temperature; else the likelier one is taken.
 
     Raises:
         ModelError: max_new_tokens below 1.
@@ -46,6 +50,7 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float | None = None
+    draws_stops: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -75,6 +80,7 @@ class Generated:
         latents: (N, L, d) the vectors fed back, zero beyond a row's count.
         num_latents: (N,) latents of each row; fewer than its placeholders where the stop head ended the thought.
         seeds: (N,) replay noise and tokens.
+        stop_logps: (N, L - 1) log-probs in nats of the stop head's decisions, where they were drawn.
     """
 
     token_ids: list[list[int]]
@@ -82,6 +88,7 @@ class Generated:
     latents: Tensor
     num_latents: Tensor
     seeds: Tensor
+    stop_logps: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Generated], answers: Sequence[Tensor]) -> Generated:
@@ -91,6 +98,8 @@ class Generated:
         back = torch.cat(list(answers)).argsort()
 
         def whole(values: Sequence[Any]) -> Any:
+            if values[0] is None:
+                return None
             if isinstance(values[0], Tensor):
                 return torch.cat(_equally_wide(values))[back.to(values[0].device)]
             rows = [row for value in values for row in value]
@@ -139,7 +148,7 @@ def generate(
     Raises:
         BudgetError: One answer does not fit into the budget, or there was too little memory.
     """
-    _, thought, number = _share_thoughts(rows, seeds, noise)
+    _, thought, number = _share_thoughts(rows, seeds, noise is not None or _draws_stops(model, sampling))
     room = Room.of(model, prompt_ids, len(rows), sampling.max_new_tokens, budget)
     parts, drawn = room.parts(rows, thought), []
     for part in parts:
@@ -168,13 +177,30 @@ def _generate(
     """
     device = model.device
     ids, mask = pad_left(prompt_ids, eos_token_ids[0], device)
-    thoughts, thought, _ = _share_thoughts(rows, seeds, noise)
+    stops = _draws_stops(model, sampling)
+    thoughts, thought, _ = _share_thoughts(rows, seeds, noise is not None or stops)
+    batch = Batch.of(ids, mask, model.latent_config.token_ids[1])
+    stop = _stop_of(model, batch, seeds[thoughts].to(device), stops)
     prefill, state = _prefill(
-        model, ids, mask, rows[thoughts].to(device), seeds[thoughts], noise, sampling.max_new_tokens
+        model, batch, rows[thoughts].to(device), seeds[thoughts], noise, sampling.max_new_tokens, stop
     )
+    thought = thought.to(device)
     if len(thoughts) < len(rows):
-        prefill, state = prefill.select(thought.to(device)), state[thought.to(device)]
-    return write_answers(model, prefill, state, seeds, number, sampling, eos_token_ids)
+        prefill, state = prefill.select(thought), state[thought]
+    drawn = write_answers(model, prefill, state, seeds, number, sampling, eos_token_ids)
+    return replace(drawn, stop_logps=stop.logps[thought]) if isinstance(stop, StopDraws) else drawn
+
+
+def _draws_stops(model: PreTrainedModel, sampling: SamplingParams) -> bool:
+    """Whether a thought also depends on the decisions of a stop head, which come from its seed."""
+    return sampling.draws_stops and model.stop_head is not None
+
+
+def _stop_of(model: PreTrainedModel, batch: Batch, seeds: Tensor, is_drawn: bool) -> Stop | None:
+    """What ends thoughts before their last placeholder; None without a stop head."""
+    if model.stop_head is None:
+        return None
+    return StopDraws(model.stop_head, seeds, int(batch.is_latent.sum(1).max())) if is_drawn else model.is_complete
 
 
 @torch.no_grad()
@@ -206,8 +232,8 @@ def write_answers(
     return Generated(token_ids, logprobs, prefill.latents, prefill.num_latents, seeds)
 
 
-def _share_thoughts(rows: Tensor, seeds: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Finds answers that share a thought: the same prompt and, under noise, the same seed.
+def _share_thoughts(rows: Tensor, seeds: Tensor, is_random: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Finds answers that share a thought: the same prompt and, where thoughts are random, the same seed.
 
     Returns:
         thoughts: (K,) one answer of each different thought.
@@ -220,7 +246,7 @@ def _share_thoughts(rows: Tensor, seeds: Tensor, noise: Noise | None) -> tuple[T
     thought: list[int] = []
     number: list[int] = []
     for index, (row, seed) in enumerate(zip(rows.tolist(), seeds.tolist(), strict=True)):
-        key = (row, seed if noise is not None else 0)
+        key = (row, seed if is_random else 0)
         if key not in different:
             different[key] = len(first)
             first.append(index)
@@ -232,19 +258,18 @@ def _share_thoughts(rows: Tensor, seeds: Tensor, noise: Noise | None) -> tuple[T
 
 def _prefill(
     model: PreTrainedModel,
-    ids: Tensor,
-    mask: Tensor,
+    batch: Batch,
     rows: Tensor,
     seeds: Tensor,
     noise: Noise | None,
     max_new_tokens: int,
+    stop: Stop | None,
 ) -> tuple[PassResult, Tensor]:
     """All passes over the prompts, and the last state (N, d); the shared part of equal prompts runs once."""
-    batch = Batch.of(ids, mask, model.latent_config.token_ids[1])
     is_recurrent = THOUGHT_SOURCES[model.latent_config.thought_source].is_recurrent
     num_latents = int(batch.is_latent.sum(1).max()) if is_recurrent else 0
     draw = Draw(noise, seeds) if noise is not None else None
-    result, _ = model.run_latents(batch, num_latents, draw, rows, Keep(spare=max_new_tokens), may_stop=True)
+    result, _ = model.run_latents(batch, num_latents, draw, rows, Keep(spare=max_new_tokens), stop)
     return result, result.last_state()
 
 

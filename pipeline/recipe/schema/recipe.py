@@ -57,8 +57,6 @@ class Recipe(Section):
             )
         if self.latent.stop_head and self.controls.pause:
             raise ValueError("controls.pause runs its tokens in one pass and cannot stop; choose controls.pause_multi")
-        if self.latent.stop_head and self.rl is not None:
-            raise ValueError("rl replays a fixed number of latents and cannot train with latent.stop_head; set rl=null")
         return self
 
     @property

@@ -1,8 +1,9 @@
-"""Latents as actions of a rollout, beside its answer tokens."""
+"""Latents, and decisions of the stop head, as actions of a rollout beside its answer tokens."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,26 +22,45 @@ def latent_mask(rollouts: dict[str, Any], latent_id: int, most_latents: int) -> 
     return (torch.arange(most_latents, device=answers.device)[None] < counts).to(answers)
 
 
-def with_latents(rollouts: dict[str, Any], is_latent: Tensor) -> dict[str, Any]:
-    """TRL's batch with the latents as actions behind the answer tokens. TRL computes ratios and a loss for both.
+def stop_mask(rollouts: dict[str, Any], latent_id: int, most_latents: int) -> Tensor:
+    """Mask (B, L - 1) of the decisions of each rollout's stop head: one after each latent, but none after the L-th.
 
     Args:
-        rollouts: With `latents`, and the densities and advantages of latents where there are any.
-        is_latent: (B, L) the latents that count.
+        rollouts, latent_id: As in `latent_mask`.
     """
-    room = (0, is_latent.size(1))
+    return latent_mask(rollouts, latent_id, most_latents - 1)
+
+
+def shortened(prompt_ids: Sequence[list[int]], num_latents: Sequence[int], latent_id: int) -> list[list[int]]:
+    """Prompts with as many placeholders, those of one block, as the thoughts took latents."""
+    short = []
+    for ids, count in zip(prompt_ids, num_latents, strict=True):
+        first = ids.index(latent_id)
+        short.append(ids[: first + count] + ids[first + ids.count(latent_id) :])
+    return short
+
+
+def with_actions(rollouts: dict[str, Any], is_action: Tensor, kind: Literal["latent", "stop"]) -> dict[str, Any]:
+    """TRL's batch with further actions behind those it has. TRL computes ratios and a loss for all of them.
+
+    Args:
+        rollouts: With `old_{kind}_logps` where it has `old_per_token_logps`. `{kind}_advantages`, where there are any,
+            take the place of the rollout's own.
+        is_action: (B, K) the actions that count.
+    """
+    room, own = (0, is_action.size(1)), f"{kind}_advantages"
     extended = {
         **rollouts,
         "completion_ids": F.pad(rollouts["completion_ids"], room),
-        "completion_mask": torch.cat([rollouts["completion_mask"], is_latent], 1),
+        "completion_mask": torch.cat([rollouts["completion_mask"], is_action], 1),
     }
-    if "latent_advantages" in rollouts:
-        advantages, answers = rollouts["advantages"], rollouts["completion_ids"].size(1)
+    if own in rollouts:
+        advantages, others = rollouts["advantages"], rollouts["completion_ids"].size(1)
         if advantages.dim() == 1:
-            advantages = advantages[:, None].expand(-1, answers)
-        extended["advantages"] = torch.cat([advantages, rollouts["latent_advantages"]], 1)
+            advantages = advantages[:, None].expand(-1, others)
+        extended["advantages"] = torch.cat([advantages, rollouts[own]], 1)
     if "old_per_token_logps" in rollouts:
-        extended["old_per_token_logps"] = torch.cat([rollouts["old_per_token_logps"], rollouts["old_latent_logps"]], 1)
+        extended["old_per_token_logps"] = torch.cat([rollouts["old_per_token_logps"], rollouts[f"old_{kind}_logps"]], 1)
     for name in ("ref_per_token_logps", "sampling_per_token_logps"):
         if name in rollouts:
             extended[name] = F.pad(rollouts[name], room)

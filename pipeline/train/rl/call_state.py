@@ -20,13 +20,19 @@ class Work:
     the weights that drew the rollouts (`LatentPPOTrainer._as_drawn`).
 
     Attributes:
-        rollouts: Tensors over the B rollouts: `noise_seeds` (B,), and `latents` (B, L, d) where their density counts.
+        rollouts: Tensors over the B rollouts: `noise_seeds` and `questions` (B,), `latents` (B, L, d) where their
+            density counts, and `stop_logps` (B, L - 1) where a stop head drew.
             `_generate_single_turn` writes them when it draws. For a part of the loss it is TRL's whole batch, of which
             `latent_rms` and `slot_labels` are read too and `ref_per_token_logps` is overwritten at latents.
-        latents_act: Latents are actions, so that log-probs are (B, A + L). The caller says so.
+        latents_act: Latents are actions. The caller says so.
+        others: Columns of actions that follow the A of the answers: L latents, where these act, then the L - 1
+            decisions of a stop head. The caller says so.
         rewards: (P, G) of the groups of all processes. `_calculate_rewards` writes them.
         is_scored: (P, G) False where no reward function gave a reward. Written with `rewards`.
-        logps: (B, A) of the latest replay, detached. `_get_per_token_logps_and_entropies` writes them.
+        num_latents: (B,) latents of each rollout, where a stop head drew them. Written with `rollouts`.
+        logps: (B, A) of the latest forward, detached. `_get_per_token_logps_and_entropies` writes them.
+        stop_logps: (B, L - 1) of the first forward, detached: that of the model, which TRL runs before the reference.
+            The same hook writes them.
         supervision_loss: Mean loss of the labels on latents in the latest replay, where it has a gradient and labels.
             The same hook writes it.
         state_values: (B, T) of the latest forward, where there is a value head. The same hook writes them.
@@ -34,9 +40,12 @@ class Work:
 
     rollouts: dict[str, Any] = field(default_factory=dict)
     latents_act: bool = False
+    others: int = 0
     rewards: Tensor | None = None
     is_scored: Tensor | None = None
+    num_latents: list[int] | None = None
     logps: Tensor | None = None
+    stop_logps: Tensor | None = None
     supervision_loss: Tensor | None = None
     state_values: Tensor | None = None
 

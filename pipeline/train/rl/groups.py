@@ -37,9 +37,12 @@ def shuffle_groups(batch: dict[str, Any]) -> dict[str, Any]:
     TRL shuffles row by row, so that a micro-batch holds a few rollouts of many questions, and each of them runs its
     question again. Here it holds many rollouts of few questions. The sum over all micro-batches of a generation is the
     same; where they make several updates, an update sees whole groups, whose advantages cancel out, of fewer questions.
+
+    Args:
+        batch: With `questions` (B,), the question of each rollout.
     """
-    asked = batch["prompt_ids"]
-    is_new = torch.cat([asked.new_ones(1, dtype=torch.bool), (asked[1:] != asked[:-1]).any(1)])
+    asked = batch["questions"]
+    is_new = torch.cat([asked.new_ones(1, dtype=torch.bool), asked[1:] != asked[:-1]])
     place = torch.randperm(int(is_new.sum()))[is_new.cpu().cumsum(0) - 1]  # of the group of each row
     order = place.argsort(stable=True)
 
@@ -55,16 +58,21 @@ def replace_rows(batch: dict[str, Any], other: dict[str, Any], rows: Tensor, pad
     """Takes some rows (B,) of a batch from another draw of the same questions.
 
     Args:
-        pad_token_id: Fills answers that are shorter than those of the other draw.
+        pad_token_id: Fills questions and answers that are shorter than those of the other draw.
     """
     merged = dict(batch)
     for name, values in batch.items():
         if not isinstance(values, Tensor) or values.dim() == 0:
             continue
         theirs = other[name]
-        if values.dim() == 2 and values.size(1) != theirs.size(1):  # answers are padded on the right
-            fill = pad_token_id if name == "completion_ids" else 0
+        if values.dim() == 2 and values.size(1) != theirs.size(1):
+            fill = pad_token_id if name in ("prompt_ids", "completion_ids") else 0
             width = max(values.size(1), theirs.size(1))
-            values, theirs = (F.pad(part, (0, width - part.size(1)), value=fill) for part in (values, theirs))
+            values, theirs = (F.pad(part, _beside(name, width - part.size(1)), value=fill) for part in (values, theirs))
         merged[name] = torch.where(rows.view(-1, *[1] * (values.dim() - 1)), theirs, values)
     return merged
+
+
+def _beside(name: str, room: int) -> tuple[int, int]:
+    """Padding of a column of TRL's batch: questions are padded on the left, all else on the right."""
+    return (room, 0) if name in ("prompt_ids", "prompt_mask") else (0, room)

@@ -1,6 +1,7 @@
 """GRPO on latents, a thin subclass of TRL's GRPOTrainer.
 
-A rollout is a question, its latents under sampled noise, and a sampled answer. What changes against TRL: how a rollout
+A rollout is a question, its latents under sampled noise, and a sampled answer. A stop head also draws how many latents
+there are; its decisions are actions beside the answer tokens. What changes against TRL: how a rollout
 is sampled, how its log-probs are recomputed (`estimators`), and what a group of rollouts is worth (`groups`,
 `advantages`). Losses, clipping, rewards, reference model and logging are TRL's.
 
@@ -10,7 +11,8 @@ One optimizer step, by function:
    `_tokenize_prompts`, `_generate_single_turn` (thoughts and answers), `_calculate_rewards`, and
    `_get_per_token_logps_and_entropies` for old and reference log-probs where it needs them.
 2. TRL's `compute_loss` calls `_compute_loss`. For each part of the estimator it lets TRL compute its loss, which asks
-   `_get_per_token_logps_and_entropies` for the log-probs of the actions: `replayed_logps` or `density_logps`.
+   `_get_per_token_logps_and_entropies` for the log-probs of the actions: `replayed_logps` or `density_logps`, and
+   those of the stop head.
 
 `call_state.Work` holds what these hooks hand each other.
 """
@@ -21,21 +23,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
-from ...latent.batch import Draw, Given
-from ...latent.latentize import latentize
+from ...latent.batch import Given
 from ...latent.noise.values import share_bases
 from ...latent.sampling.generate import Generated, SamplingParams, generate
-from ...model.reasoner import Reasoner
-from ...system.compat import attention_implementation, logged_metric, rollout_tokenizer, shuffling_by
+from ...system.compat import logged_metric, replace_prompts, rollout_tokenizer, shuffling_by
 from ..clock import REST
 from ..lora import inner_model
-from .actions import latent_mask, with_latents
+from .actions import latent_mask, shortened, stop_mask, with_actions
 from .advantages import max_at_k_advantages, thought_advantages
-from .call_state import Drawn, Work, Working
-from .estimators import density_logps, drawn_densities, replayed_logps
+from .call_state import Drawn, Work
+from .estimators import drawn_densities
 from .groups import (
     RESAMPLES,
     equal_groups,
@@ -44,29 +43,14 @@ from .groups import (
     replace_rows,
     shuffle_groups,
 )
-from .logps import ActionLogps, Answers, answers_of
-from .measured import MeasuredTrainer
+from .latent_trainer import LatentTrainer
+from .logps import answers_of
 from .metrics import ratio_metrics, replay_metrics, reward_metrics
-from .rollouts import RolloutSettings, draw_seeds
-from .step_labels import StepLabels, at_placeholders
+from .rollouts import draw_seeds
 
 
-class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
+class LatentGRPOTrainer(LatentTrainer):
     """GRPO whose rollouts think in latents before they answer."""
-
-    def __init__(self, reasoner: Reasoner, settings: RolloutSettings, **kwargs: Any) -> None:
-        self.reasoner, self.settings, self.noise = reasoner, settings, settings.noise
-        self.step_labels: StepLabels | None = None  # the stage sets them
-        super().__init__(model=reasoner.model, processing_class=reasoner.tokenizer, **kwargs)
-        self.eos_token_ids = reasoner.eos_token_ids  # a chat also ends with its turn
-        self.aux_loss_enabled = False  # the replay does not return the load-balancing loss of mixtures of experts
-        if self.ref_model is not None:
-            # TRL loads the reference as a plain model and gives it a forward of its own.
-            reference = self.accelerator.unwrap_model(self.ref_model)
-            reference.__dict__.pop("forward", None)
-            latentize(reference, reasoner.config)
-            reference.set_attn_implementation(attention_implementation(reasoner.model.config))
-            reference.thought_source.load_state_dict(reasoner.model.thought_source.state_dict())
 
     # Drawing rollouts
 
@@ -80,7 +64,7 @@ class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
             drawn = self._resample(inputs, drawn)
         self.watched.add_all(reward_metrics(drawn.rewards, drawn.is_scored, self.settings.answers_per_thought))
         if self.settings.equal_groups == "drop":
-            for name in ("advantages", "latent_advantages"):
+            for name in ("advantages", "latent_advantages", "stop_advantages"):
                 if name in drawn.rollouts:
                     drawn.rollouts[name] = drawn.rollouts[name] / mixed_share(drawn.rewards)
         return drawn.rollouts
@@ -114,16 +98,23 @@ class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
         if self.settings.max_at is not None:
             advantages = max_at_k_advantages(work.rewards.double(), self.settings.max_at)
             rollouts["advantages"] = self._mine(advantages * work.is_scored).to(rollouts["advantages"].dtype)
-        if self.settings.estimator.uses_density and self.settings.answers_per_thought > 1:
-            advantages = thought_advantages(
-                rollouts["advantages"], self.num_generations, self.settings.answers_per_thought
-            )
-            rollouts["latent_advantages"] = advantages[:, None].expand(-1, rollouts["latents"].size(1)).contiguous()
+        if self.settings.answers_per_thought > 1:
+            self._credit_thoughts(rollouts)
         if "old_per_token_logps" in rollouts:
-            self.watched.add_all(replay_metrics(rollouts["old_per_token_logps"], rollouts))
+            self.watched.add_all(replay_metrics(rollouts["old_per_token_logps"], rollouts, work.stop_logps))
+            if self.decisions:
+                rollouts["old_stop_logps"] = work.stop_logps
             if self.settings.estimator.uses_density:
                 self._add_old_densities(rollouts)
         return Drawn(rollouts, work.rewards, work.is_scored)
+
+    def _credit_thoughts(self, rollouts: dict[str, Any]) -> None:
+        """Adds the advantages of what the answers of a thought share: its latents, and its decisions to stop."""
+        advantages = thought_advantages(rollouts["advantages"], self.num_generations, self.settings.answers_per_thought)
+        if self.settings.estimator.uses_density:
+            rollouts["latent_advantages"] = advantages[:, None].expand(-1, rollouts["latents"].size(1)).contiguous()
+        if self.decisions:
+            rollouts["stop_advantages"] = advantages[:, None].expand(-1, self.decisions).contiguous()
 
     def _add_old_densities(self, rollouts: dict[str, Any]) -> None:
         """Adds the densities of latents, and their RMS before noise, under the weights that drew them."""
@@ -145,9 +136,15 @@ class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
         rows = torch.tensor([unique.setdefault(tuple(ids), len(unique)) for ids in prompt_ids])
         seeds = draw_seeds(len(prompt_ids), self.settings.answers_per_thought, self.settings.antithetic)
         drawn = self._think_and_answer([list(ids) for ids in unique], rows, seeds)
-        self.work.rollouts["noise_seeds"] = seeds.to(self.accelerator.device)
+        device = self.accelerator.device
+        self.work.rollouts |= {"noise_seeds": seeds.to(device), "questions": rows.to(device)}
         if self.settings.estimator.uses_density:
             self.work.rollouts["latents"] = drawn.latents.float()
+        if self.decisions:
+            self.work.num_latents = drawn.num_latents.tolist()
+            self.work.rollouts["stop_logps"] = drawn.stop_logps
+            latent_id = self.reasoner.config.token_ids[1]
+            replace_prompts(prompt_ids, shortened(prompt_ids, self.work.num_latents, latent_id))
         logprobs = [row[: len(ids)] for row, ids in zip(drawn.logprobs.tolist(), drawn.token_ids, strict=True)]
         return drawn.token_ids, logprobs
 
@@ -158,8 +155,9 @@ class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
             rows: (B,) prompt of each rollout.
         """
         sampling = SamplingParams(
-            self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p
-        )
+            self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p,
+            draws_stops=self.decisions > 0,
+        )  # fmt: skip
         unwrapped = unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         )
@@ -177,6 +175,8 @@ class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
         return drawn
 
     def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if self.work.num_latents is not None:
+            inputs = [{**row, "num_latents": n} for row, n in zip(inputs, self.work.num_latents, strict=True)]
         with self.clock.part("reward"):
             rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # (rollouts of all processes, functions)
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
@@ -195,19 +195,30 @@ class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
         loss: Any = 0.0
         state_values = None
         for share, latents_act in self.settings.estimator.parts():
-            rollouts = (
-                with_latents(inputs, self._latent_mask(inputs, inputs["latents"].size(1))) if latents_act else inputs
-            )
-            with self.working(Work(rollouts, latents_act)) as work:
+            rollouts = self._with_actions(inputs, latents_act)
+            others = rollouts["completion_ids"].size(1) - inputs["completion_ids"].size(1)
+            with self.working(Work(rollouts, latents_act, others)) as work:
                 loss = loss + share * super()._compute_loss(model, rollouts)
             state_values = work.state_values
             if not latents_act:
-                self.watched.add_all(ratio_metrics(work.logps, inputs))
+                self.watched.add_all(ratio_metrics(work.logps, inputs, work.stop_logps))
                 if work.supervision_loss is not None:
                     loss = loss + self._labelled(work.supervision_loss)
-            elif self.beta != 0.0:
+            if others and self.beta != 0.0:
                 self._undilute_kl(rollouts, inputs)
         return loss, state_values
+
+    def _with_actions(self, rollouts: dict[str, Any], latents_act: bool) -> dict[str, Any]:
+        """TRL's batch with the actions that are no tokens behind those that are, as `Work.others` has them."""
+        if latents_act:
+            rollouts = with_actions(rollouts, self._latent_mask(rollouts, rollouts["latents"].size(1)), "latent")
+        if self.decisions:
+            config = self.reasoner.config
+            rollouts = with_actions(rollouts, stop_mask(rollouts, config.token_ids[1], config.num_latents), "stop")
+        return rollouts
+
+    def _latent_mask(self, rollouts: dict[str, Any], most_latents: int) -> Tensor:
+        return latent_mask(rollouts, self.reasoner.config.token_ids[1], most_latents)
 
     def _labelled(self, mean: Tensor) -> Tensor:
         """The weighted loss of the labels on latents, for one accumulated micro-batch."""
@@ -216,68 +227,10 @@ class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
         return self.step_labels.weight * mean / self.current_gradient_accumulation_steps
 
     def _undilute_kl(self, extended: dict[str, Any], inputs: dict[str, Any]) -> None:
-        """Makes the mean KL that TRL has just logged one over tokens: latents counted as tokens without KL in it."""
+        """Makes the mean KL that TRL has just logged one over tokens: other actions counted in it, without any KL."""
         counts = torch.stack([part["completion_mask"].sum() for part in (extended, inputs)]).float()
         actions, tokens = self.accelerator.reduce(counts, "sum").tolist()
         logged_metric(self, "kl")[-1] *= actions / max(tokens, 1.0)
-
-    def _latent_mask(self, rollouts: dict[str, Any], most_latents: int) -> Tensor:
-        return latent_mask(rollouts, self.reasoner.config.token_ids[1], most_latents)
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        *_: Any,
-        **__: Any,
-    ) -> tuple[Tensor, Tensor | None, None]:
-        """Log-probs and entropies (B, A) of the answer tokens in nats, at the rollout temperature.
-
-        Where latents act, their log-densities follow, (B, A + L), with the mean entropy of the tokens.
-        """
-        if self.work.latents_act:
-            found = self._density_logps(model, input_ids, attention_mask, logits_to_keep)
-            return found.logps, found.entropies, None
-        answers = Answers(input_ids, attention_mask, logits_to_keep)
-        parts = list(torch.arange(len(input_ids)).split(batch_size or len(input_ids)))
-        replays = [self._replayed_logps(model, answers, part) for part in parts]
-        logps = torch.cat([one.logps for one in replays])
-        self.work.logps, self.work.state_values = logps.detach(), replays[-1].state_values
-        self.work.supervision_loss = replays[-1].supervision_loss
-        entropies = torch.cat([one.entropies for one in replays])
-        return logps, entropies if compute_entropy else None, None
-
-    def _replayed_logps(self, model: Any, answers: Answers, part: Tensor) -> ActionLogps:
-        """Log-probs of some rollouts (B',), whose latents are made again from their seeds."""
-        seeds = self.work.rollouts["noise_seeds"]
-        assert len(seeds) == len(answers.ids)
-        draw = Draw(self.noise, seeds[part]) if self.noise is not None else None
-        some, labels = answers.select(part), self.work.rollouts.get("slot_labels")
-        if labels is not None:
-            labels = at_placeholders(labels[part], some.ids, self.reasoner.config.token_ids[1])
-        with self.replaying(some, torch.is_grad_enabled()):
-            return replayed_logps(model, some, draw, self.temperature, self.reasoner.config.token_ids, labels)
-
-    def _density_logps(self, model: Any, input_ids: Tensor, attention_mask: Tensor, actions: int) -> ActionLogps:
-        """Log-probs of answers and latents. The columns of the latents are the last of `actions`."""
-        assert self.noise is not None
-        rollouts = self.work.rollouts
-        count = rollouts["latents"].size(1)
-        answers = Answers(input_ids[:, :-count], attention_mask[:, :-count], actions - count)
-        given = Given(rollouts["latents"], self.noise, rollouts.get("latent_rms"))
-        special = self.reasoner.config.token_ids
-        with self.replaying(answers, torch.is_grad_enabled()):
-            found = density_logps(model, self.settings.estimator, answers, given, self.temperature, special)
-        if "ref_per_token_logps" in rollouts:
-            # The KL estimate of TRL is a ratio, which densities of many dimensions blow up. Equal to the policy's own,
-            # they add neither value nor gradient: the KL is that of the answers.
-            rollouts["ref_per_token_logps"][:, actions - count :] = found.logps[:, actions - count :].detach()
-        self.work.state_values = found.state_values
-        return found
 
     def _mine(self, values: Tensor) -> Tensor:
         """The rows of this process among the rollouts (P, G) of all."""

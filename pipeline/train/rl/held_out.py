@@ -96,12 +96,14 @@ class HeldOutCallback(TrainerCallback):
         if section.num_latents and THOUGHT_SOURCES[section.thought_source].is_recurrent:
             # A process without problems must give the same names as the others.
             latents = torch.cat([sample.latents for sample in greedy]) if greedy else torch.empty(0, 0, 0)
-            having, donated = self._swapped(latents, section.num_latents)
+            having, donated = self._swapped(latents, [sample.num_latents[0] for sample in greedy])
             for name, some, given in (("swap", having, donated), ("zero", problems, torch.zeros_like(latents))):
                 answered = self._answered(reasoner, some, given)
                 right[name] = self._judged(some, answered).mean(1).tolist()
         if is_legible(reasoner):
-            text, legibility = read_thoughts(reasoner, problems, self.writer)
+            text, legibility = read_thoughts(
+                reasoner, problems, self.writer, [sample.num_latents[0] for sample in greedy]
+            )
             right |= legibility
             right["as_text"] = self._judged(problems, self._answered(reasoner, problems, text)).mean(1).tolist()
         samples = self._judged(problems, drawn)
@@ -117,23 +119,25 @@ class HeldOutCallback(TrainerCallback):
             **self.settings.at_once,
         )
 
-    def _swapped(self, latents: Tensor, count: int) -> tuple[list[Problem], Tensor]:
-        """Problems of this process with a donor, and the latents (R, L, d) of the donors, which have other answers.
+    def _swapped(self, latents: Tensor, counts: list[int]) -> tuple[list[Problem], Tensor]:
+        """Problems of this process with a donor, and the latents (R, L, d) of the donors, which have other answers and
+        thought as long.
 
         Donors are drawn among the problems of all processes, so that the number of processes changes nothing.
 
         Args:
             latents: (P, L, d) of the problems that this process was given.
-            count: Latents L of every thought.
+            counts: Latents of each of their thoughts.
         """
         state = PartialState()
-        every: dict[int, Tensor] = {}
-        for rank, found in enumerate(gather_object([latents.cpu()])):
+        every: dict[int, tuple[Tensor, int]] = {}
+        for rank, found in enumerate(gather_object([list(zip(latents.cpu(), counts, strict=True))])):
             every |= dict(zip(range(rank, len(self.problems), state.num_processes), found, strict=True))
         answers = [problem.answer for problem in self.problems]
-        rows, donors = (places.tolist() for places in derange(answers, [count] * len(answers), seed=0))
+        lengths = [every[place][1] for place in range(len(answers))]
+        rows, donors = (places.tolist() for places in derange(answers, lengths, seed=0))
         mine = range(state.process_index, len(rows), state.num_processes)
-        given = [every[donors[place]] for place in mine]
+        given = [every[donors[place]][0] for place in mine]
         return [self.problems[rows[place]] for place in mine], torch.stack(given).to(latents) if given else latents[:0]
 
     def _judged(self, problems: Sequence[Problem], samples: Sequence[Samples]) -> np.ndarray:

@@ -22,15 +22,19 @@ def is_legible(reasoner: Reasoner) -> bool:
 
 
 def read_thoughts(
-    reasoner: Reasoner, problems: Sequence[Problem], writer: Reasoner | None = None
+    reasoner: Reasoner,
+    problems: Sequence[Problem],
+    writer: Reasoner | None = None,
+    num_latents: Sequence[int] | None = None,
 ) -> tuple[Tensor, dict[str, list[float]]]:
     """Reads the thoughts that a model has without noise.
 
     Args:
         writer: A model trained on text steps, to judge what is read by.
+        num_latents: Latents of each thought, where a stop head ends them; None: as many as the model was trained for.
 
     Returns:
-        What is read as inputs in place of the latents (P, L, d), and for each problem
+        What is read as inputs in place of the latents (P, L, d), zero beyond a thought's end, and for each problem
 
         - `legibility`: mean probability of the tokens that are read,
         - `gold_logprob`: mean log-prob in nats of the tokens of its steps, of problems that have steps,
@@ -39,17 +43,21 @@ def read_thoughts(
     if not problems:  # as on a process that has none left
         names = ("legibility", "gold_logprob", *(["text_logprob"] if writer else []))
         return torch.empty(0, 0, 0), {name: [] for name in names}
-    prompts = [reasoner.prompt_ids(problem.question) for problem in problems]
+    lengths = [reasoner.config.num_latents] * len(problems) if num_latents is None else num_latents
+    prompts = [reasoner.prompt_ids(problem.question, n) for problem, n in zip(problems, lengths, strict=True)]
     labels = _labels(reasoner, problems)
+    is_made = torch.arange(labels.size(1))[None] < torch.tensor(lengths)[:, None]  # (P, L)
+    labels = labels.masked_fill(~is_made, IGNORE)
     readout = read_latents(reasoner, prompts, labels=labels)
     sure = readout.probabilities[-1, :, :, 0].sum(1) / readout.counts
     tokens = readout.tokens[-1, :, :, 0]
     found = {"legibility": sure.tolist(), "gold_logprob": _means(readout, labels)}
     if writer is not None:
         width = reasoner.config.latents_per_step
-        chains = [[token for block in said_blocks(reasoner, row, width) for token in block] for row in tokens.tolist()]
+        thoughts = [row[:n] for row, n in zip(tokens.tolist(), lengths, strict=True)]
+        chains = [[token for block in said_blocks(reasoner, row, width) for token in block] for row in thoughts]
         found["text_logprob"] = [value for value in chain_logprobs(writer, problems, chains) if value is not None]
-    return text_as_latents(reasoner, tokens), found
+    return text_as_latents(reasoner, tokens) * is_made[..., None], found
 
 
 def _labels(reasoner: Reasoner, problems: Sequence[Problem]) -> Tensor:

@@ -26,7 +26,8 @@ class MeasuredTrainer(TimedTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._gradients = LatentGradients(self.reasoner.config.num_latents)
-        self._latents: Tensor | None = None  # (B, L, d) of the latest rollouts, until the log
+        # (B, L, d) of the latest rollouts, and (B,) how many each has where they differ, until the log
+        self._latents: tuple[Tensor | None, Tensor | None] = None, None
         super().__init__(*args, **kwargs)
         self.reasoner.model.latent_watch = self._gradients
 
@@ -47,14 +48,17 @@ class MeasuredTrainer(TimedTrainer):
         self.watched.add_all(thought_metrics(drawn, rows, self.reasoner.config.embedding_rms))
         if self.noise is not None and self.noise.moves_first_latent(policy) and latents:
             # Over the pairs of all processes, of which one may hold a single rollout of each question.
-            self.watched.add("latent/cosine", *cosine_sums(drawn.latents, rows))
-        self._latents = drawn.latents
-        seeds = drawn.seeds.tolist() if self.noise is not None else [0] * len(rows)
-        thoughts = len(set(zip(rows.tolist(), seeds, strict=True)))
-        answers, asked = sum(map(len, drawn.token_ids)), sum(map(len, prompts)) - len(prompts) * latents
-        self.clock.count(tokens=answers, latents=thoughts * latents, rollouts=len(rows))
+            self.watched.add("latent/cosine", *cosine_sums(drawn.latents, rows, drawn.num_latents))
+        stops = drawn.stop_logps is not None
+        self._latents = drawn.latents, drawn.num_latents if stops else None
+        seeds = drawn.seeds.tolist() if self.noise is not None or stops else [0] * len(rows)
+        made = drawn.num_latents.tolist() if stops else [latents] * len(rows)
+        thought = sum(dict(zip(zip(rows.tolist(), seeds, strict=True), made, strict=True)).values())
+        answers = sum(map(len, drawn.token_ids))
+        asked = sum(len(ids) - (ids.count(self.latent_id) if latents else 0) for ids in prompts)
+        self.clock.count(tokens=answers, latents=thought, rollouts=len(rows))
         fed = answers - len(rows)  # the last token of an answer is drawn and not fed
-        self.count_flops(asked + fed, thoughts * latents, answers, backward=False)
+        self.count_flops(asked + fed, thought, answers, backward=False)
 
     @contextmanager
     def replaying(self, answers: Answers, backward: bool) -> Iterator[None]:
@@ -68,8 +72,8 @@ class MeasuredTrainer(TimedTrainer):
         if "loss" in logs:
             for name, sums in self._gradients.take().items():
                 self.watched.add(name, *sums)
-            self.watched.add_all(spread_metrics(self._latents))
-            self._latents = None
+            self.watched.add_all(spread_metrics(*self._latents))
+            self._latents = None, None
         super().log(logs, start_time)
 
 

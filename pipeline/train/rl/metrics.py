@@ -26,8 +26,13 @@ def thought_metrics(drawn: Generated, rows: Tensor, embedding_rms: float) -> dic
     """
     answers = [tuple(ids) for ids in drawn.token_ids]
     found: dict[str, Number] = {"rollout/distinct": len(set(zip(rows.tolist(), answers, strict=True))) / len(answers)}
-    if drawn.latents.size(1):
-        found["latent/rms"] = drawn.latents.float().pow(2).mean().sqrt() / embedding_rms
+    latents, made = drawn.latents.float(), drawn.num_latents
+    if latents.size(1):
+        found["latent/rms"] = (latents.pow(2).sum() / (made.sum() * latents.size(2))).sqrt() / embedding_rms
+    if drawn.stop_logps is not None:
+        most = drawn.stop_logps.size(1) + 1
+        found["rollout/num_latents"] = made.float().mean()
+        found["rollout/most_latents"] = (made == most).float().mean()
     return found
 
 
@@ -55,33 +60,39 @@ def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int)
     return metrics
 
 
-def replay_metrics(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, Number]:
+def replay_metrics(logps: Tensor, inputs: Mapping[str, Any], stop_logps: Tensor | None = None) -> dict[str, Number]:
     """How far log-probs as sampled and as recomputed under the same weights are apart: sampler against trainer.
 
     With d = log p_sampler - log p_trainer of an answer token that the sampler drew, in nats: `rollout/replay_gap` is
     the largest |d|; `rollout/kl_k1`, the mean of d, and `rollout/kl_k2`, the mean of d² / 2, estimate
     KL(sampler || trainer) a token (Schulman, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html).
+    The largest |d| is also over the decisions of a stop head.
 
     Args:
         logps: (B, A) as recomputed.
-        inputs: TRL's batch, of which `sampling_per_token_logps` and `completion_mask` (B, A) are read. Without a token
-            in it all are 0.
+        inputs: TRL's batch, of which `sampling_per_token_logps` and `completion_mask` (B, A), and `stop_logps`
+            (B, L - 1) where decisions were drawn, are read. Without a token in it all are 0.
+        stop_logps: (B, L - 1) of the decisions, as recomputed.
     """
     is_answer = inputs["completion_mask"].bool()
     count = is_answer.sum().clamp_min(1)
     difference = torch.where(is_answer, inputs["sampling_per_token_logps"] - logps, 0.0)
+    gaps = [difference] if stop_logps is None else [difference, inputs["stop_logps"] - stop_logps]
+    largest = [gap.abs().max() for gap in gaps if gap.numel()]
     return {
-        "rollout/replay_gap": difference.abs().max() if difference.numel() else 0.0,
+        "rollout/replay_gap": torch.stack(largest).max() if largest else 0.0,
         "rollout/kl_k1": difference.sum() / count,
         "rollout/kl_k2": difference.pow(2).sum() / (2 * count),
     }
 
 
-def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, Number]:
+def ratio_metrics(
+    logps: Tensor | None, inputs: Mapping[str, Any], stop_logps: Tensor | None = None
+) -> dict[str, Number]:
     """Standard deviation of the importance ratios of answer tokens. On-policy it is 0; the replay is measured then."""
     assert logps is not None
     if "old_per_token_logps" not in inputs:
-        return {"ratio/sd": 0.0, **replay_metrics(logps, inputs)}
+        return {"ratio/sd": 0.0, **replay_metrics(logps, inputs, stop_logps)}
     is_answer = inputs["completion_mask"].bool()
     count = is_answer.sum().clamp_min(1)
     ratios = torch.where(is_answer, (logps - inputs["old_per_token_logps"]).exp(), 0.0)
@@ -124,8 +135,16 @@ class LatentGradients:
         return {f"latent/gradient_{place + 1}": (sums[0, place], sums[1, place]) for place in range(self.places)}
 
 
-def spread_metrics(latents: Tensor | None) -> dict[str, Number]:
-    """The effective rank of the latents (B, L, d) of one draw; nothing without latents."""
+def spread_metrics(latents: Tensor | None, num_latents: Tensor | None = None) -> dict[str, Number]:
+    """The effective rank of the latents (B, L, d) of one draw, averaged over places; nothing without latents.
+
+    Args:
+        num_latents: (B,) latents of each thought, where they differ: a place is that of the thoughts that have it.
+    """
     if latents is None or latents.size(1) == 0:
         return {}
-    return {"latent/effective_rank": effective_ranks(latents).mean()}
+    if num_latents is None:
+        return {"latent/effective_rank": effective_ranks(latents).mean()}
+    places = range(int(num_latents.max()))
+    ranks = [effective_ranks(latents[num_latents > place, place : place + 1]) for place in places]
+    return {"latent/effective_rank": torch.cat(ranks).mean()}

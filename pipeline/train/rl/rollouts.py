@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...latent.config import LatentConfig
 from ...latent.noise import Noise
 from ...latent.sampling.budget import Budget
+from ...latent.thoughts import THOUGHT_SOURCES
 from .estimators import REPLAY, Estimator, EstimatorError
 
 ROLLOUTS = Budget(key="rl.rollout_batch_tokens")
@@ -36,6 +38,12 @@ class RolloutSettings:
     max_at: int | None = None
     equal_groups: Literal["keep", "drop", "resample"] = "keep"
     budget: Budget = ROLLOUTS
+
+
+def decisions_of(config: LatentConfig) -> int:
+    """Decisions of the stop head in the longest thought, one after each latent but the last; 0 without a stop head."""
+    stops = config.stop_head and THOUGHT_SOURCES[config.thought_source].is_recurrent
+    return max(config.num_latents - 1, 0) if stops else 0
 
 
 def check_rollouts(rollouts: int, answers: int, antithetic: bool) -> int:

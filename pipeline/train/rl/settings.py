@@ -22,8 +22,8 @@ from ..trainer_config import trainer_config
 from .estimators import Estimator, EstimatorError, check_estimator, parse_estimator
 from .rollouts import ROLLOUTS, RolloutSettings, check_rollouts
 
-# Fields of GRPOConfig, and the values with which latents may be actions beside tokens. The first is the default.
-FIT_DENSITY: dict[str, tuple[Any, ...]] = {
+# Fields of GRPOConfig, and the values with which there may be actions beside tokens. The first is the default.
+FIT_ACTIONS: dict[str, tuple[Any, ...]] = {
     "importance_sampling_level": ("token",),
     "top_entropy_quantile": (1.0,),
     "off_policy_mask_threshold": (None,),
@@ -93,6 +93,40 @@ def _check_step_tokens(recipe: Recipe, section: RLSection, estimator: Estimator)
         )
 
 
+def check_stops(section: RLSection) -> None:
+    """Makes sure that the decisions of a stop head can be actions of rollouts.
+
+    Raises:
+        RecipeError: PPO.
+        EstimatorError: Options that take every action for a token, or give no unbiased credit to a thought.
+    """
+    if section.algorithm == "ppo":
+        raise RecipeError(
+            "rl.algorithm=ppo does not train a stop head: its critic gives values to latents and tokens, and a "
+            "decision to stop is neither. Set rl.algorithm=grpo, or train without latent.stop_head."
+        )
+    _check_actions(section, "latent.stop_head", "decisions to stop")
+
+
+def _check_actions(section: RLSection, what: str, actions: str) -> None:
+    """Makes sure that options fit actions that are no tokens, and that the answers of a thought share.
+
+    Args:
+        what: Has these actions.
+    """
+    for key, fits in FIT_ACTIONS.items():
+        if section.trainer.get(key, fits[0]) not in fits:
+            raise EstimatorError(
+                f"rl.trainer.{key}={section.trainer[key]} does not fit {what}, whose {actions} are no tokens. Take one "
+                f"of {list(fits)}."
+            )
+    if section.max_at is not None and section.answers_per_thought > 1:
+        raise EstimatorError(
+            f"rl.max_at with answers_per_thought={section.answers_per_thought} is not known to be unbiased for {what}. "
+            "Set one of the two to its default."
+        )
+
+
 def rollout_settings(recipe: Recipe) -> RolloutSettings:
     """How the rollouts of a recipe are drawn and credited.
 
@@ -103,6 +137,8 @@ def rollout_settings(recipe: Recipe) -> RolloutSettings:
     assert section is not None
     noise, estimator = parse_noise(section.noise), parse_estimator(section.estimator)
     check_estimator(estimator, noise, recipe.latent.mode)
+    if recipe.latent.stop_head:
+        check_stops(section)
     _check_step_tokens(recipe, section, estimator)
     trainer = section.trainer
     group = trainer.get("num_generations", GRPOConfig.num_generations)
@@ -112,24 +148,15 @@ def rollout_settings(recipe: Recipe) -> RolloutSettings:
             f"rl.trainer.num_generations={group} must be a multiple of {thoughts} (answers_per_thought, twice that if "
             "antithetic)."
         )
-    if noise is None and (section.antithetic or section.answers_per_thought > 1):
+    shares = section.answers_per_thought > 1 and not recipe.latent.stop_head  # which makes thoughts differ in length
+    if noise is None and (section.antithetic or shares):
         raise EstimatorError(
             "Without rl.noise all thoughts of a question are equal. Remove rl.antithetic and rl.answers_per_thought."
         )
     if section.max_at is not None and not 1 <= section.max_at < group:
         raise EstimatorError(f"rl.max_at={section.max_at} must lie between 1 and {group - 1}, below num_generations.")
     if estimator.uses_density:
-        for key, fits in FIT_DENSITY.items():
-            if trainer.get(key, fits[0]) not in fits:
-                raise EstimatorError(
-                    f"rl.trainer.{key}={trainer[key]} does not fit the estimator {estimator.name}, whose latents are "
-                    f"no tokens. Take one of {list(fits)}."
-                )
-        if section.max_at is not None and section.answers_per_thought > 1:
-            raise EstimatorError(
-                f"rl.max_at with answers_per_thought={section.answers_per_thought} is not known to be unbiased for the "
-                f"estimator {estimator.name}. Set one of the two to its default."
-            )
+        _check_actions(section, f"the estimator {estimator.name}", "latents")
     return RolloutSettings(
         noise,
         estimator,

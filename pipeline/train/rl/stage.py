@@ -31,7 +31,7 @@ from .held_out import HeldOutCallback
 from .legibility import is_legible
 from .ppo import Critic, LatentPPOTrainer
 from .rollouts import RolloutSettings
-from .settings import RowCollator, grpo_args, rl_rows, rollout_settings
+from .settings import RowCollator, check_stops, grpo_args, rl_rows, rollout_settings
 from .step_labels import StepLabels
 from .trainable import train_only, weights_that_train
 
@@ -54,11 +54,9 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     if reasoner.config.supervision != "step_tokens":
         # Its module is left behind here, and the checkpoint must not promise it.
         reasoner.model.set_latent_config(supervision="none", supervision_options={})
-    if reasoner.config.stop_head:
-        raise RecipeError(
-            f"rl replays a fixed number of latents, and {base} was trained to stop by itself (stop_head)."
-        )
     # A checkpoint from elsewhere may differ from the latent section of the recipe.
+    if reasoner.config.stop_head:
+        check_stops(section)
     check_estimator(settings.estimator, settings.noise, reasoner.config.mode)
     check_fits("rl.noise", settings.noise, reasoner.config.thought_source)
     latents = reasoner.config.num_latents

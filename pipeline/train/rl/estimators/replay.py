@@ -46,4 +46,6 @@ def replayed_logps(
         supervision_inputs={"slot_labels": slot_labels} if slot_labels is not None else None,
     )
     logps, entropies = answer_logps(output.logps, output.entropies, answers)
-    return ActionLogps(logps, entropies, output.get("state_values"), output.get("supervision_loss"))
+    return ActionLogps(
+        logps, entropies, output.get("state_values"), output.get("supervision_loss"), output.get("stop_logps")
+    )

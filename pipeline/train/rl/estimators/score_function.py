@@ -30,8 +30,6 @@ def density_logps(
 ) -> ActionLogps:
     """Log-probs (B, A + L) of answer tokens, then weighted log-densities of the latents.
 
-    The entropy of a latent is set to the mean entropy of the answer tokens.
-
     Args:
         special: Token ids of the latent tokens, which are never sampled.
     """
@@ -45,12 +43,8 @@ def density_logps(
     )
     logps, entropies = answer_logps(output.logps, output.entropies, answers)
     densities = estimator.weigh(output.latent_logps, given.latents.size(-1))
-    mean = entropies.sum() / answers.mask[:, -answers.width :].sum().clamp_min(1)
-    return ActionLogps(
-        torch.cat([logps, densities], 1),
-        torch.cat([entropies, mean.expand_as(densities)], 1),
-        output.get("state_values"),
-    )
+    found = ActionLogps(logps, entropies, output.get("state_values"), stop_logps=output.get("stop_logps"))
+    return found.beside(densities, answers)
 
 
 @torch.no_grad()
