@@ -12,7 +12,7 @@ from torch import Tensor
 class Work:
     """The work that one call of TRL does through our hooks.
 
-    TRL calls hooks from inside its own methods and gives them no argument for this. `LatentGRPOTrainer.working` opens a
+    TRL calls hooks from inside its own methods and gives them no argument for this. `LatentTrainer.working` opens a
     Work around each such call and closes it afterwards, so nothing here outlives the call. There are three kinds of
     calls: drawing rollouts (`_draw`), computing one part of the loss (`policy_loss`), and asking for log-probs under
     the weights that drew the rollouts (`LatentPPOTrainer._as_drawn`).

@@ -29,7 +29,7 @@ from ...latent.batch import Given
 from ...latent.geometry import cosine_sums
 from ...latent.noise.values import share_bases
 from ...latent.sampling.generate import Generated, SamplingParams, generate
-from ...system.compat import logged_metric, rollout_tokenizer, shuffling_by
+from ...system.compat import logged_metric, replace_prompts, rollout_tokenizer, shuffling_by
 from ..lora import inner_model
 from .actions import latent_mask, shortened, stop_mask, with_actions
 from .advantages import max_at_k_advantages, thought_advantages
@@ -147,8 +147,8 @@ class LatentGRPOTrainer(LatentTrainer):
         if self.decisions:
             self.work.num_latents = drawn.num_latents.tolist()
             self.work.rollouts["stop_logps"] = drawn.stop_logps
-            # TRL takes this list for the rollouts' prompts. They hold as many placeholders as latents were made.
-            prompt_ids[:] = shortened(prompt_ids, self.work.num_latents, self.reasoner.config.token_ids[1])
+            latent_id = self.reasoner.config.token_ids[1]
+            replace_prompts(prompt_ids, shortened(prompt_ids, self.work.num_latents, latent_id))
         logprobs = [row[: len(ids)] for row, ids in zip(drawn.logprobs.tolist(), drawn.token_ids, strict=True)]
         return drawn.token_ids, logprobs
 

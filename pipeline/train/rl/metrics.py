@@ -1,6 +1,6 @@
 """What is measured of rollouts while RL runs. Every name is explained in docs/metrics.md.
 
-`LatentGRPOTrainer._observe` logs what these functions return; it is called where rollouts are drawn, where the loss is
+`LatentTrainer._observe` logs what these functions return; it is called where rollouts are drawn, where the loss is
 computed, and before each log.
 """
 
