@@ -16,6 +16,7 @@ from trl import GRPOTrainer
 
 from neuralese.pipeline.system import compat
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.rl.latent_trainer import LatentTrainer
 from neuralese.pipeline.train.timed_trainer import TimedTrainer
 
 SMALL = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=16, vocab_size=20)
@@ -48,11 +49,27 @@ def test_a_hook_of_transformers_takes_what_ours_gives_on(name):
 
 
 def test_every_hook_of_ours_is_listed():
-    ours = {name for name, value in vars(LatentGRPOTrainer).items() if inspect.isfunction(value)}
+    members = vars(LatentTrainer) | vars(LatentGRPOTrainer)
+    ours = {name for name, value in members.items() if inspect.isfunction(value)}
     overridden = {name for name in ours if name.startswith("_") and hasattr(GRPOTrainer, name)} - {"__init__"}
     assert overridden == set(compat.GRPO_HOOKS)
     private = {name for name, value in vars(TimedTrainer).items() if inspect.isfunction(value) and name[0] == "_"}
     assert private - {"__init__"} == {name for name in compat.TRAINER_HOOKS if name[0] == "_"}
+
+
+def test_trl_takes_prompts_that_were_put_in_place_of_its_own(reasoner, problems, tmp_path, monkeypatch):
+    original, shorter = LatentGRPOTrainer._generate_single_turn, []
+
+    def cut(self, prompt_ids, *args):
+        found = original(self, prompt_ids, *args)
+        shorter.extend(ids[: 3 + place % 2] for place, ids in enumerate(prompt_ids))
+        compat.replace_prompts(prompt_ids, shorter)
+        return found
+
+    monkeypatch.setattr(LatentGRPOTrainer, "_generate_single_turn", cut)
+    inputs = rollouts(make_trainer(reasoner, problems, tmp_path))
+    taken = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["prompt_ids"], inputs["prompt_mask"], strict=True)]
+    assert sorted(taken) == sorted(shorter) and inputs["prompt_ids"].size(1) == 4
 
 
 def test_trl_keeps_metrics_completions_and_its_tokenizer_where_they_are_looked_for(reasoner, problems, tmp_path):

@@ -23,7 +23,7 @@ from trl.trainer import grpo_trainer
 # Releases that the private parts were checked with.
 CHECKED = {"torch": "2.13", "transformers": "5.23", "trl": "1.16", "accelerate": "1.15", "deepspeed": "0.19"}
 
-# TRL: methods of GRPOTrainer that LatentGRPOTrainer overrides, with the arguments that it counts on.
+# TRL: methods of GRPOTrainer that LatentTrainer and LatentGRPOTrainer override, with the arguments that they count on.
 GRPO_HOOKS = {
     "_tokenize_prompts": ("prompts",),
     "_generate_single_turn": ("prompt_ids",),
@@ -54,6 +54,14 @@ def shuffling_by(shuffle: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterato
         yield
     finally:
         grpo_trainer.shuffle_sequence_dict = theirs
+
+
+def replace_prompts(prompt_ids: list[list[int]], others: Sequence[list[int]]) -> None:
+    """TRL: gives rollouts other prompts, in the list of prompts that it handed to `_generate_single_turn`.
+
+    It takes that list, as it stands afterwards, for the prompts of the batch.
+    """
+    prompt_ids[:] = others
 
 
 def logged_metric(trainer: Any, name: str) -> list[float]:
