@@ -17,6 +17,7 @@ from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
 from neuralese.pipeline.train.rl.logps import answers_of
 from neuralese.pipeline.train.rl.rollouts import RolloutSettings
 from neuralese.pipeline.train.rl.settings import rl_rows
+from neuralese.pipeline.train.watched import means
 
 G = 4
 
@@ -24,6 +25,11 @@ G = 4
 def first_token_reward(prompts, completions, **columns):
     """Differs between samples of a random model, whatever they say."""
     return [float(len(completion) % 3) for completion in completions]
+
+
+def watched(trainer):
+    """The means of what a trainer of one process has watched since the last call."""
+    return means({key: [float(value)] for key, value in trainer.watched.take().items()})
 
 
 def make_trainer(reasoner, problems, tmp_path, noise="gaussian:0.4", reward=first_token_reward, how=None, **options):

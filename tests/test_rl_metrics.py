@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_grpo import make_trainer, rollouts
+from test_grpo import make_trainer, rollouts, watched
 from test_ppo import make_ppo
 from transformers import TrainerControl, TrainerState
 
@@ -18,7 +18,6 @@ from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback
 from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.logps import answers_of
 from neuralese.pipeline.train.rl.metrics import replay_metrics, reward_metrics, spread_metrics, thought_metrics
-from neuralese.pipeline.train.watched import means
 
 
 def drawn(latents, answers):
@@ -96,7 +95,7 @@ def test_the_kl_is_that_of_the_rollouts_and_shows_another_trainer(reasoner, prob
     inputs = rollouts(trainer)
     trainer.current_gradient_accumulation_steps = 1
     trainer.compute_loss(trainer.model, inputs)
-    logged = means({key: [float(value)] for key, value in trainer.watched.take().items()})
+    logged = watched(trainer)
     assert abs(logged["rollout/kl_k1"]) < 1e-5 and 0 <= logged["rollout/kl_k2"] < 1e-8
     with torch.no_grad():
         trainer.model.transformer.wpe.weight.mul_(1.3)

@@ -24,6 +24,7 @@ from neuralese.pipeline.latent.sampling.generate import SamplingParams
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.scoring.sampling_setting import Setting
 from neuralese.pipeline.system import memory
+from neuralese.pipeline.system.activity import begin
 from neuralese.pipeline.train.rl.rollouts import ROLLOUTS
 
 QUESTIONS = ["3 + 4 * 2 - 1 =", "6 - 5 =", "1 * 2 + 3 + 4 =", "2 + 2 * 6 ="]
@@ -317,6 +318,7 @@ def failing(monkeypatch, error):
 @pytest.mark.parametrize("error", LACKS.values(), ids=LACKS)
 def test_too_little_memory_names_the_key_and_its_value(make, monkeypatch, error):
     reasoner = make(num_latents=3)
+    begin()  # no run of this process is there to be gone on with
     failing(monkeypatch, error)
     with pytest.raises(BudgetError) as raised:
         drawn(reasoner, None, 100, key="rl.rollout_batch_tokens")

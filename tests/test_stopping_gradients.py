@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference import latent_inputs, logits_of, stop_decisions
 from test_estimators import naive_score
-from test_grpo import G, make_trainer, rollouts
+from test_grpo import G, make_trainer, rollouts, watched
 from test_stopping import MOST, constant_head, cost, mixed_reward, stopping
 
 from neuralese.pipeline.latent import parse_noise
@@ -118,11 +118,15 @@ def test_stop_actions_do_not_count_as_tokens_and_have_no_kl(make, problems, tmp_
     trainer.current_gradient_accumulation_steps = 1
     with torch.no_grad():
         trainer.model.transformer.wpe.weight.mul_(1.3)
-    trainer.compute_loss(trainer.model, inputs)
-    with_head = {name: trainer._metrics["train"][name][-1] for name in ("kl", "entropy", "ratio/sd")}
-    trainer.decisions = 0
-    trainer.compute_loss(trainer.model, inputs)
-    assert with_head == pytest.approx({name: trainer._metrics["train"][name][-1] for name in with_head}, rel=1e-5)
+    found = []
+    for _ in range(2):  # with the stop head's actions, and without
+        trainer.watched.take()
+        trainer.compute_loss(trainer.model, inputs)
+        found.append({name: trainer._metrics["train"][name][-1] for name in ("kl", "entropy")})
+        found[-1]["ratio/sd"] = watched(trainer)["ratio/sd"]
+        trainer.decisions = 0
+    with_head, without = found
+    assert with_head == pytest.approx(without, rel=1e-5)
     assert with_head["kl"] > 1e-3
 
 
@@ -130,7 +134,7 @@ def test_later_inner_steps_start_from_the_decisions_as_drawn(make, problems, tmp
     trainer = make_trainer(stopping(make), problems, tmp_path, reward=mixed_reward, num_iterations=2)
     inputs = rollouts(trainer)
     assert torch.allclose(inputs["old_stop_logps"], inputs["stop_logps"], atol=1e-5) and inputs["stop_logps"].any()
-    assert trainer._metrics["train"]["rollout/replay_gap"][-1] < 1e-4
+    assert watched(trainer)["rollout/replay_gap"] < 1e-4
     trainer.current_gradient_accumulation_steps = 1
     trainer.compute_loss(trainer.model, inputs)
     assert trainer._metrics["train"]["clip_ratio/region_mean"][-1] == 0
