@@ -141,7 +141,7 @@ def test_later_inner_steps_start_from_the_decisions_as_drawn(make, problems, tmp
     with torch.no_grad():
         trainer.model.stop_head.bias.add_(3.0)  # the tokens stay as they were
     trainer.compute_loss(trainer.model, inputs)
-    assert trainer._metrics["train"]["ratio/sd"][-1] < 1e-5
+    assert watched(trainer)["ratio/sd"] < 1e-5
     assert trainer._metrics["train"]["clip_ratio/region_mean"][-1] > 0.05
 
 
