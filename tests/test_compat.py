@@ -11,11 +11,12 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import ROOT
 from test_grpo import make_trainer, rollouts
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig, Trainer
 from trl import GRPOTrainer
 
 from neuralese.pipeline.system import compat
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.timed_trainer import TimedTrainer
 
 SMALL = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=16, vocab_size=20)
 
@@ -38,10 +39,20 @@ def test_a_hook_of_trl_takes_what_ours_counts_on(name):
     assert getattr(LatentGRPOTrainer, name) is not getattr(GRPOTrainer, name)
 
 
+@pytest.mark.parametrize("name", compat.TRAINER_HOOKS)
+def test_a_hook_of_transformers_takes_what_ours_gives_on(name):
+    theirs = list(inspect.signature(getattr(Trainer, name)).parameters)[1:]
+    assert tuple(theirs) == compat.TRAINER_HOOKS[name]
+    assert f"self.{name}(" in inspect.getsource(Trainer)
+    assert getattr(TimedTrainer, name) is not getattr(Trainer, name)
+
+
 def test_every_hook_of_ours_is_listed():
     ours = {name for name, value in vars(LatentGRPOTrainer).items() if inspect.isfunction(value)}
     overridden = {name for name in ours if name.startswith("_") and hasattr(GRPOTrainer, name)} - {"__init__"}
     assert overridden == set(compat.GRPO_HOOKS)
+    private = {name for name, value in vars(TimedTrainer).items() if inspect.isfunction(value) and name[0] == "_"}
+    assert private - {"__init__"} == {name for name in compat.TRAINER_HOOKS if name[0] == "_"}
 
 
 def test_trl_keeps_metrics_completions_and_its_tokenizer_where_they_are_looked_for(reasoner, problems, tmp_path):

@@ -58,6 +58,12 @@ def train_tiny(config, folder, *overrides):
     return folder / "tiny", [row for row in rows if "loss" in row and row["stage"] != "rl"]
 
 
+def processed(row):
+    """Tokens and latents of a step, from what was logged a second."""
+    seconds = row["time/step"] - row.get("time/eval", 0.0)
+    return {name: row.get(f"throughput/{name}_per_second", 0.0) * seconds for name in ("tokens", "latents")}
+
+
 def recorded_trainer(kind, reasoner, problems, folder):
     """Draws the rollouts that are recorded."""
     if kind == "ppo":
@@ -89,6 +95,7 @@ def test_all_stages_run_and_supervised_losses_are_those_of_one_process(one_proce
     for one, two in zip(expected, losses, strict=True):
         assert (one["stage"], one["step"]) == (two["stage"], two["step"])
         assert two["loss"] == pytest.approx(one["loss"], abs=2e-4)
+        assert processed(two) == pytest.approx(processed(one)) and processed(two)["tokens"] > 0
     assert (folder / "rl" / "final" / "model.safetensors").is_file()
     stages = {row["stage"] for row in json.loads((folder / "results.json").read_text())}
     assert stages == {"sft", "curriculum", "rl"}

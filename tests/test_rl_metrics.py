@@ -2,6 +2,8 @@
 
 import logging
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +13,11 @@ from transformers import TrainerControl, TrainerState
 
 from neuralese.pipeline.latent.geometry import cosine_sums
 from neuralese.pipeline.latent.sampling.generate import Generated
+from neuralese.pipeline.train import timed_trainer
 from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
 from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.logps import answers_of
-from neuralese.pipeline.train.rl.metrics import replay_metrics, reward_metrics, thought_metrics
+from neuralese.pipeline.train.rl.metrics import replay_metrics, reward_metrics, spread_metrics, thought_metrics
 
 
 def drawn(latents, answers):
@@ -30,12 +33,14 @@ def test_thought_metrics_by_hand():
     assert found["latent/rms"] == pytest.approx(2**0.5 / 0.5)
     assert cosine_sums(latents, torch.tensor([0, 0, 1, 1])).tolist() == pytest.approx([2.0, 4.0])  # 0, 0, 1, 1
     assert cosine_sums(latents[:2], torch.tensor([0, 1])).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
-    assert found["latent/effective_rank"] == pytest.approx(1.0, abs=1e-4)  # centred, they lie on a line
-    spread = torch.eye(4)[:, None]
-    assert thought_metrics(drawn(spread, [[1]] * 4), torch.arange(4), 1.0)["latent/effective_rank"] == pytest.approx(3)
+    rank = spread_metrics(latents)["latent/effective_rank"]
+    assert rank == pytest.approx(1.0, abs=1e-4)  # centred, they lie on a line
+    assert spread_metrics(torch.eye(4)[:, None])["latent/effective_rank"] == pytest.approx(3)
+    assert spread_metrics(None) == spread_metrics(torch.zeros(2, 0, 4)) == {}
     assert "latent/rms" not in thought_metrics(drawn(torch.zeros(2, 0, 4), [[1], [1]]), torch.arange(2), 1.0)
     broken = thought_metrics(drawn(torch.full((2, 1, 4), torch.nan), [[1], [1]]), torch.arange(2), 1.0)
-    assert math.isnan(broken["latent/rms"]) and math.isnan(broken["latent/effective_rank"])
+    assert math.isnan(broken["latent/rms"])
+    assert math.isnan(spread_metrics(torch.full((2, 1, 4), torch.nan))["latent/effective_rank"])
 
 
 def test_reward_metrics_by_hand():
@@ -90,8 +95,8 @@ def test_the_kl_is_that_of_the_rollouts_and_shows_another_trainer(reasoner, prob
     inputs = rollouts(trainer)
     trainer.current_gradient_accumulation_steps = 1
     trainer.compute_loss(trainer.model, inputs)
-    logged = trainer._metrics["train"]
-    assert abs(logged["rollout/kl_k1"][-1]) < 1e-5 and 0 <= logged["rollout/kl_k2"][-1] < 1e-8
+    watched = trainer.watched.take()
+    assert abs(watched["total", "rollout/kl_k1"]) < 1e-5 and 0 <= watched["total", "rollout/kl_k2"] < 1e-8
     with torch.no_grad():
         trainer.model.transformer.wpe.weight.mul_(1.3)
         with trainer.working(Work(inputs)):
@@ -142,6 +147,29 @@ def test_metrics_are_logged(reasoner, problems, tmp_path, options):
     assert rows[0]["rollout/replay_gap"] < 1e-4 and rows[0]["latent/gradient_1"] > 0
     assert rows[0]["ratio/sd"] == pytest.approx(0.0, abs=1e-5)
     assert (rows[1]["ratio/sd"] > 1e-3) == bool(options)
+
+
+def test_a_log_takes_one_collective(reasoner, problems, tmp_path, monkeypatch):
+    """Besides TRL's own: what we watch in two steps of four micro-batches is gathered once."""
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "logging_steps": 2}
+    trainer = make_trainer(reasoner, problems, tmp_path, **options)
+    gathered, callers, original = [], [], timed_trainer.gather
+    monkeypatch.setattr(timed_trainer, "gather", lambda *given: gathered.append(original(*given)) or gathered[-1])
+    for name in ("reduce", "gather"):
+        theirs = getattr(trainer.accelerator, name)
+
+        def called(*given, theirs=theirs, **options):
+            callers.append(sys._getframe(1).f_code.co_filename)
+            return theirs(*given, **options)
+
+        monkeypatch.setattr(trainer.accelerator, name, called)
+    trainer.train()
+    (row,) = [row for row in trainer.state.log_history if "loss" in row]
+    assert [Path(file).name for file in callers if "site-packages" not in file] == ["watched.py"] and len(callers) > 10
+    (numbers,) = gathered
+    assert numbers["count", "ratio/sd"] == [8.0] and numbers["count", "latent/rms"] == [2.0]
+    assert numbers["count", "latent/gradient_2"] == [32.0] and numbers["count", "latent/effective_rank"] == [1.0]
+    assert row["latent/gradient_2"] == pytest.approx(numbers["total", "latent/gradient_2"][0] / 32)
 
 
 HEALTHY = {

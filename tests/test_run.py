@@ -67,7 +67,10 @@ def test_wandb_holds_the_same_numbers_as_the_metrics_file(finished):
     assert set(runs) == {"sft", "curriculum", "rl", "pause", "no_cot", "evaluate"}
     for stage, found in runs.items():
         assert found["group"] == "tiny" and found["id"].startswith(f"tiny-{stage}-")
+        assert found["name"] == f"tiny-{stage}-seed0"
         assert found["config"]["rl"]["noise"] == "gaussian:0.3"
+        made = found["config"]["run"]
+        assert made["stage"] == stage and made["processes"] == 1 and made["versions"]["torch"] == torch.__version__
         theirs = [row for row in found["rows"] if not any(key.startswith(("results.", "report/")) for key in row)]
         mine = [row for row in ours if row["stage"] == stage]
         assert len(mine) == len(theirs)

@@ -80,8 +80,8 @@ def test_the_gradient_is_that_of_the_labels_under_the_noise_of_the_rollouts(
     for name, parameter in trainer.model.named_parameters():
         difference = found[0][name] - found[1][name]
         assert (difference - parameter.grad).norm() <= 1e-3 * parameter.grad.norm() + 1e-6, name
-    logged = trainer._metrics["train"]["thought/step_tokens_loss"]
-    assert logged == [pytest.approx((total / count).item(), rel=1e-4)]
+    watched = trainer.watched.take()["total", "thought/step_tokens_loss"]
+    assert watched.item() == pytest.approx((total / count).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(

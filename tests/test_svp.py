@@ -130,7 +130,7 @@ def test_rollouts_are_replayed_and_trained_on(reasoner, problems, tmp_path, monk
     assert not torch.allclose(wrong[answer], replayed[answer], atol=1e-3)
     thoughts = first_latents[0].latents[:G, 0]
     assert torch.equal(thoughts[0], thoughts[1]) == (algorithm == "grpo") and not torch.equal(thoughts[0], thoughts[2])
-    assert "latent/cosine" in trainer._metrics["train"]
+    assert ("total", "latent/cosine") in trainer.watched.take()
     before = trainer.model.transformer.h[0].attn.c_attn.weight[:, 64:].clone()
     trainer.train()
     assert not torch.equal(trainer.model.transformer.h[0].attn.c_attn.weight[:, 64:], before)

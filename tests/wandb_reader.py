@@ -37,8 +37,8 @@ def whole(path, seconds=30):
 
 
 def read_run(path):
-    """Project, entity, group, job type, id, config and logged rows of an offline run file."""
-    run, rows, config = None, [], {}
+    """What identifies a run, its tags, config, logged rows, alerts and summaries of metrics, of an offline run file."""
+    run, rows, config, alerts, summaries = None, [], {}, [], {}
     for kind, record in whole(path):
         if kind == "run":
             run = record.run
@@ -46,5 +46,11 @@ def read_run(path):
         elif kind == "history":
             items = record.history.item
             rows.append({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items})
+        elif kind == "alert":
+            alerts.append((record.alert.title, record.alert.text))
+        elif kind == "metric":
+            shown = record.metric.summary
+            summaries[record.metric.name] = {name for name in ("max", "min", "last") if getattr(shown, name)}
+    found = {"name": run.display_name, "tags": list(run.tags), "alerts": alerts, "summaries": summaries}
     names = {"project": run.project, "entity": run.entity, "group": run.run_group}
-    return {**names, "job_type": run.job_type, "id": run.run_id, "config": config, "rows": rows}
+    return {**names, "job_type": run.job_type, "id": run.run_id, "config": config, "rows": rows, **found}

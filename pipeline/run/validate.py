@@ -19,6 +19,7 @@ from ..recipe.schema import Recipe
 from ..scoring.latent_reward import check_latent_reward
 from ..scoring.recipe_rewards import check_recipe_reward
 from ..system.files import check_writable
+from ..tracking.other_trackers import check_trackers
 from ..tracking.wandb_run import check_wandb
 from ..train.curriculum.limits import curriculum_args
 from ..train.lora_check import check_recipe_lora
@@ -40,6 +41,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     check_writable(recipe.folder, "output_dir")
     check_wandb(recipe)
+    check_trackers(recipe)
     check_launcher()
     load_plugins(recipe.plugins)
     built: dict[str, Any] = {

@@ -41,6 +41,9 @@ GRPO_HOOKS = {
     "_prepare_inputs": ("generation_batch",),
 }
 
+# Transformers: methods of Trainer that TimedTrainer overrides.
+TRAINER_HOOKS = {"_clip_grad_norm": ("model",), "training_step": ("model", "inputs", "num_items_in_batch")}
+
 
 @contextmanager
 def shuffling_by(shuffle: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[None]:

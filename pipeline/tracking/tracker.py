@@ -1,4 +1,4 @@
-"""Records metrics during a run: always in metrics.jsonl, by default also in Weights & Biases (W&B)."""
+"""Records metrics during a run: always in metrics.jsonl, by default also in Weights & Biases (W&B), and elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from ..recipe.schema import Recipe
 from .metrics_file import mend, read_rows, write_rows
+from .other_trackers import OtherTrackers
 from .wandb_run import is_wanted, start_wandb
 
 
@@ -26,15 +27,19 @@ class Tracker:
         self.recipe, self.folder, self.is_main = recipe, folder, is_main
         self.stage = ""
         self.wandb_run: Any = None
+        self.others: OtherTrackers | None = None
         self.is_offline = False
         if is_main:
             mend(folder / "metrics.jsonl")
 
     def start(self, stage: str) -> None:
-        """Begins a stage: its W&B run is started, or continued on resume."""
+        """Begins a stage: its W&B run is started, or continued on resume, and so are those of other trackers."""
         self.finish()
         self.stage = stage
-        if self.is_main and is_wanted(self.recipe):
+        if not self.is_main:
+            return
+        self.others = OtherTrackers(self.recipe, self.folder, stage)
+        if is_wanted(self.recipe):
             self.wandb_run = start_wandb(self.recipe, self.folder, stage, self.is_offline)
             self.is_offline = self.wandb_run.offline
 
@@ -49,6 +54,8 @@ class Tracker:
             file.write(json.dumps(row) + "\n")
         if self.wandb_run is not None:
             self.wandb_run.log({**metrics, "global_step": step})
+        if self.others is not None:
+            self.others.log(metrics, step)
 
     def forget_after(self, step: int) -> None:
         """Removes rows of the current stage after an optimizer step from metrics.jsonl: a resume writes them again."""
@@ -75,8 +82,16 @@ class Tracker:
             shown = {name: wandb.Image(str(path)) for name, path in images.items()}
             self.wandb_run.log({**shown, "global_step": step})
 
+    def alert(self, title: str, text: str) -> None:
+        """Sends an alert in W&B only: by mail or chat, as the user has chosen there."""
+        if self.wandb_run is not None:
+            self.wandb_run.alert(title=title, text=text, level="WARN")
+
     def finish(self, exit_code: int = 0) -> None:
-        """Ends the W&B run of the current stage, as failed if exit_code is not 0."""
+        """Ends the stage everywhere; its W&B run as failed if exit_code is not 0."""
+        if self.others is not None:
+            self.others.finish()
+            self.others = None
         if self.wandb_run is not None:
             self.wandb_run.finish(exit_code=exit_code)
             self.wandb_run = None

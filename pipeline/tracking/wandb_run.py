@@ -18,12 +18,12 @@ from transformers.utils import strtobool
 from ...data.errors import UserError
 from ..recipe.schema import Recipe
 from ..system.files import check_writable, write_whole
+from .wandb_view import config, define_metrics, project, run_name, tags
 
 logger = logging.getLogger(__name__)
 
 # Seconds to wait for the server at the begin of a run, and at its end for the upload. W&B's own limits: 90, none.
 BEGIN, END = 20.0, 60.0
-PROJECT = "neuralese"
 # Variables whose values a message may show. Others may hold a key or a password.
 SHOWN = ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT")
 
@@ -33,12 +33,12 @@ class TrackingError(UserError):
 
 
 def is_wanted(recipe: Recipe) -> bool:
-    """Whether W&B is used: tracking.wandb is true, and neither WANDB_DISABLED nor WANDB_MODE=disabled turns it off.
+    """Whether W&B is used: tracking.report_to names it, and neither WANDB_DISABLED nor WANDB_MODE turns it off.
 
     Raises:
         TrackingError: WANDB_DISABLED is neither true nor false.
     """
-    if not recipe.tracking.wandb:
+    if "wandb" not in recipe.tracking.report_to:
         return False
     given = os.environ.get("WANDB_DISABLED") or "false"
     try:
@@ -68,7 +68,7 @@ def check_wandb(recipe: Recipe) -> None:
         name = f"WANDB_{found['loc'][0]}".upper()
         shown = f"{name}={os.environ.get(name)}" if name in SHOWN else name
         raise TrackingError(
-            f"W&B refuses {shown}: {found['msg']}. Change the variable, or set tracking.wandb=false."
+            f"W&B refuses {shown}: {found['msg']}. Change the variable, or set tracking.report_to=none."
         ) from None  # the cause shows the value, which may be a key
     try:
         wandb.Settings(project=project(recipe), entity=recipe.tracking.entity)
@@ -77,11 +77,6 @@ def check_wandb(recipe: Recipe) -> None:
             f"W&B refuses tracking.project={project(recipe)!r} or tracking.entity={recipe.tracking.entity!r}: "
             f"{' '.join(str(error).split())}. A team goes into tracking.entity alone."
         ) from error
-
-
-def project(recipe: Recipe) -> str:
-    """The W&B project: of the recipe, else WANDB_PROJECT, else neuralese."""
-    return recipe.tracking.project or os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def root(folder: Path) -> Path:
@@ -117,11 +112,12 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
         "entity": recipe.tracking.entity or os.environ.get("WANDB_ENTITY"),
         "group": recipe.name,
         "job_type": stage,
-        "name": f"{recipe.name}-{stage}",
+        "name": run_name(recipe, stage),
+        "tags": tags(recipe),
         "id": f"{recipe.name}-{stage}-{token(folder)}",
         "resume": "allow",
         "dir": str(root(folder)),
-        "config": recipe.model_dump(mode="json"),
+        "config": config(recipe, stage),
         "settings": {key: value for key, value in limits.items() if f"WANDB_{key}".upper() not in os.environ},
     }
     try:
@@ -135,8 +131,7 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
         run = wandb.init(mode="offline", **options)
     if not run.offline:
         print(f"W&B {stage}: {run.url}")
-    run.define_metric("global_step")
-    run.define_metric("*", step_metric="global_step")
+    define_metrics(run)
     return run
 
 

@@ -48,6 +48,9 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         shown = [(key, (logs or {}).get(key)) for key in ("loss", "reward", "accuracy")]
-        note = "  ".join(f"{key} {value:.3f}" for key, value in shown if isinstance(value, float))
+        notes = [f"{key} {value:.3f}" for key, value in shown if isinstance(value, float)]
+        rates = [(unit, (logs or {}).get(f"throughput/{unit}_per_second")) for unit in ("rollouts", "tokens")]
+        notes += [f"{value:.0f} {unit}/s" for unit, value in rates if value is not None][:1]
+        note = "  ".join(notes)
         if state.is_world_process_zero and note:
             self.progress.update(self.task, note=note)

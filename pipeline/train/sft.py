@@ -19,7 +19,12 @@ from .callbacks import ProgressCallback
 from .context import Context
 from .hand_over import train_and_hand_over
 from .lora import inner_model, lora_config
+from .timed_trainer import TimedTrainer
 from .trainer_config import trainer_config
+
+
+class TimedSFTTrainer(TimedTrainer, SFTTrainer):
+    """TRL's SFTTrainer, which logs what its steps cost."""
 
 
 def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:
@@ -43,7 +48,7 @@ def train_sft(context: Context, base: str | Path, folder: Path) -> None:
     reasoner = load_reasoner(base, **context.recipe.model.loading, **context.recipe.data.text_options)
     style = Format(reasoner.config)
     rows = [style.example(parts, TEXT) for parts in context.encoded]
-    trainer = SFTTrainer(
+    trainer = TimedSFTTrainer(
         model=reasoner.model,
         args=args,
         train_dataset=Dataset.from_list(rows),

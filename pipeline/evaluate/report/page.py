@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ...recipe.schema import EvaluateSection
 from ...scoring.selectors import selector_name
 from ...system.files import write_whole
 from ...system.integrity import read_json, read_seconds
+from ...system.versions import versions
 from ..audit.table import VERDICTS, Grid
 from ..measure import Measurement, ResultsError, read_results
 from ..table import MONITOR_NOTE, costs, metric_name, monitor_rows, results_columns, stage_name, table_rows
@@ -43,7 +43,6 @@ from .figures import (
 logger = logging.getLogger(__name__)
 
 CURVES = {"loss": "loss (nats)", "accuracy": "held-out greedy accuracy", "reward": "mean reward"}
-PACKAGES = ("neuralese", "torch", "transformers", "trl", "accelerate", "peft")
 
 
 @dataclass(frozen=True)
@@ -237,8 +236,8 @@ def _timings(seconds: dict[str, float], rows: Sequence[Measurement]) -> Grid | N
 
 
 def _versions() -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return f"Written with {versions}, Python {platform.python_version()}."
+    named = ", ".join(f"{name} {number}" for name, number in versions().items())
+    return f"Written with {named}, Python {platform.python_version()}."
 
 
 def _learning_curves(folder: Path) -> list[Plot]:

@@ -6,18 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import Trainer
-
 from ...latent.noise import Noise
 from ...latent.supervision import IGNORE
+from ..timed_trainer import TimedTrainer
 from .optimizer_state import load_optimizer
 
 # Parts of the loss, logged beside it. `LatentOutput` explains them.
 PARTS = ("token_loss", "latent_loss", "stop_loss")
 
 
-class LevelTrainer(Trainer):
+class LevelTrainer(TimedTrainer):
     """A Transformers Trainer whose model computes the loss over latents. Logs the parts of the loss."""
 
     # The model divides by `num_items_in_batch`, the items of all micro-batches of a step.
@@ -39,7 +37,6 @@ class LevelTrainer(Trainer):
         """
         super().__init__(*args, **kwargs)
         self.noise, self.noise_ramp, self.optimizer_of = noise, noise_ramp, optimizer_of
-        self._parts: dict[str, list[torch.Tensor]] = {name: [] for name in PARTS}
         self.measured: dict[str, float] = {}  # what `Promotion` has measured since the last log
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -65,9 +62,9 @@ class LevelTrainer(Trainer):
         else:
             inputs["noise"] = noise
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        for name, values in self._parts.items():
+        for name in PARTS:
             if outputs.get(name) is not None:
-                values.append(outputs[name])
+                self.watched.add(name, outputs[name])
         return (loss, outputs) if return_outputs else loss
 
     def noise_now(self) -> Noise | None:
@@ -79,10 +76,6 @@ class LevelTrainer(Trainer):
         return replace(self.noise, scale=self.noise.scale * share) if share else None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        for name, values in self._parts.items():
-            if values and "loss" in logs:
-                logs[name] = torch.stack(values).mean().item()
-                values.clear()
         if self.noise is not None and "loss" in logs:
             noise = self.noise_now()
             logs["noise_scale"] = noise.scale if noise is not None else 0.0

@@ -53,7 +53,8 @@ class Promotion(TrainerCallback):
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
         assert self.trainer is not None
-        self.accuracy = self.measure(self.num_latents)
+        with self.trainer.clock.part("eval"):
+            self.accuracy = self.measure(self.num_latents)
         # From the log, which a checkpoint restores. This object starts anew on resume.
         history = [log["accuracy"] for log in state.log_history if "accuracy" in log] + [self.accuracy]
         if self.is_promoted or self._is_out_of_patience(history):

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from transformers import TrainerCallback
 
+from ...tracking.tracker import Tracker
+
 logger = logging.getLogger(__name__)
 PATIENCE = 10  # a state is an alarm after so many logs in a row
 FEW = 3  # the same, for a state that does not come and go
@@ -172,8 +174,10 @@ def all_alarms(compute_dtype: str = "float32") -> dict[str, tuple[Callable[[Logs
 class AlarmCallback(TrainerCallback):
     """Warns once of each alarm, and ends training where it is asked to."""
 
-    def __init__(self, action: Literal["warn", "stop"], compute_dtype: str = "float32") -> None:
-        self.action = action
+    def __init__(
+        self, action: Literal["warn", "stop"], compute_dtype: str = "float32", tracker: Tracker | None = None
+    ) -> None:
+        self.action, self.tracker = action, tracker
         self.alarms = all_alarms(compute_dtype)
         self.raised: list[str] = []
 
@@ -182,6 +186,8 @@ class AlarmCallback(TrainerCallback):
             if state.is_world_process_zero:
                 shown = self.alarms[name][1].format_map({"loss": "absent", "grad_norm": "absent", **(logs or {})})
                 logger.warning("Alarm %s at RL step %d: %s", name, state.global_step, shown)
+                if self.tracker is not None:
+                    self.tracker.alert(f"Alarm {name} at RL step {state.global_step}", shown)
             if self.action == "stop":
                 control.should_training_stop = True
                 control.should_save = False  # a resume from here would have heard of the alarm, and train on

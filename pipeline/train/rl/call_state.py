@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +14,8 @@ from torch import Tensor
 class Work:
     """The work that one call of TRL does through our hooks.
 
-    TRL calls hooks from inside its own methods and gives them no argument for this. `LatentGRPOTrainer.working` opens a
-    Work around each such call and closes it afterwards, so nothing here outlives the call. There are three kinds of
+    TRL calls hooks from inside its own methods and gives them no argument for this. `Working.working` opens a Work
+    around each such call and closes it afterwards, so nothing here outlives the call. There are three kinds of
     calls: drawing rollouts (`_draw`), computing one part of the loss (`policy_loss`), and asking for log-probs under
     the weights that drew the rollouts (`LatentPPOTrainer._as_drawn`).
 
@@ -52,3 +54,24 @@ class Drawn:
     rollouts: dict[str, Any]
     rewards: Tensor
     is_scored: Tensor
+
+
+class Working:
+    """A mix-in for Trainers of TRL: the work of the present call."""
+
+    _work: Work | None = None
+
+    @contextmanager
+    def working(self, work: Work) -> Iterator[Work]:
+        """Hands a work to the hooks that TRL calls inside the block."""
+        self._work, before = work, self._work
+        try:
+            yield work
+        finally:
+            self._work = before
+
+    @property
+    def work(self) -> Work:
+        """The work of the present call of TRL."""
+        assert self._work is not None, "TRL calls hooks inside `working` only"
+        return self._work

@@ -17,8 +17,6 @@ One optimizer step, by function:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,16 +25,16 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from ...latent.batch import Draw, Given
-from ...latent.geometry import cosine_sums
 from ...latent.latentize import latentize
 from ...latent.noise.values import share_bases
 from ...latent.sampling.generate import Generated, SamplingParams, generate
 from ...model.reasoner import Reasoner
 from ...system.compat import attention_implementation, logged_metric, rollout_tokenizer, shuffling_by
+from ..clock import REST
 from ..lora import inner_model
 from .actions import latent_mask, with_latents
 from .advantages import max_at_k_advantages, thought_advantages
-from .call_state import Drawn, Work
+from .call_state import Drawn, Work, Working
 from .estimators import density_logps, drawn_densities, replayed_logps
 from .groups import (
     RESAMPLES,
@@ -47,28 +45,19 @@ from .groups import (
     shuffle_groups,
 )
 from .logps import ActionLogps, Answers, answers_of
-from .metrics import (
-    LatentGradients,
-    averaged,
-    ratio_metrics,
-    replay_metrics,
-    reward_metrics,
-    thought_metrics,
-)
+from .measured import MeasuredTrainer
+from .metrics import ratio_metrics, replay_metrics, reward_metrics
 from .rollouts import RolloutSettings, draw_seeds
 from .step_labels import StepLabels, at_placeholders
 
 
-class LatentGRPOTrainer(GRPOTrainer):
+class LatentGRPOTrainer(Working, MeasuredTrainer, GRPOTrainer):
     """GRPO whose rollouts think in latents before they answer."""
 
     def __init__(self, reasoner: Reasoner, settings: RolloutSettings, **kwargs: Any) -> None:
         self.reasoner, self.settings, self.noise = reasoner, settings, settings.noise
-        self._work: Work | None = None  # of the present call of TRL; see `working`
         self.step_labels: StepLabels | None = None  # the stage sets them
-        self._gradients = LatentGradients()
         super().__init__(model=reasoner.model, processing_class=reasoner.tokenizer, **kwargs)
-        reasoner.model.latent_watch = self._gradients
         self.eos_token_ids = reasoner.eos_token_ids  # a chat also ends with its turn
         self.aux_loss_enabled = False  # the replay does not return the load-balancing loss of mixtures of experts
         if self.ref_model is not None:
@@ -79,34 +68,17 @@ class LatentGRPOTrainer(GRPOTrainer):
             reference.set_attn_implementation(attention_implementation(reasoner.model.config))
             reference.thought_source.load_state_dict(reasoner.model.thought_source.state_dict())
 
-    @contextmanager
-    def working(self, work: Work) -> Iterator[Work]:
-        """Hands a work to the hooks that TRL calls inside the block."""
-        self._work, before = work, self._work
-        try:
-            yield work
-        finally:
-            self._work = before
-
-    @property
-    def work(self) -> Work:
-        """The work of the present call of TRL."""
-        assert self._work is not None, "TRL calls hooks inside `working` only"
-        return self._work
-
     # Drawing rollouts
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        with shuffling_by(shuffle_groups):
+        with self.clock.part(REST), shuffling_by(shuffle_groups):
             return super()._prepare_inputs(generation_batch)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         drawn = self._draw(inputs)
         if self.settings.equal_groups == "resample":
             drawn = self._resample(inputs, drawn)
-        metrics = reward_metrics(drawn.rewards, drawn.is_scored, self.settings.answers_per_thought)
-        for name, value in metrics.items():
-            logged_metric(self, name).append(value)  # of all processes already
+        self.watched.add_all(reward_metrics(drawn.rewards, drawn.is_scored, self.settings.answers_per_thought))
         if self.settings.equal_groups == "drop":
             for name in ("advantages", "latent_advantages"):
                 if name in drawn.rollouts:
@@ -148,7 +120,7 @@ class LatentGRPOTrainer(GRPOTrainer):
             )
             rollouts["latent_advantages"] = advantages[:, None].expand(-1, rollouts["latents"].size(1)).contiguous()
         if "old_per_token_logps" in rollouts:
-            self._observe(replay_metrics(rollouts["old_per_token_logps"], rollouts))
+            self.watched.add_all(replay_metrics(rollouts["old_per_token_logps"], rollouts))
             if self.settings.estimator.uses_density:
                 self._add_old_densities(rollouts)
         return Drawn(rollouts, work.rewards, work.is_scored)
@@ -156,13 +128,11 @@ class LatentGRPOTrainer(GRPOTrainer):
     def _add_old_densities(self, rollouts: dict[str, Any]) -> None:
         """Adds the densities of latents, and their RMS before noise, under the weights that drew them."""
         assert self.noise is not None
-        rollouts["old_latent_logps"], rollouts["latent_rms"] = drawn_densities(
-            self.model,
-            self.settings.estimator,
-            answers_of(rollouts),
-            Given(rollouts["latents"], self.noise),
-            self.args.per_device_train_batch_size,
-        )
+        answers, given = answers_of(rollouts), Given(rollouts["latents"], self.noise)
+        with self.replaying(answers, backward=False):
+            rollouts["old_latent_logps"], rollouts["latent_rms"] = drawn_densities(
+                self.model, self.settings.estimator, answers, given, self.args.per_device_train_batch_size
+            )
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         # Each prompt comes num_generations times.
@@ -182,7 +152,7 @@ class LatentGRPOTrainer(GRPOTrainer):
         return drawn.token_ids, logprobs
 
     def _think_and_answer(self, prompts: list[list[int]], rows: Tensor, seeds: Tensor) -> Generated:
-        """Samples rollouts (B,) with the present weights, and measures their thoughts.
+        """Samples rollouts (B,) with the present weights.
 
         Args:
             rows: (B,) prompt of each rollout.
@@ -190,24 +160,22 @@ class LatentGRPOTrainer(GRPOTrainer):
         sampling = SamplingParams(
             self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p
         )
-        with unwrap_model_for_generation(
+        unwrapped = unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        ) as model:
+        )
+        with self.clock.part("rollout"), unwrapped as model:
             policy = inner_model(model)
             if self.noise is not None:
                 self.noise.prepare(policy)
             drawn = generate(policy, prompts, rows, seeds, sampling, self.noise, self.eos_token_ids)
         if self.ref_model is not None:
             share_bases(policy, self.accelerator.unwrap_model(self.ref_model))
-        self._observe(thought_metrics(drawn, rows, self.reasoner.config.embedding_rms))
-        if self.noise is not None and self.noise.moves_first_latent(policy) and drawn.latents.size(1):
-            # Over all processes, of which one may hold a single rollout of each question.
-            cosine, pairs = self.accelerator.reduce(cosine_sums(drawn.latents, rows), "sum").tolist()
-            logged_metric(self, "latent/cosine").append(cosine / max(pairs, 1))
+        self.watch_rollouts(policy, prompts, rows, drawn)
         return drawn
 
     def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # (rollouts of all processes, functions)
+        with self.clock.part("reward"):
+            rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # (rollouts of all processes, functions)
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
         self.work.rewards, self.work.is_scored = fill_unscored(
             total.view(-1, self.num_generations), ~rewards.isnan().all(1).view(-1, self.num_generations)
@@ -231,7 +199,7 @@ class LatentGRPOTrainer(GRPOTrainer):
                 loss = loss + share * super()._compute_loss(model, rollouts)
             state_values = work.state_values
             if not latents_act:
-                self._observe(ratio_metrics(work.logps, inputs))
+                self.watched.add_all(ratio_metrics(work.logps, inputs))
                 if work.supervision_loss is not None:
                     loss = loss + self._labelled(work.supervision_loss)
             elif self.beta != 0.0:
@@ -241,7 +209,7 @@ class LatentGRPOTrainer(GRPOTrainer):
     def _labelled(self, mean: Tensor) -> Tensor:
         """The weighted loss of the labels on latents, for one accumulated micro-batch."""
         assert self.step_labels is not None
-        self._observe({"thought/step_tokens_loss": mean.item()})
+        self.watched.add("thought/step_tokens_loss", mean)
         return self.step_labels.weight * mean / self.current_gradient_accumulation_steps
 
     def _undilute_kl(self, extended: dict[str, Any], inputs: dict[str, Any]) -> None:
@@ -288,38 +256,25 @@ class LatentGRPOTrainer(GRPOTrainer):
         some, labels = answers.select(part), self.work.rollouts.get("slot_labels")
         if labels is not None:
             labels = at_placeholders(labels[part], some.ids, self.reasoner.config.token_ids[1])
-        return replayed_logps(model, some, draw, self.temperature, self.reasoner.config.token_ids, labels)
+        with self.replaying(some, torch.is_grad_enabled()):
+            return replayed_logps(model, some, draw, self.temperature, self.reasoner.config.token_ids, labels)
 
     def _density_logps(self, model: Any, input_ids: Tensor, attention_mask: Tensor, actions: int) -> ActionLogps:
         """Log-probs of answers and latents. The columns of the latents are the last of `actions`."""
         assert self.noise is not None
         rollouts = self.work.rollouts
         count = rollouts["latents"].size(1)
-        found = density_logps(
-            model,
-            self.settings.estimator,
-            Answers(input_ids[:, :-count], attention_mask[:, :-count], actions - count),
-            Given(rollouts["latents"], self.noise, rollouts.get("latent_rms")),
-            self.temperature,
-            self.reasoner.config.token_ids,
-        )
+        answers = Answers(input_ids[:, :-count], attention_mask[:, :-count], actions - count)
+        given = Given(rollouts["latents"], self.noise, rollouts.get("latent_rms"))
+        special = self.reasoner.config.token_ids
+        with self.replaying(answers, torch.is_grad_enabled()):
+            found = density_logps(model, self.settings.estimator, answers, given, self.temperature, special)
         if "ref_per_token_logps" in rollouts:
             # The KL estimate of TRL is a ratio, which densities of many dimensions blow up. Equal to the policy's own,
             # they add neither value nor gradient: the KL is that of the answers.
             rollouts["ref_per_token_logps"][:, actions - count :] = found.logps[:, actions - count :].detach()
         self.work.state_values = found.state_values
         return found
-
-    # Logging
-
-    def _observe(self, metrics: dict[str, float]) -> None:
-        """Keeps what this process measured for the next log, averaged over all processes."""
-        for name, value in averaged(self.accelerator, metrics).items():
-            logged_metric(self, name).append(value)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        self._observe(self._gradients.take())
-        super().log(logs, start_time)
 
     def _mine(self, values: Tensor) -> Tensor:
         """The rows of this process among the rollouts (P, G) of all."""

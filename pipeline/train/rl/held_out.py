@@ -60,7 +60,9 @@ class HeldOutCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
-        for name, value in self.measure().items():
+        with self.trainer.clock.part("eval"):
+            measured = self.measure()
+        for name, value in measured.items():
             logged_metric(self.trainer, name).append(value)
         control.should_log = True
 

@@ -1,7 +1,7 @@
 """What is measured of rollouts while RL runs. Every name is explained in docs/metrics.md.
 
-`LatentGRPOTrainer._observe` logs what these functions return; it is called where rollouts are drawn, where the loss is
-computed, and before each log.
+`LatentGRPOTrainer` adds what these functions return to its `watched`: where rollouts are drawn, where the loss is
+computed, and before each log. Numbers stay tensors on the device until the log, so that nothing here waits for it.
 """
 
 from __future__ import annotations
@@ -14,29 +14,24 @@ from torch import Tensor
 
 from ...latent.geometry import effective_ranks
 from ...latent.sampling.generate import Generated
+from ..watched import Number
 from .groups import equal_groups
 
 
-def thought_metrics(drawn: Generated, rows: Tensor, embedding_rms: float) -> dict[str, float]:
+def thought_metrics(drawn: Generated, rows: Tensor, embedding_rms: float) -> dict[str, Number]:
     """Metrics of the latents and answers of this process's rollouts.
 
     Args:
-        rows: (B,) question of each rollout.
+        rows: (B,) question of each rollout, on the CPU.
     """
     answers = [tuple(ids) for ids in drawn.token_ids]
-    questions = rows.tolist()
-    distinct = len(set(zip(questions, answers, strict=True))) / len(answers)
-    latents = drawn.latents.float()
-    if latents.size(1) == 0:
-        return {"rollout/distinct": distinct}
-    return {
-        "rollout/distinct": distinct,
-        "latent/rms": latents.pow(2).mean().sqrt().item() / embedding_rms,
-        "latent/effective_rank": effective_ranks(latents).mean().item() if latents.isfinite().all() else float("nan"),
-    }
+    found: dict[str, Number] = {"rollout/distinct": len(set(zip(rows.tolist(), answers, strict=True))) / len(answers)}
+    if drawn.latents.size(1):
+        found["latent/rms"] = drawn.latents.float().pow(2).mean().sqrt() / embedding_rms
+    return found
 
 
-def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int) -> dict[str, float]:
+def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int) -> dict[str, Number]:
     """Metrics of rewards.
 
     Args:
@@ -44,23 +39,23 @@ def reward_metrics(rewards: Tensor, is_scored: Tensor, answers_per_thought: int)
             a reward, the mean of the group stands.
         is_scored: (P, G) True where one did.
     """
-    metrics = {
-        "group/best": rewards.max(1).values.mean().item(),
-        "group/mean": rewards.mean().item(),
-        "group/mixed": (~equal_groups(rewards)).float().mean().item(),
-        "group/unscored": (~is_scored).float().mean().item(),
+    metrics: dict[str, Number] = {
+        "group/best": rewards.max(1).values.mean(),
+        "group/mean": rewards.mean(),
+        "group/mixed": (~equal_groups(rewards)).float().mean(),
+        "group/unscored": (~is_scored).float().mean(),
     }
     if answers_per_thought > 1:
         thoughts = rewards.unflatten(1, (-1, answers_per_thought))  # (P, K, M)
         within = thoughts.var(2).mean()
-        metrics["group/within_thoughts"] = within.item()
+        metrics["group/within_thoughts"] = within
         if thoughts.size(1) > 1:
             # The means of M answers vary by a share of the variance within thoughts, too.
-            metrics["group/between_thoughts"] = (thoughts.mean(2).var(1).mean() - within / answers_per_thought).item()
+            metrics["group/between_thoughts"] = thoughts.mean(2).var(1).mean() - within / answers_per_thought
     return metrics
 
 
-def replay_metrics(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, float]:
+def replay_metrics(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, Number]:
     """How far log-probs as sampled and as recomputed under the same weights are apart: sampler against trainer.
 
     With d = log p_sampler - log p_trainer of an answer token that the sampler drew, in nats: `rollout/replay_gap` is
@@ -72,30 +67,41 @@ def replay_metrics(logps: Tensor, inputs: Mapping[str, Any]) -> dict[str, float]
         inputs: TRL's batch, of which `sampling_per_token_logps` and `completion_mask` (B, A) are read. Without a token
             in it all are 0.
     """
-    difference = (inputs["sampling_per_token_logps"] - logps)[inputs["completion_mask"].bool()]
-    if len(difference) == 0:
-        return dict.fromkeys(("rollout/replay_gap", "rollout/kl_k1", "rollout/kl_k2"), 0.0)
+    is_answer = inputs["completion_mask"].bool()
+    difference = torch.where(is_answer, inputs["sampling_per_token_logps"] - logps, 0.0)
+    count = is_answer.sum().clamp_min(1)
     return {
-        "rollout/replay_gap": difference.abs().max().item(),
-        "rollout/kl_k1": difference.mean().item(),
-        "rollout/kl_k2": (difference.pow(2).mean() / 2).item(),
+        "rollout/replay_gap": difference.abs().max() if difference.numel() else 0.0,
+        "rollout/kl_k1": difference.sum() / count,
+        "rollout/kl_k2": difference.pow(2).sum() / (2 * count),
     }
 
 
-def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, float]:
+def ratio_metrics(logps: Tensor | None, inputs: Mapping[str, Any]) -> dict[str, Number]:
     """Standard deviation of the importance ratios of answer tokens. On-policy it is 0; the replay is measured then."""
     assert logps is not None
     if "old_per_token_logps" not in inputs:
         return {"ratio/sd": 0.0, **replay_metrics(logps, inputs)}
-    ratios = (logps - inputs["old_per_token_logps"])[inputs["completion_mask"].bool()].exp()
-    return {"ratio/sd": ratios.std(correction=0).item() if len(ratios) else 0.0}
+    is_answer = inputs["completion_mask"].bool()
+    count = is_answer.sum().clamp_min(1)
+    ratios = torch.where(is_answer, (logps - inputs["old_per_token_logps"]).exp(), 0.0)
+    squares = torch.where(is_answer, ratios - ratios.sum() / count, 0.0).pow(2)
+    return {"ratio/sd": (squares.sum() / count).sqrt()}
 
 
 class LatentGradients:
-    """Collects, while a backward runs, the norm of the loss's gradient with respect to each latent."""
+    """Collects, while a backward runs, the norm of the loss's gradient with respect to each latent.
 
-    def __init__(self) -> None:
-        self.norms: dict[int, list[Tensor]] = {}
+    The sums stay on the device: a hook that waits for it would stop the backward at every latent.
+    """
+
+    def __init__(self, places: int) -> None:
+        """
+        Args:
+            places: Latents of a thought.
+        """
+        self.places = places
+        self.sums: Tensor | None = None  # (2, places + 1): norms, and their number
 
     def __call__(self, latent: Tensor, turn: Tensor) -> None:
         """Watches the latents (B, d) of a pass. `turn` (B,) is the index of each in its row, below 0 for none."""
@@ -104,19 +110,22 @@ class LatentGradients:
 
     def _keep(self, gradient: Tensor, turn: Tensor) -> None:
         norms = gradient.detach().float().norm(dim=-1)
-        for place in turn[turn >= 0].unique().tolist():
-            self.norms.setdefault(place, []).append(norms[turn == place].mean())
+        # Those that do not count go to one more place.
+        place = torch.where((turn >= 0) & (turn < self.places), turn, self.places)
+        if self.sums is None:
+            self.sums = norms.new_zeros(2, self.places + 1)
+        self.sums.index_add_(1, place, torch.stack([norms, torch.ones_like(norms)]))
 
-    def take(self) -> dict[str, float]:
-        """The mean norms since the last call, as `latent/gradient_t` with t counted from 1."""
-        found = {f"latent/gradient_{t + 1}": torch.stack(n).mean().item() for t, n in sorted(self.norms.items())}
-        self.norms = {}
-        return found
+    def take(self) -> dict[str, tuple[Number, Number]]:
+        """The sum of norms and their number since the last call, as `latent/gradient_t` with t counted from 1."""
+        sums, self.sums = self.sums, None
+        if sums is None:  # as where another process has gradients
+            return {f"latent/gradient_{place + 1}": (0.0, 0.0) for place in range(self.places)}
+        return {f"latent/gradient_{place + 1}": (sums[0, place], sums[1, place]) for place in range(self.places)}
 
 
-def averaged(accelerator: Any, metrics: dict[str, float]) -> dict[str, float]:
-    """Means over the processes. All processes must give the same names."""
-    if accelerator.num_processes == 1 or not metrics:
-        return metrics
-    values = torch.tensor(list(metrics.values()), device=accelerator.device)
-    return dict(zip(metrics, accelerator.reduce(values, "mean").tolist(), strict=True))
+def spread_metrics(latents: Tensor | None) -> dict[str, Number]:
+    """The effective rank of the latents (B, L, d) of one draw; nothing without latents."""
+    if latents is None or latents.size(1) == 0:
+        return {}
+    return {"latent/effective_rank": effective_ranks(latents).mean()}

@@ -87,12 +87,11 @@ class LatentPPOTrainer(LatentGRPOTrainer):
             "returns": returns,
             "num_actions_in_batch": self.accelerator.gather(mask.sum()).sum(),
         }
-        self._observe(replay_metrics(logps, rollouts))
+        self.watched.add_all(replay_metrics(logps, rollouts))
         if self.settings.estimator.uses_density and "latent_rms" not in rollouts:
             self._add_old_densities(rollouts)
-        residual, spread = self._moments(returns - values, mask)[1], self._moments(returns, mask)[1]
-        explained = 1.0 - residual / spread if spread > 0 else 0.0
-        logged_metric(self, "value/explained_variance").append(float(explained))
+        residual, spread = self._moments(torch.stack([returns - values, returns]), mask)[1]
+        self.watched.add("value/explained_variance", torch.where(spread > 0, 1.0 - residual / spread, 0.0))
         return drawn
 
     @torch.no_grad()
@@ -123,11 +122,13 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         return self.reasoner.config.num_latents
 
     def _moments(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance over the actions (B, S) of all processes."""
-        total = self.accelerator.reduce(torch.stack([(values * mask).sum(), mask.sum().to(values)]), "sum")
+        """Mean and variance over the actions (B, S) of all processes, of values (..., B, S)."""
+        sums = (values * mask).sum((-2, -1))
+        total = self.accelerator.reduce(torch.stack([sums, mask.sum().to(sums).expand_as(sums)]), "sum")
         mean = total[0] / total[1].clamp_min(1)
         # Of what is left when the mean is gone: a difference of squares would be all rounding where values are alike.
-        squares = self.accelerator.reduce(((values - mean).pow(2) * mask).sum(), "sum")
+        squares = (values - mean[..., None, None]).pow(2) * mask
+        squares = self.accelerator.reduce(squares.sum((-2, -1)), "sum")
         return mean, squares / total[1].clamp_min(1)
 
     def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
@@ -156,5 +157,5 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         # As TRL normalises per token: the actions of the generation batch, for one accumulation window of it.
         normalizer = inputs["num_actions_in_batch"].clamp(min=1) / self.accelerator.num_processes
         normalizer = normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation
-        self._observe({"value/loss": (total.detach() / mask.sum().clamp_min(1)).item()})
+        self.watched.add("value/loss", total / mask.sum().clamp_min(1))
         return loss + critic.vf_coef * total / normalizer

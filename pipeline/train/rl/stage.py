@@ -75,7 +75,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         tracking,
         completions,
         progress,
-        AlarmCallback(section.alarms, reasoner.config.compute_dtype),
+        AlarmCallback(section.alarms, reasoner.config.compute_dtype, context.tracker),
     ]
     held_out = None
     if section.eval_every is not None:
