@@ -171,7 +171,7 @@ def _value_weights(model: Any) -> set[int]:
 
 def _cannot_be_split(module: Any) -> str:
     return (
-        f"rl.trainable={VALUE_MATRICES} trains a part of each {type(module).__name__} that makes queries and keys, too, "
+        f"rl.trainable={VALUE_MATRICES} trains a part of each {type(module).__name__} that makes queries and keys too, "
         "and ZeRO-3 shards it. Launch with recipes/accelerate/ddp.yaml or zero2.yaml."
     )
 
