@@ -11,11 +11,13 @@ from test_rl_starts import rl_from
 
 from neuralese.data.errors import UserError
 from neuralese.pipeline import load_reasoner
+from neuralese.pipeline.model.build import build_config, build_tokenizer
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.run.validate import check_recipe
 from neuralese.pipeline.train import callbacks
 from neuralese.pipeline.train.rl import trainable
+from neuralese.pipeline.train.rl.trainable import check_trainable
 
 LORA = "model.lora={target_modules: [c_attn, c_fc], r: 2}"
 C_ATTN = "transformer.h.0.attn.c_attn.weight"
@@ -133,6 +135,19 @@ def test_a_model_of_the_hub_is_checked_when_the_stages_begin(finished, tmp_path,
     with pytest.raises(UserError, match="'v_proj' matches no weight"):
         run(recipe)
     assert not list((tmp_path / "tiny").glob("rl/*"))
+
+
+def test_a_part_of_a_matrix_is_refused_under_zero3_before_any_stage(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    for stage in ("2", "3"):
+        monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage)
+        recipe = tiny("unused", "rl.trainable=value_matrices")
+        config = build_config(recipe.model.config, build_tokenizer([]))
+        if stage == "2":
+            check_trainable(recipe, config)
+        else:
+            with pytest.raises(UserError, match=r"a part of each Conv1D .* ZeRO-3 shards it\. Launch with"):
+                check_trainable(recipe, config)
 
 
 def test_names_of_our_own_modules_and_of_token_rows_are_known():

@@ -37,7 +37,7 @@ class MeasuredTrainer(TimedTrainer):
     def watch_rollouts(self, policy: Any, prompts: list[list[int]], rows: Tensor, drawn: Generated) -> None:
         """Measures rollouts (B,) that were drawn, and counts what they took.
 
-        A thought counts once, however many answers share it, and so does a question.
+        A thought counts once, however many answers share it, and so does a question that thoughts share.
 
         Args:
             policy: The model that drew them.
@@ -53,9 +53,11 @@ class MeasuredTrainer(TimedTrainer):
         self._latents = drawn.latents, drawn.num_latents if stops else None
         seeds = drawn.seeds.tolist() if self.noise is not None or stops else [0] * len(rows)
         made = drawn.num_latents.tolist() if stops else [latents] * len(rows)
-        thought = sum(dict(zip(zip(rows.tolist(), seeds, strict=True), made, strict=True)).values())
-        answers = sum(map(len, drawn.token_ids))
-        asked = sum(len(ids) - (ids.count(self.latent_id) if latents else 0) for ids in prompts)
+        thoughts = dict(zip(zip(rows.tolist(), seeds, strict=True), made, strict=True))
+        thought, answers = sum(thoughts.values()), sum(map(len, drawn.token_ids))
+        shares = self.noise is None or not self.noise.moves_question
+        questions = prompts if shares else [prompts[row] for row, _ in thoughts]
+        asked = sum(len(ids) - (ids.count(self.latent_id) if latents else 0) for ids in questions)
         self.clock.count(tokens=answers, latents=thought, rollouts=len(rows))
         fed = answers - len(rows)  # the last token of an answer is drawn and not fed
         self.count_flops(asked + fed, thought, answers, backward=False)

@@ -7,6 +7,7 @@ model makes queries, keys and values by one matrix, its part for the values is t
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -31,6 +33,7 @@ from ..lora_check import config_at_hand
 CRITIC = "value_head"
 PEFT_PREFIX = "base_model.model."
 MOST_NAMES = 6
+ZERO_STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"  # set by Accelerate's launcher
 
 
 def train_only(model: Any, trainable: list[str] | str) -> None:
@@ -92,7 +95,10 @@ def check_trainable(recipe: Recipe, config: PretrainedConfig) -> None:
                 "of the two, or name adapters by patterns, such as ['v_proj.*lora_']."
             )
         decay = recipe.rl.trainer.get("weight_decay") or 0.0
-        if decay > 0 and any(places is not None for _, places in value_modules(model)):
+        fused = [module for module, places in value_modules(model) if places is not None]
+        if fused and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and os.environ.get(ZERO_STAGE) == "3":
+            raise RecipeError(_cannot_be_split(fused[0]))
+        if fused and decay > 0:
             raise RecipeError(
                 f"rl.trainer.weight_decay={decay} would also shrink queries and keys, which this model makes by the "
                 f"matrices of the values and rl.trainable={VALUE_MATRICES} keeps. Set it to 0."
@@ -157,13 +163,17 @@ def _value_weights(model: Any) -> set[int]:
         weight = module.weight
         if places is not None:
             if is_sharded(weight):
-                raise RecipeError(
-                    f"rl.trainable={VALUE_MATRICES} trains a part of {type(module).__name__} in this model, which "
-                    "ZeRO-3 shards. Launch with ddp or zero2."
-                )
+                raise RecipeError(_cannot_be_split(module))
             weight.register_hook(partial(_of_values, places, 1 if isinstance(module, Conv1D) else 0))
         weights.add(id(weight))
     return weights
+
+
+def _cannot_be_split(module: Any) -> str:
+    return (
+        f"rl.trainable={VALUE_MATRICES} trains a part of each {type(module).__name__} that makes queries and keys too, "
+        "and ZeRO-3 shards it. Launch with recipes/accelerate/ddp.yaml or zero2.yaml."
+    )
 
 
 def _of_values(places: Tensor, dim: int, grad: Tensor) -> Tensor:
