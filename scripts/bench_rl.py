@@ -50,7 +50,7 @@ from neuralese.pipeline.model.build import build_config, build_tokenizer
 from neuralese.pipeline.model.load import make_reasoner
 from neuralese.pipeline.recipe.schema import Recipe
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train.rl import grpo
+from neuralese.pipeline.train.rl import grpo, latent_trainer
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
 
 VARIANTS = ("before", "after", "text")
@@ -183,7 +183,7 @@ def unshare() -> None:
         return shared(model, [prompts[row] for row in rows.tolist()], torch.arange(len(rows)), *args)
 
     grpo.generate = each_its_own
-    grpo.replayed_logps = functools.partial(grpo.replayed_logps, share_questions=False)  # type: ignore[assignment]
+    latent_trainer.replayed_logps = functools.partial(latent_trainer.replayed_logps, share_questions=False)  # type: ignore[assignment]
     label_scores.MOST_LOGITS = sys.maxsize
 
 
