@@ -120,10 +120,20 @@ def test_values_are_float32_under_autocast():
     assert found.dtype == torch.float32 and torch.allclose(found, states @ head.weight[0] + head.bias, atol=1e-5)
 
 
-def test_values_are_those_of_the_states_before_each_step(reasoner, problems, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"num_iterations": 2}], ids=["one inner step", "two"])
+def test_values_are_those_of_the_states_before_each_step(reasoner, problems, tmp_path, monkeypatch, options):
+    """The rollouts of a draw are replayed once for them, also where TRL asks for old log-probs itself."""
     random_head(reasoner)
-    trainer = make_ppo(reasoner, problems, tmp_path, Critic(gamma=0.9, lam=0.8, whiten_advantages=False))
+    options |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    trainer = make_ppo(reasoner, problems, tmp_path, Critic(gamma=0.9, lam=0.8, whiten_advantages=False), **options)
+    replayed, original = [], LatentPPOTrainer._replayed_logps
+    monkeypatch.setattr(
+        LatentPPOTrainer,
+        "_replayed_logps",
+        lambda self, *given: replayed.append(len(given[2])) or original(self, *given),
+    )
     inputs = rollouts(trainer)
+    assert replayed == [8, 8] and ("old_per_token_logps" in inputs)
     steps, found = trainer._actions(inputs), {key: inputs[key] for key in ("old_values", "returns")}
     advantages = torch.cat([inputs["latent_advantages"], inputs["advantages"]], 1)
     assert steps.size(1) == 3 + inputs["completion_ids"].size(1)

@@ -35,7 +35,7 @@ class Work:
             The same hook writes them.
         supervision_loss: Mean loss of the labels on latents in the latest replay, where it has a gradient and labels.
             The same hook writes it.
-        state_values: (B, T) of the latest forward, where there is a value head. The same hook writes them.
+        state_values: (B, T) of the latest forward with a value head. The same hook writes them.
     """
 
     rollouts: dict[str, Any] = field(default_factory=dict)
@@ -58,11 +58,14 @@ class Drawn:
         rollouts: This process's, as TRL shuffles, splits and buffers them.
         rewards: (P, G) of the groups of all processes.
         is_scored: (P, G) False where no reward function gave a reward.
+        state_values: (B, T) under the weights that drew them, where TRL asked for log-probs under these and there is a
+            value head.
     """
 
     rollouts: dict[str, Any]
     rewards: Tensor
     is_scored: Tensor
+    state_values: Tensor | None = None
 
 
 class Working:

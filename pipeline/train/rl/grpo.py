@@ -106,7 +106,7 @@ class LatentGRPOTrainer(LatentTrainer):
                 rollouts["old_stop_logps"] = work.stop_logps
             if self.settings.estimator.uses_density:
                 self._add_old_densities(rollouts)
-        return Drawn(rollouts, work.rewards, work.is_scored)
+        return Drawn(rollouts, work.rewards, work.is_scored, work.state_values)
 
     def _credit_thoughts(self, rollouts: dict[str, Any]) -> None:
         """Adds the advantages of what the answers of a thought share: its latents, and its decisions to stop."""

@@ -68,7 +68,9 @@ class LatentTrainer(Working, MeasuredTrainer, GRPOTrainer):
         else:
             parts = torch.arange(len(input_ids)).split(batch_size or len(input_ids))
             found = ActionLogps.joined([self._replayed_logps(model, answers, part) for part in parts])
-        work.logps, work.state_values = found.logps[:, : answers.width].detach(), found.state_values
+        work.logps = found.logps[:, : answers.width].detach()
+        if found.state_values is not None:  # the reference, which TRL runs after the model, has none
+            work.state_values = found.state_values
         work.supervision_loss = found.supervision_loss
         if self.decisions:
             assert found.stop_logps is not None

@@ -57,12 +57,14 @@ class ActionLogps(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[ActionLogps]) -> ActionLogps:
-        """Of rollouts that were run in parts. State values and supervision loss are those of the last part."""
+        """Of rollouts that were run in parts. The supervision loss is that of the last part."""
         stops = [part.stop_logps for part in parts if part.stop_logps is not None]
+        values = [part.state_values for part in parts if part.state_values is not None]
         return parts[-1]._replace(
             logps=torch.cat([part.logps for part in parts]),
             entropies=torch.cat([part.entropies for part in parts]),
             stop_logps=torch.cat(stops) if stops else None,
+            state_values=torch.cat(values) if values else None,
         )
 
     def beside(self, logps: Tensor, answers: Answers) -> ActionLogps:

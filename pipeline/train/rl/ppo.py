@@ -69,7 +69,12 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         self._steer_kl()
         drawn = super()._draw(inputs)
         rollouts = drawn.rollouts
-        logps, values = self._as_drawn(rollouts)
+        if drawn.state_values is None:
+            rollouts["old_per_token_logps"], state_values = self._as_drawn(rollouts)
+            self.watched.add_all(replay_metrics(rollouts["old_per_token_logps"], rollouts))
+        else:  # TRL has asked for both, as it does with inner steps
+            state_values = drawn.state_values
+        values = self._action_values(state_values, rollouts["prompt_ids"], rollouts["completion_ids"].size(1))
         rollouts["is_scored"] = self._mine(drawn.is_scored)
         mask = self._actions(rollouts)
         last = mask.cumsum(1).argmax(1)  # the first place at which all actions have been counted
@@ -80,14 +85,12 @@ class LatentPPOTrainer(LatentGRPOTrainer):
             advantages = self._whiten(advantages, mask)
         count = values.size(1) - rollouts["completion_ids"].size(1)
         rollouts |= {
-            "old_per_token_logps": logps,
             "advantages": advantages[:, count:],
             "latent_advantages": advantages[:, :count],
             "old_values": values,
             "returns": returns,
             "num_actions_in_batch": self.accelerator.gather(mask.sum()).sum(),
         }
-        self.watched.add_all(replay_metrics(logps, rollouts))
         if self.settings.estimator.uses_density and "latent_rms" not in rollouts:
             self._add_old_densities(rollouts)
         residual, spread = self._moments(torch.stack([returns - values, returns]), mask)[1]
@@ -96,16 +99,14 @@ class LatentPPOTrainer(LatentGRPOTrainer):
 
     @torch.no_grad()
     def _as_drawn(self, rollouts: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Log-probs (B, A) of the answers and values (B, L + A) of the actions, under the weights that drew them."""
-        answers, prompts = answers_of(rollouts), rollouts["prompt_ids"]
-        logps, values = [], []
-        for part in torch.arange(len(answers.ids)).split(self.args.per_device_train_batch_size):
-            some = answers.select(part)
-            with self.working(Work({"noise_seeds": rollouts["noise_seeds"][part]})) as work:
-                found, _, _ = self._get_per_token_logps_and_entropies(self.model, some.ids, some.mask, some.width)
-            logps.append(found)
-            values.append(self._action_values(work.state_values, prompts[part], some.width))
-        return torch.cat(logps), torch.cat(values)
+        """Log-probs (B, A) of the answers and state values (B, T), under the weights that drew them."""
+        answers = answers_of(rollouts)
+        with self.working(Work({"noise_seeds": rollouts["noise_seeds"]})) as work:
+            logps, _, _ = self._get_per_token_logps_and_entropies(
+                self.model, answers.ids, answers.mask, answers.width, self.args.per_device_train_batch_size
+            )
+        assert work.state_values is not None
+        return logps, work.state_values
 
     def _action_values(self, state_values: Tensor | None, prompt_ids: Tensor, answers: int) -> Tensor:
         assert state_values is not None
