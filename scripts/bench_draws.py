@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from neuralese.pipeline.latent.noise import parse_noise
-from neuralese.pipeline.latent.sampling.generate import token_draws
+from neuralese.pipeline.latent.sampling.answers import token_draws
 
 ROWS, LATENTS, TOKENS = 512, 6, 32
 

@@ -35,7 +35,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from neuralese.pipeline.latent import LatentConfig, latentize
-from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
+from neuralese.pipeline.latent.sampling.answers import SamplingParams
+from neuralese.pipeline.latent.sampling.generate import generate
 
 LATENTS, LATENT_ID = 6, 3
 LOOPED_LATENTS, LOOPS = (24, 78), (3, 6)

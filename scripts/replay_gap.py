@@ -17,7 +17,8 @@ from torch import Tensor
 
 from neuralese.pipeline.latent.batch import Draw
 from neuralese.pipeline.latent.noise import parse_noise
-from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate, pad_left
+from neuralese.pipeline.latent.sampling.answers import SamplingParams
+from neuralese.pipeline.latent.sampling.generate import generate, pad_left
 from neuralese.pipeline.model.load import load_reasoner
 from neuralese.pipeline.model.reasoner import Reasoner
 from neuralese.pipeline.train.rl.estimators import replayed_logps

@@ -5,7 +5,9 @@ import torch
 
 from neuralese.pipeline.latent import ModelError, parse_noise
 from neuralese.pipeline.latent.noise import LatentDraws
-from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate, token_draws
+from neuralese.pipeline.latent.sampling import answers
+from neuralese.pipeline.latent.sampling.answers import SamplingParams, token_draws
+from neuralese.pipeline.latent.sampling.generate import generate
 from neuralese.pipeline.latent.thoughts import suppress
 
 QUESTIONS = ["3 + 4 * 2 - 1 =", "6 - 5 =", "1 * 2 + 3 + 4 =", "2 + 2 * 6 ="]
@@ -208,6 +210,20 @@ def test_answers_of_one_seed_share_their_thought_and_differ(reasoner, rows_run):
     assert again.logprobs == pytest.approx(two[0].logprobs[:2], abs=1e-4)
     (plain,) = reasoner.generate(QUESTIONS[:1], seeds=[[4]], **options)
     assert plain.token_ids == again.token_ids[:1]
+
+
+@pytest.mark.parametrize("every", [3, 8, 100])
+def test_answers_do_not_depend_on_how_often_their_ends_are_looked_for(reasoner, rows_run, monkeypatch, every):
+    """As where each look would wait for a device. Passes after the last end are run and left out."""
+    options = {"n": 16, "temperature": 2.0, "noise": "gaussian:0.1", "seed": 3, "max_new_tokens": 23}
+    (often,) = reasoner.generate(QUESTIONS[:1], **options)
+    longest, passes = max(map(len, often.token_ids)), len(rows_run)
+    monkeypatch.setitem(answers.LOOKS, "cpu", every)
+    (seldom,) = reasoner.generate(QUESTIONS[:1], **options)
+    assert seldom.token_ids == often.token_ids and min(map(len, often.token_ids)) < longest
+    assert seldom.logprobs == pytest.approx(often.logprobs, abs=1e-4)
+    last = min(-(-longest // every) * every, 23)  # tokens drawn up to the look that finds all ended
+    assert len(rows_run) - passes == passes - (longest - 1) + last - 1
 
 
 def test_finished_answers_leave_the_batch(reasoner, rows_run):

@@ -13,7 +13,8 @@ from batches import E, L, S, assert_same_gradients, encode, gradients
 from test_architectures import ARCHITECTURES
 from transformers import DynamicCache
 
-from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
+from neuralese.pipeline.latent.sampling.answers import SamplingParams
+from neuralese.pipeline.latent.sampling.generate import generate
 
 REPO = os.environ.get("COCONUT_REPO")
 pytestmark = pytest.mark.skipif(not REPO, reason="COCONUT_REPO names no clone of the published code")

@@ -15,7 +15,8 @@ from test_published_coconut import aligned
 from transformers import DynamicCache
 
 from neuralese.pipeline.latent import parse_noise
-from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
+from neuralese.pipeline.latent.sampling.answers import SamplingParams
+from neuralese.pipeline.latent.sampling.generate import generate
 from neuralese.pipeline.problems.collate import Collator
 from neuralese.pipeline.problems.encode import Encoded
 from neuralese.pipeline.problems.format import Format

@@ -12,7 +12,7 @@ from test_ppo import make_ppo
 from transformers import TrainerControl, TrainerState
 
 from neuralese.pipeline.latent.geometry import cosine_sums
-from neuralese.pipeline.latent.sampling.generate import Generated
+from neuralese.pipeline.latent.sampling.answers import Generated
 from neuralese.pipeline.train import timed_trainer
 from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
 from neuralese.pipeline.train.rl.call_state import Work

@@ -19,8 +19,8 @@ from neuralese.pipeline.latent.engine.footprint import Footprint, column_bytes
 from neuralese.pipeline.latent.noise import parse_noise
 from neuralese.pipeline.latent.sampling import budget as budgets
 from neuralese.pipeline.latent.sampling import generate
+from neuralese.pipeline.latent.sampling.answers import SamplingParams
 from neuralese.pipeline.latent.sampling.budget import Budget, BudgetError, Room, check_holds
-from neuralese.pipeline.latent.sampling.generate import SamplingParams
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.scoring.sampling_setting import Setting
 from neuralese.pipeline.system import memory

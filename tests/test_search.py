@@ -13,8 +13,8 @@ from neuralese.pipeline.evaluate.draw_samples import Effort, draw_samples
 from neuralese.pipeline.evaluate.search import _draws, search_thoughts
 from neuralese.pipeline.evaluate.settings import most_sensitive, settings_of
 from neuralese.pipeline.latent.noise import Replacement, parse_noise
+from neuralese.pipeline.latent.sampling.answers import SamplingParams
 from neuralese.pipeline.latent.sampling.budget import Budget
-from neuralese.pipeline.latent.sampling.generate import SamplingParams
 from neuralese.pipeline.recipe.schema import EvaluateSection
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.scoring.latent_reward import LatentRewardConfig, LatentRewardModel, judge_thoughts

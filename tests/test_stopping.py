@@ -9,7 +9,8 @@ from test_grpo import make_trainer
 from neuralese.data.errors import UserError
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.geometry import cosine_sums
-from neuralese.pipeline.latent.sampling.generate import Generated, SamplingParams, generate
+from neuralese.pipeline.latent.sampling.answers import Generated, SamplingParams
+from neuralese.pipeline.latent.sampling.generate import generate
 from neuralese.pipeline.latent.stopping import StopDraws
 from neuralese.pipeline.latent.thoughts import Thought, suppress
 from neuralese.pipeline.recipe.load import load_recipe

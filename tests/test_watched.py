@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from neuralese.pipeline.latent.geometry import cosine_sums, effective_ranks
-from neuralese.pipeline.latent.sampling.generate import Generated
+from neuralese.pipeline.latent.sampling.answers import Generated
 from neuralese.pipeline.train.rl.metrics import (
     LatentGradients,
     ratio_metrics,

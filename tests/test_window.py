@@ -17,7 +17,8 @@ from neuralese.pipeline.latent.engine import room
 from neuralese.pipeline.latent.engine.decoder import CachedDecoder
 from neuralese.pipeline.latent.engine.packed import Keep
 from neuralese.pipeline.latent.noise import Replacement
-from neuralese.pipeline.latent.sampling.generate import SamplingParams, generate
+from neuralese.pipeline.latent.sampling.answers import SamplingParams
+from neuralese.pipeline.latent.sampling.generate import generate
 from neuralese.pipeline.latent.thoughts import Thought
 
 ALL = 9  # more than any row has

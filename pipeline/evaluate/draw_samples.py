@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...data.problem import Problem
 from ...rewards.score import scores_of
 from ..latent.noise import parse_noise
+from ..latent.sampling.answers import SamplingParams
 from ..latent.sampling.budget import Budget
-from ..latent.sampling.generate import SamplingParams
 from ..model.from_text import answer_from_text
 from ..model.reasoner import Reasoner, Samples
 from ..recipe.schema import EvaluateSection

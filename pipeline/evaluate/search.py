@@ -17,8 +17,9 @@ from ..latent.config import LatentConfig
 from ..latent.engine.packed import Keep
 from ..latent.noise import Noise, check_fits, parse_noise
 from ..latent.philox import Stream, new_seeds
+from ..latent.sampling.answers import SamplingParams, write_answers
 from ..latent.sampling.budget import Budget, Room, check_holds
-from ..latent.sampling.generate import SamplingParams, pad_left, write_answers
+from ..latent.sampling.generate import pad_left
 from ..model.reasoner import Reasoner, Samples
 from ..problems.checks import check_room
 from ..problems.encode import encode_prompts

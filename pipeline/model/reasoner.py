@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..latent.config import LatentConfig, ModelError, context_window
 from ..latent.engine.quantized import is_quantized
 from ..latent.noise import Noise, parse_noise
+from ..latent.sampling.answers import Generated, SamplingParams
 from ..latent.sampling.budget import Budget, check_budget
-from ..latent.sampling.generate import Generated, SamplingParams, generate
+from ..latent.sampling.generate import generate
 from ..latent.supervision import StepDecoder
 from ..latent.thoughts import THOUGHT_SOURCES
 from ..problems.checks import check_room

@@ -8,112 +8,21 @@ their thought, and each draws an answer of its own: the m-th of them is always t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from ..batch import Batch, Draw
-from ..config import ModelError
 from ..engine.packed import Keep, PassResult, Stop
-from ..engine.precision import in_compute_dtype, precise
+from ..engine.precision import in_compute_dtype
 from ..noise import Noise
-from ..philox import Stream, uniform
 from ..stopping import StopDraws
-from ..thoughts import THOUGHT_SOURCES, suppress
+from ..thoughts import THOUGHT_SOURCES
+from .answers import Generated, SamplingParams, write_answers
 from .budget import NO_LIMIT, Budget, Room
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How tokens are drawn, and where thoughts end. temperature 0 takes the most likely token.
-
-    Attributes:
-        draws_stops: The decisions of a stop head are drawn, whatever the temperature; else the likelier one is taken.
-
-    Raises:
-        ModelError: max_new_tokens below 1.
-    """
-
-    temperature: float = 0.0
-    max_new_tokens: int = 32
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float | None = None
-    draws_stops: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ModelError(f"max_new_tokens={self.max_new_tokens} leaves no room for an answer. Give at least 1.")
-
-    def warpers(self) -> LogitsProcessorList:
-        warpers = LogitsProcessorList()
-        if self.temperature not in (0.0, 1.0):
-            warpers.append(TemperatureLogitsWarper(self.temperature))
-        if self.top_k:
-            warpers.append(TopKLogitsWarper(self.top_k))
-        if self.top_p < 1.0:
-            warpers.append(TopPLogitsWarper(self.top_p))
-        if self.min_p is not None:
-            warpers.append(MinPLogitsWarper(self.min_p))
-        return warpers
-
-
-@dataclass
-class Generated:
-    """N sampled answers.
-
-    Attributes:
-        token_ids: N answers, each with its end-of-sequence token where it has one.
-        logprobs: (N, A) log-probability in nats of each answer token at the sampling temperature (at 1 for greedy),
-            before top-k, top-p or min-p; 0 after an answer's end.
-        latents: (N, L, d) the vectors fed back, zero beyond a row's count.
-        num_latents: (N,) latents of each row; fewer than its placeholders where the stop head ended the thought.
-        seeds: (N,) replay noise and tokens.
-        stop_logps: (N, L - 1) log-probs in nats of the stop head's decisions, where they were drawn.
-    """
-
-    token_ids: list[list[int]]
-    logprobs: Tensor
-    latents: Tensor
-    num_latents: Tensor
-    seeds: Tensor
-    stop_logps: Tensor | None = None
-
-    @classmethod
-    def joined(cls, parts: Sequence[Generated], answers: Sequence[Tensor]) -> Generated:
-        """One draw of its parts, which hold answers (N',) of it each. What is shorter in a part gets zeros."""
-        if len(parts) == 1:
-            return parts[0]
-        back = torch.cat(list(answers)).argsort()
-
-        def whole(values: Sequence[Any]) -> Any:
-            if values[0] is None:
-                return None
-            if isinstance(values[0], Tensor):
-                return torch.cat(_equally_wide(values))[back.to(values[0].device)]
-            rows = [row for value in values for row in value]
-            return [rows[at] for at in back.tolist()]
-
-        return cls(**{field.name: whole([getattr(part, field.name) for part in parts]) for field in fields(cls)})
-
-
-def _equally_wide(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors (N, W, ...), each with its own W, with zeros up to the widest; those of one dimension as they are."""
-    if parts[0].dim() == 1:
-        return list(parts)
-    width = max(part.size(1) for part in parts)
-    return [torch.cat([part, part.new_zeros(len(part), width - part.size(1), *part.shape[2:])], 1) for part in parts]
 
 
 def pad_left(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -203,35 +112,6 @@ def _stop_of(model: PreTrainedModel, batch: Batch, seeds: Tensor, is_drawn: bool
     return StopDraws(model.stop_head, seeds, int(batch.is_latent.sum(1).max())) if is_drawn else model.is_complete
 
 
-@torch.no_grad()
-@in_compute_dtype
-def write_answers(
-    model: PreTrainedModel,
-    prefill: PassResult,
-    state: Tensor,
-    seeds: Tensor,
-    number: Tensor,
-    sampling: SamplingParams,
-    eos_token_ids: Sequence[int],
-) -> Generated:
-    """Answers after the thoughts of N rows, one each.
-
-    Args:
-        state: (N, d) after each prompt's last token.
-        seeds: (N,) the draws come from these.
-        number: (N,) tells answers of equal seeds apart.
-    """
-    stop = torch.tensor(list(eos_token_ids), device=state.device)
-    draws = None
-    if sampling.temperature > 0:
-        draws = token_draws(seeds.to(state.device), number.to(state.device), sampling.max_new_tokens)
-    tokens, logprobs = _decode(model, prefill, state, draws, sampling, stop, eos_token_ids[0])
-    is_stop = torch.isin(tokens, stop)
-    lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
-    token_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
-    return Generated(token_ids, logprobs, prefill.latents, prefill.num_latents, seeds)
-
-
 def _share_thoughts(rows: Tensor, seeds: Tensor, is_random: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Finds answers that share a thought: the same prompt and, where thoughts are random, the same seed.
 
@@ -271,59 +151,3 @@ def _prefill(
     draw = Draw(noise, seeds) if noise is not None else None
     result, _ = model.run_latents(batch, num_latents, draw, rows, Keep(spare=max_new_tokens), stop)
     return result, result.last_state()
-
-
-def _decode(
-    model: PreTrainedModel,
-    prefill: PassResult,
-    state: Tensor,
-    draws: Tensor | None,
-    sampling: SamplingParams,
-    stop: Tensor,
-    pad_id: int,
-) -> tuple[Tensor, Tensor]:
-    """Draws answers token by token; returns tokens (N, A), padded after the end, and their log-probs (N, A).
-
-    Finished answers leave the batch once they are half of it, so that a few long answers do not run many short ones
-    along.
-
-    Args:
-        draws: (N, A) uniform numbers that the tokens are drawn by; None: the most likely ones are taken.
-    """
-    count, longest = len(state), sampling.max_new_tokens
-    warpers, decoder = sampling.warpers(), prefill.decoder
-    tokens = torch.full((count, longest), pad_id, device=stop.device)
-    logprobs = precise(state).new_zeros(count, longest)
-    row = torch.arange(count, device=stop.device)  # (n,) rows of the answers still in the batch
-    position, done = prefill.next_position, torch.zeros_like(row, dtype=torch.bool)
-    for step in range(longest):
-        logits = suppress(precise(model.head_logits(state)), model.latent_config.token_ids)  # (n, V)
-        token = _draw(logits, warpers, draws[row, step, None] if draws is not None else None)
-        logprob = (logits / (sampling.temperature or 1.0)).log_softmax(-1).gather(1, token[:, None]).squeeze(1)
-        tokens[row, step] = torch.where(done, pad_id, token)
-        logprobs[row, step] = logprob.masked_fill(done, 0.0)
-        done = done | torch.isin(token, stop)
-        alive = int((~done).sum())
-        if alive == 0 or step == longest - 1:
-            return tokens[:, : step + 1], logprobs[:, : step + 1]
-        if 2 * alive <= len(row):
-            keep = (~done).nonzero().squeeze(1)
-            decoder.select(keep)
-            row, token, position, done = row[keep], token[keep], position[keep], done[keep]
-        embeds = model.get_input_embeddings()(token[:, None])
-        state = decoder(embeds, torch.ones_like(token[:, None], dtype=torch.bool), position[:, None])[:, -1]
-        position = position + 1
-    raise AssertionError("max_new_tokens is at least 1")
-
-
-def _draw(logits: Tensor, warpers: LogitsProcessorList, uniform: Tensor | None) -> Tensor:
-    """One token a row (n,) from logits (n, V): by the inverse CDF at uniform (n, 1), or the most likely one."""
-    if uniform is None:
-        return logits.argmax(-1)
-    cdf = warpers(None, logits).softmax(-1).cumsum(-1)
-    return (cdf <= uniform * cdf[:, -1:]).sum(-1).clamp_max(logits.size(-1) - 1)
-
-
-def token_draws(seeds: Tensor, number: Tensor, count: int) -> Tensor:
-    """Uniform numbers (N, count) that tokens are drawn by; those of row n come from seeds[n] and number[n] alone."""
-    return uniform(seeds, Stream.TOKEN, number, 0, count)

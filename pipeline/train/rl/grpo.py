@@ -27,7 +27,8 @@ from trl.models import unwrap_model_for_generation
 
 from ...latent.batch import Given
 from ...latent.noise.values import share_bases
-from ...latent.sampling.generate import Generated, SamplingParams, generate
+from ...latent.sampling.answers import Generated, SamplingParams
+from ...latent.sampling.generate import generate
 from ...system.compat import logged_metric, replace_prompts, rollout_tokenizer, shuffling_by
 from ..clock import REST
 from ..lora import inner_model

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...latent.geometry import cosine_sums
 from ...latent.noise import Noise
-from ...latent.sampling.generate import Generated
+from ...latent.sampling.answers import Generated
 from ...model.reasoner import Reasoner
 from ..timed_trainer import TimedTrainer
 from .logps import Answers

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...latent.geometry import effective_ranks
-from ...latent.sampling.generate import Generated
+from ...latent.sampling.answers import Generated
 from ..watched import Number
 from .groups import equal_groups
 
