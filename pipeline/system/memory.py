@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # Parts of the messages of errors that are no MemoryError.
 LACKING = ("can't allocate memory", "out of memory", "Cannot allocate memory", "not enough memory")
@@ -26,6 +29,8 @@ def free_memory(device: torch.device) -> int:
     groups of this process leave, shared by the processes of a launch on this machine.
     """
     if device.type == "cuda":
+        import torch  # errors are explained where `--help` has not loaded it
+
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     free = min([psutil.virtual_memory().available, *_left_by_groups(Path("/proc/self/cgroup"), GROUPS)])
