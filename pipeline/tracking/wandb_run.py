@@ -33,7 +33,7 @@ class TrackingError(UserError):
 
 
 def is_wanted(recipe: Recipe) -> bool:
-    """Whether W&B is used: tracking.report_to names it, and neither WANDB_DISABLED nor WANDB_MODE turns it off.
+    """Whether W&B is used: tracking.report_to names it, and no variable (WANDB_DISABLED, WANDB_MODE=disabled) stops it.
 
     Raises:
         TrackingError: WANDB_DISABLED is neither true nor false.

@@ -1,4 +1,7 @@
-"""How a run looks in W&B: its name and tags, the config to filter and group by, and what the table of runs shows."""
+"""How a run looks in W&B: its name and tags, the config to filter and group by, and what the table of runs shows.
+
+Other trackers show the same project, name, tags and config.
+"""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..latent.config import LatentConfig
+from ..latent.engine.parallel import Refinement
 from ..latent.engine.quantized import QuantizedLinear
-from ..system.compat import is_sharded
+from ..system.compat import is_sharded, num_weights
 from .watched import Number
 
 # Name of the device -> 10^12 operations a second of dense products in float32, TF32 and bfloat16 (summed in float32).
@@ -115,10 +116,8 @@ class Cost:
 
 def latent_passes(config: LatentConfig) -> int:
     """How often a latent runs through the trunk: once, or in each round and once more with the text behind it."""
-    if config.num_latents == 0 or config.mode == "sequential":
-        return 1
-    rounds = config.loops or min(config.jacobi_sweeps or 1, config.num_latents)
-    return rounds + 1
+    refinement = Refinement.of(config, config.num_latents)
+    return 1 if refinement is None else refinement.rounds + 1
 
 
 def _double(number: Number) -> Number:
@@ -133,4 +132,4 @@ def _size(module: nn.Module | None, weight: Any) -> int:
     """Elements of a weight, also of one in few bits or in shards."""
     if isinstance(module, QuantizedLinear) and weight is module.weight:
         return module.in_features * module.out_features
-    return weight.ds_numel if is_sharded(weight) else weight.numel()
+    return num_weights(weight)
