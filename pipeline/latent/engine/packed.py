@@ -140,7 +140,7 @@ class Between:
 
     Attributes:
         stop: Called before each latent. Only for rows with one block of latents. A thought does not end before its
-            first latent, and one that is complete stays so; latents after its end are left out.
+            first latent. It must say the same of a complete thought again; latents after its end are left out.
         branch: Says which rows go on. It is called before each latent with the states (N, d) after the one before (at
             first after the question), and once more after the last latent. It returns rows (M,), which may repeat, and
             epsilon (M, W) of their next latent or None. Only for rows with one block of equally many latents.

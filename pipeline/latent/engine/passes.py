@@ -144,20 +144,19 @@ class _Skipping:
 
     def __init__(self, stop: Stop, rows: _Rows) -> None:
         self.stop = stop
-        self.is_complete = torch.zeros_like(rows.counts, dtype=torch.bool)
         rows.is_token, rows.position_ids = rows.is_token.clone(), rows.position_ids.clone()
         self.is_token, self.is_latent, self.position_ids = rows.is_token, rows.is_latent, rows.position_ids
         self.count = torch.zeros_like(rows.counts)  # (N,) latents left out so far
 
     def skip(self, last: Tensor, turn: Tensor, part: slice) -> None:
-        """Leaves out the latents of a pass in rows that are complete.
+        """Leaves out the latents of a pass in rows that are complete. These stay so: their last state does not change,
+        and decisions that were drawn are remembered by `StopDraws`.
 
         Args:
             last: (N, d) last hidden states.
             turn: (N,) index in its row of the latent that the pass would make.
         """
-        self.is_complete = self.is_complete | (self.stop(last, turn) & (turn > 0))
-        left_out = self.is_latent[:, part] & self.is_complete[:, None]
+        left_out = self.is_latent[:, part] & (self.stop(last, turn) & (turn > 0))[:, None]
         self.count = self.count + left_out.sum(1)
         self.is_token[:, part] &= ~left_out
         self.position_ids[:, part] = (self.position_ids[:, part] - self.count[:, None]).clamp_min(0)
