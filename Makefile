@@ -56,8 +56,8 @@ NUMERIC := actions architectures audit_interventions audit_reading draws estimat
 	shared_questions statistics step_labels stopping stopping_gradients supervision rl_metrics rl_options svp think window
 
 test-dispatch: .venv
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
-		$(BIN)/python -m pytest $(NUMERIC:%=tests/test_%.py)
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
+		$(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC:%=tests/test_%.py)
 
 clean:
 	rm -rf .venv .types .mypy_cache .pytest_cache .ruff_cache *.egg-info build
