@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
 from ..latent.engine.precision import computing
+from ..latent.supervision.base import IGNORE
 from ..model.load import load_reasoner
 from ..problems.format import Format
 from ..problems.schedule import TEXT
@@ -57,17 +59,34 @@ def train_sft(context: Context, base: str | Path, folder: Path) -> None:
         peft_config=lora_config(context.recipe, reasoner, special_tokens=False),
         callbacks=[TrackingCallback(context.tracker), ProgressCallback("sft")],
     )
-    _compute_in_its_dtype(inner_model(trainer.model))
+    read_labels_alone(inner_model(trainer.model))
     train_and_hand_over(trainer, context, reasoner, base, folder)
 
 
-def _compute_in_its_dtype(model: Any) -> None:
-    """Makes TRL's forward compute in `model.dtype`. It replaces the reasoner's forward, which does so itself."""
+def read_labels_alone(model: Any) -> None:
+    """Makes TRL's forward compute in `model.dtype`, and score the positions that carry a label, no others.
+
+    It replaces the reasoner's forward, which does both itself. Without Triton TRL's head scores every position of a
+    question, too, and leaves it out of the loss: with a large vocabulary that takes longer than the layers.
+    """
     fused = model.forward
 
     @functools.wraps(fused)
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
         with computing(model):
-            return fused(*args, **kwargs)
+            if not fused_lm_head or labels is None:
+                return fused(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+            keep = labels[:, 1:] != IGNORE
+            hook = model.base_model.register_forward_hook(functools.partial(_keep, keep))
+            try:
+                return fused(*args, fused_lm_head=True, shift_labels=labels[:, 1:][keep][None], **kwargs)
+            finally:
+                hook.remove()
 
     model.forward = forward
+
+
+def _keep(keep: Tensor, _module: Any, _inputs: Any, outputs: Any) -> Any:
+    """The outputs of a backbone, with the states that predict a label (1, N, d) in place of all (B, T, d)."""
+    outputs.last_hidden_state = outputs.last_hidden_state[:, :-1][keep][None]
+    return outputs
