@@ -107,7 +107,7 @@ def test_as_many_supervised_steps_as_rl_has(tmp_path, shown):
 def test_a_missed_threshold_keeps_the_best_level_and_says_so(tmp_path, monkeypatch, capsys):
     """Level 1 is promoted, level 2 is not: its weights are left, level 1 is measured, RL is not trained."""
     measured = iter([1.0, 0.25])
-    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: next(measured))
+    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents, followed=None: next(measured))
     command = ["train", str(TINY), f"output_dir={tmp_path}", "tracking.wandb=false", "curriculum.at_limit=stop"]
     with pytest.raises(SystemExit) as exit:
         main(command)
@@ -132,7 +132,7 @@ def test_a_missed_threshold_keeps_the_best_level_and_says_so(tmp_path, monkeypat
 
 
 def test_no_level_promoted_keeps_the_weights_it_started_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: 0.0)
+    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents, followed=None: 0.0)
     rows = run(recipe(tmp_path, "curriculum.at_limit=stop"))
     assert {row.stage for row in rows} == {"sft"}  # text CoT is no result of the curriculum
     folder = tmp_path / "tiny"
@@ -147,7 +147,7 @@ def test_no_level_promoted_keeps_the_weights_it_started_from(tmp_path, monkeypat
 def test_it_steps_back_to_a_level_whose_accuracy_fell(tmp_path, monkeypatch):
     """Measured in order: level 1; level 2, and level 1 after it, which has fallen; level 1 again; level 2, level 1."""
     measured = iter([1.0, 1.0, 0.1, 1.0, 1.0, 0.9])
-    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: next(measured))
+    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents, followed=None: next(measured))
     run(recipe(tmp_path, "curriculum.step_back_at=0.5"))
     folder = tmp_path / "tiny" / "curriculum"
     assert [visit["level"] for visit in report(folder)["visits"]] == [1, 2, 1, 2]
@@ -163,7 +163,9 @@ def test_an_accuracy_at_the_threshold_promotes(threshold, is_promoted):
 
 def test_patience_ends_a_level_also_when_it_was_killed_and_resumed(tmp_path, monkeypatch):
     values = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.3, 5: 0.3, 6: 0.3}
-    monkeypatch.setattr(promotion.Promotion, "measure", lambda self, latents: values[self.trainer.state.global_step])
+    monkeypatch.setattr(
+        promotion.Promotion, "measure", lambda self, latents, followed=None: values[self.trainer.state.global_step]
+    )
     options = ["curriculum.eval_every=1", "curriculum.patience=2", "curriculum.steps_per_level=2"]
     # Resumed from the checkpoint at step 2, which the best measurement was made at.
     killed_and_resumed(tmp_path, monkeypatch, "level-1", *options, "curriculum.trainer.max_steps=9")

@@ -146,3 +146,17 @@ def block_texts(reasoner: Reasoner, tokens: Sequence[int]) -> list[str]:
     """The text of each block of a thought, from the tokens read in its latents, up to the first end of sequence."""
     said = said_blocks(reasoner, tokens, reasoner.config.latents_per_step)
     return [reasoner.tokenizer.decode(block).strip() for block in said]
+
+
+def thought_texts(reasoner: Reasoner, prompts: Sequence[Sequence[int]], draw: Draw | None = None) -> list[str]:
+    """The text that the model's head reads in each thought, blocks parted by ` | `; empty where nothing can be read.
+
+    Args:
+        prompts, draw: As in `read_latents`.
+    """
+    section = reasoner.config
+    counts = [list(prompt).count(section.token_ids[1]) for prompt in prompts]
+    if not any(counts) or not THOUGHT_SOURCES[section.thought_source].is_recurrent:
+        return [""] * len(prompts)
+    read = read_latents(reasoner, prompts, draw).tokens[-1, :, :, 0].tolist()
+    return [" | ".join(block_texts(reasoner, row[:n])) for row, n in zip(read, counts, strict=True)]

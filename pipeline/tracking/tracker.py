@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import TrainerCallback
 
 from ..recipe.schema import Recipe
@@ -27,6 +28,7 @@ class Tracker:
         self.recipe, self.folder, self.is_main = recipe, folder, is_main
         self.stage = ""
         self.wandb_run: Any = None
+        self._tables: dict[str, Any] = {}  # of the stage, those that grow
         self.others: OtherTrackers | None = None
         self.is_offline = False
         if is_main:
@@ -67,12 +69,40 @@ class Tracker:
         if len(kept) < len(rows):
             write_rows(file, kept)
 
-    def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
-        """Records a table in W&B only, at an optimizer step of the current stage."""
-        if self.wandb_run is not None:
-            import wandb
+    @property
+    def takes_tables(self) -> bool:
+        """Whether tables of rollouts and problems are recorded, so that making them is worth its time."""
+        return self.wandb_run is not None and self.recipe.tracking.tables_every is not None
 
-            self.wandb_run.log({name: wandb.Table(columns=columns, data=rows), "global_step": step})
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int, grows: bool = False) -> None:
+        """Records a table in W&B only, at an optimizer step of the current stage.
+
+        Args:
+            grows: The rows are added to those of this name that the stage has recorded.
+        """
+        if self.wandb_run is None:
+            return
+        import wandb
+
+        table = self._tables.get(name)
+        if table is None:
+            table = wandb.Table(columns=columns, log_mode="INCREMENTAL" if grows else "IMMUTABLE")
+        if grows:
+            self._tables[name] = table
+        for row in rows:
+            table.add_data(*row)
+        self.wandb_run.log({name: table, "global_step": step})
+
+    def log_histograms(self, numbers: Mapping[str, Tensor], step: int) -> None:
+        """Records how numbers are distributed, in W&B only. Those that are not finite are left out."""
+        if self.wandb_run is None:
+            return
+        import wandb
+
+        finite = {name: values.float()[values.isfinite()].cpu().numpy() for name, values in numbers.items()}
+        shown = {name: wandb.Histogram(values) for name, values in finite.items() if len(values)}
+        if shown:
+            self.wandb_run.log({**shown, "global_step": step})
 
     def log_images(self, images: Mapping[str, Path], step: int) -> None:
         """Records image files, by name, in W&B only, at an optimizer step of the current stage."""
@@ -95,6 +125,7 @@ class Tracker:
         if self.wandb_run is not None:
             self.wandb_run.finish(exit_code=exit_code)
             self.wandb_run = None
+        self._tables = {}
 
 
 class TrackingCallback(TrainerCallback):

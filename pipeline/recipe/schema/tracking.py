@@ -18,6 +18,12 @@ class TrackingSection(Section):
         ("wandb",), description="trackers: wandb (offline where there is no key), tensorboard, mlflow, trackio; or none"
     )
     project: str | None = Field(None, description="project; None: WANDB_PROJECT, else neuralese")
+    tables_every: int | None = Field(
+        50,
+        ge=1,
+        description="optimizer steps from one table of RL's rollouts in W&B to the next; None: neither these nor the "
+        "table of followed problems",
+    )
     entity: str | None = Field(None, description="W&B entity; None: WANDB_ENTITY, else that of the key")
 
     @model_validator(mode="before")

@@ -19,6 +19,7 @@ from ....data.problem import Problem
 from ....rewards.score import is_right
 from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
+from ..followed import Followed
 from ..lora import inner_model
 from .level_trainer import LevelTrainer
 
@@ -35,6 +36,7 @@ class Promotion(TrainerCallback):
         target: float | None,
         every: int,
         patience: int | None = None,
+        followed: Followed | None = None,
     ) -> None:
         """
         Args:
@@ -43,9 +45,11 @@ class Promotion(TrainerCallback):
             target: Accuracy at which the level is promoted. None: it trains to its limit, and is not promoted.
             every: Optimizer steps between two measurements. One more is made at the last step.
             patience: The level ends after this many measurements in a row without a new best. None: never.
+            followed: Takes the answers of the level.
         """
         self.reasoner, self.problems, self.settings, self.num_latents = reasoner, problems, settings, num_latents
         self.target, self.every, self.patience = target, every, patience
+        self.followed = followed
         self.trainer: LevelTrainer | None = None
         self.accuracy = 0.0
 
@@ -54,7 +58,7 @@ class Promotion(TrainerCallback):
             return
         assert self.trainer is not None
         with self.trainer.clock.part("eval"):
-            self.accuracy = self.measure(self.num_latents)
+            self.accuracy = self.measure(self.num_latents, self.followed)
         # From the log, which a checkpoint restores. This object starts anew on resume.
         history = [log["accuracy"] for log in state.log_history if "accuracy" in log] + [self.accuracy]
         if self.is_promoted or self._is_out_of_patience(history):
@@ -72,18 +76,21 @@ class Promotion(TrainerCallback):
         since_best = len(history) - 1 - history.index(max(history))
         return self.patience is not None and since_best >= self.patience
 
-    def measure(self, num_latents: int) -> float:
+    def measure(self, num_latents: int, followed: Followed | None = None) -> float:
         """Greedy accuracy on the problems, the same on every process. Each process answers a part of them."""
         assert self.trainer is not None
         state = PartialState()
         mine = self.problems[state.process_index :: state.num_processes]
         with unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model:
-            samples = Reasoner(inner_model(model), self.reasoner.tokenizer).generate(
+            reasoner = Reasoner(inner_model(model), self.reasoner.tokenizer)
+            samples = reasoner.generate(
                 [problem.question for problem in mine],
                 num_latents=num_latents,
                 max_new_tokens=self.settings.max_new_tokens,
                 **self.settings.at_once,
             )
-        texts, answer_format = [sample.texts for sample in samples], self.reasoner.config.answer_format
-        right = is_right(self.settings.scorer, mine, texts, answer_format).sum()
-        return float(reduce(torch.tensor(float(right), device=state.device), "sum")) / len(self.problems)
+            texts, answer_format = [sample.texts for sample in samples], self.reasoner.config.answer_format
+            right = is_right(self.settings.scorer, mine, texts, answer_format)
+            if followed is not None:
+                followed.send(reasoner, mine, samples, right, self.trainer.state.global_step)
+        return float(reduce(torch.tensor(float(right.sum()), device=state.device), "sum")) / len(self.problems)

@@ -24,6 +24,7 @@ from ...recipe.schema import Recipe
 from ...tracking.tracker import TrackingCallback
 from ..callbacks import ProgressCallback
 from ..context import Context
+from ..followed import Followed
 from ..hand_over import train_and_hand_over
 from ..lora import lora_config
 from .arm_plan import ArmPlan
@@ -76,6 +77,7 @@ def train_visit(context: Context, plan: ArmPlan, visit: Visit) -> None:
         plan.threshold(level),
         plan.section.eval_every,
         plan.section.patience,
+        Followed(context.tracker, visit.steps_before),
     )
     model: Any = reasoner.model
     lora = lora_config(recipe, reasoner)

@@ -30,6 +30,7 @@ class Work:
         rewards: (P, G) of the groups of all processes. `_calculate_rewards` writes them.
         is_scored: (P, G) False where no reward function gave a reward. Written with `rewards`.
         num_latents: (B,) latents of each rollout, where a stop head drew them. Written with `rollouts`.
+        thoughts: What is read in the first rollouts, if the table of rollouts is due. Written with `rollouts`.
         logps: (B, A) of the latest forward, detached. `_get_per_token_logps_and_entropies` writes them.
         stop_logps: (B, L - 1) of the first forward, detached: that of the model, which TRL runs before the reference.
             The same hook writes them.
@@ -44,6 +45,7 @@ class Work:
     rewards: Tensor | None = None
     is_scored: Tensor | None = None
     num_latents: list[int] | None = None
+    thoughts: list[str] | None = None
     logps: Tensor | None = None
     stop_logps: Tensor | None = None
     supervision_loss: Tensor | None = None
@@ -60,12 +62,14 @@ class Drawn:
         is_scored: (P, G) False where no reward function gave a reward.
         state_values: (B, T) under the weights that drew them, where TRL asked for log-probs under these and there is a
             value head.
+        thoughts: As in `Work`.
     """
 
     rollouts: dict[str, Any]
     rewards: Tensor
     is_scored: Tensor
     state_values: Tensor | None = None
+    thoughts: list[str] | None = None
 
 
 class Working:

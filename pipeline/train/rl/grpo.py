@@ -25,11 +25,13 @@ import torch
 from torch import Tensor
 from trl.models import unwrap_model_for_generation
 
-from ...latent.batch import Given
+from ...latent.batch import Draw, Given
 from ...latent.noise.values import share_bases
 from ...latent.sampling.answers import Generated, SamplingParams
 from ...latent.sampling.generate import generate
-from ...system.compat import logged_metric, replace_prompts, rollout_tokenizer, shuffling_by
+from ...model.reading import thought_texts
+from ...model.reasoner import Reasoner
+from ...system.compat import latest_completions, logged_metric, replace_prompts, rollout_tokenizer, shuffling_by
 from ..clock import REST
 from ..lora import inner_model
 from .actions import latent_mask, shortened, stop_mask, with_actions
@@ -46,8 +48,9 @@ from .groups import (
 )
 from .latent_trainer import LatentTrainer
 from .logps import answers_of
-from .metrics import ratio_metrics, replay_metrics, reward_metrics
+from .metrics import answer_ratios, ratio_metrics, replay_metrics, reward_metrics
 from .rollouts import draw_seeds
+from .rollouts_table import rollout_columns
 
 
 class LatentGRPOTrainer(LatentTrainer):
@@ -61,6 +64,8 @@ class LatentGRPOTrainer(LatentTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         drawn = self._draw(inputs)
+        if drawn.thoughts is not None:
+            self._show(drawn.rollouts, drawn.thoughts)
         if self.settings.equal_groups == "resample":
             drawn = self._resample(inputs, drawn)
         self.watched.add_all(reward_metrics(drawn.rewards, drawn.is_scored, self.settings.answers_per_thought))
@@ -107,7 +112,7 @@ class LatentGRPOTrainer(LatentTrainer):
                 rollouts["old_stop_logps"] = work.stop_logps
             if self.settings.estimator.uses_density:
                 self._add_old_densities(rollouts)
-        return Drawn(rollouts, work.rewards, work.is_scored, work.state_values)
+        return Drawn(rollouts, work.rewards, work.is_scored, work.state_values, work.thoughts)
 
     def _credit_thoughts(self, rollouts: dict[str, Any]) -> None:
         """Adds the advantages of what the answers of a thought share: its latents, and its decisions to stop."""
@@ -170,10 +175,34 @@ class LatentGRPOTrainer(LatentTrainer):
             drawn = generate(
                 policy, prompts, rows, seeds, sampling, self.noise, self.eos_token_ids, self.settings.budget
             )
+            if self.table is not None and self.table.is_due(self.state.global_step):
+                self.work.thoughts = self._read(
+                    policy, [prompts[row] for row in rows.tolist()[: self.table.shown]], seeds, drawn
+                )
         if self.ref_model is not None:
             share_bases(policy, self.accelerator.unwrap_model(self.ref_model))
         self.watch_rollouts(policy, prompts, rows, drawn)
         return drawn
+
+    def _read(self, policy: Any, prompts: list[list[int]], seeds: Tensor, drawn: Generated) -> list[str]:
+        """What is read in the thoughts of the first rollouts, as many as there are prompts, as they were drawn."""
+        if self.decisions:
+            prompts = shortened(prompts, drawn.num_latents.tolist()[: len(prompts)], self.reasoner.config.token_ids[1])
+        draw = Draw(self.noise, seeds[: len(prompts)]) if self.noise is not None else None
+        return thought_texts(Reasoner(policy, self.reasoner.tokenizer), prompts, draw)
+
+    def _show(self, rollouts: dict[str, Any], thoughts: list[str]) -> None:
+        """Sends the table of rollouts, of the first on this process, and how numbers of all of them are distributed."""
+        assert self.table is not None
+        logs = latest_completions(self)
+        columns = rollout_columns(logs, thoughts, rollouts["noise_seeds"].tolist()[: len(thoughts)])
+        numbers = {f"histogram/{name}": torch.tensor(values) for name, values in logs["rewards"].items()}
+        advantages, mask = rollouts["advantages"], rollouts["completion_mask"].bool()
+        numbers["histogram/advantage"] = advantages[mask if advantages.dim() > 1 else mask.any(1)]
+        if self._latents[0] is not None:
+            norms = self._latents[0].norm(dim=2)
+            numbers["histogram/latent_norm"] = norms[norms > 0]  # zero beyond a thought's end
+        self.table.send(columns, numbers, self.state.global_step)
 
     def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         if self.work.num_latents is not None:
@@ -203,6 +232,9 @@ class LatentGRPOTrainer(LatentTrainer):
             state_values = work.state_values
             if not latents_act:
                 self.watched.add_all(ratio_metrics(work.logps, inputs, work.stop_logps))
+                if self.table is not None and self.table.takes_ratios(inputs, self.state.global_step):
+                    assert work.logps is not None
+                    self.table.send_ratios(answer_ratios(work.logps, inputs), self.state.global_step)
                 if work.supervision_loss is not None:
                     loss = loss + self._labelled(work.supervision_loss)
             if others and self.beta != 0.0:

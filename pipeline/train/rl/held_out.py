@@ -22,6 +22,7 @@ from ...model.reasoner import Reasoner, Samples
 from ...problems.donors import derange
 from ...recipe.schema import EvaluateSection
 from ...system.compat import logged_metric
+from ..followed import Followed
 from ..lora import inner_model
 from .legibility import is_legible, read_thoughts
 
@@ -40,6 +41,7 @@ class HeldOutCallback(TrainerCallback):
         noise: Noise | None,
         samples: int,
         writer: Reasoner | None = None,
+        followed: Followed | None = None,
         **sampling: Any,
     ) -> None:
         """
@@ -47,10 +49,12 @@ class HeldOutCallback(TrainerCallback):
             noise: On the latents of samples.
             samples: Samples of each problem, the k of pass@k.
             writer: A model trained on text steps, to judge by what is read in thoughts.
+            followed: Takes the greedy answers.
             sampling: temperature, top_k, top_p and min_p of the answers.
         """
         self.reasoner, self.problems, self.settings, self.every = reasoner, problems, settings, every
         self.noise, self.samples, self.writer, self.sampling = noise, samples, writer, sampling
+        self.followed = followed
         self.trainer: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -91,7 +95,10 @@ class HeldOutCallback(TrainerCallback):
         options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, **settings.at_once}
         greedy = reasoner.generate(questions, **options)
         drawn = reasoner.generate(questions, n=self.samples, noise=self.noise, **self.sampling, **options)
-        right = {"accuracy": self._judged(problems, greedy).mean(1).tolist()}
+        judged = self._judged(problems, greedy)
+        if self.followed is not None:
+            self.followed.send(reasoner, problems, greedy, judged, self.trainer.state.global_step)
+        right = {"accuracy": judged.mean(1).tolist()}
         section = reasoner.config
         if section.num_latents and THOUGHT_SOURCES[section.thought_source].is_recurrent:
             # A process without problems must give the same names as the others.

@@ -21,6 +21,7 @@ from .estimators import density_logps, replayed_logps
 from .logps import ActionLogps, Answers
 from .measured import MeasuredTrainer
 from .rollouts import RolloutSettings, decisions_of
+from .rollouts_table import RolloutsTable
 from .step_labels import StepLabels, at_placeholders
 
 
@@ -33,7 +34,8 @@ class LatentTrainer(Working, MeasuredTrainer, GRPOTrainer):
 
     def __init__(self, reasoner: Reasoner, settings: RolloutSettings, **kwargs: Any) -> None:
         self.reasoner, self.settings, self.noise = reasoner, settings, settings.noise
-        self.step_labels: StepLabels | None = None  # the stage sets them
+        self.step_labels: StepLabels | None = None  # the stage sets them, and on the main process
+        self.table: RolloutsTable | None = None  # this, where tables are recorded
         super().__init__(model=reasoner.model, processing_class=reasoner.tokenizer, **kwargs)
         self.decisions = decisions_of(reasoner.config)
         self.eos_token_ids = reasoner.eos_token_ids  # a chat also ends with its turn

@@ -93,11 +93,15 @@ def ratio_metrics(
     assert logps is not None
     if "old_per_token_logps" not in inputs:
         return {"ratio/sd": 0.0, **replay_metrics(logps, inputs, stop_logps)}
-    is_answer = inputs["completion_mask"].bool()
+    is_answer, ratios = inputs["completion_mask"].bool(), answer_ratios(logps, inputs)
     count = is_answer.sum().clamp_min(1)
-    ratios = torch.where(is_answer, (logps - inputs["old_per_token_logps"]).exp(), 0.0)
     squares = torch.where(is_answer, ratios - ratios.sum() / count, 0.0).pow(2)
     return {"ratio/sd": (squares.sum() / count).sqrt()}
+
+
+def answer_ratios(logps: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """Importance ratios (B, A) of answer tokens against the weights that drew them; 0 where there is no token."""
+    return torch.where(inputs["completion_mask"].bool(), (logps - inputs["old_per_token_logps"]).exp(), 0.0)
 
 
 class LatentGradients:

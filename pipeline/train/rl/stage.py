@@ -20,17 +20,18 @@ from ...scoring.recipe_rewards import recipe_reward
 from ...tracking.tracker import TrackingCallback
 from ..callbacks import ProgressCallback
 from ..context import Context
+from ..followed import Followed
 from ..hand_over import train_and_hand_over
 from ..lora import lora_config
 from ..text_writer import load_writer
 from .alarms import AlarmCallback
-from .completions import CompletionsCallback
 from .estimators import check_estimator
 from .grpo import LatentGRPOTrainer
 from .held_out import HeldOutCallback
 from .legibility import is_legible
 from .ppo import Critic, LatentPPOTrainer
 from .rollouts import RolloutSettings
+from .rollouts_table import RolloutsTable
 from .settings import RowCollator, check_stops, grpo_args, rl_rows, rollout_settings
 from .step_labels import StepLabels
 from .trainable import train_only, weights_that_train
@@ -67,11 +68,9 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
             f"{base}. Train sft or curriculum first, or set beta to 0."
         )
     logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)
-    completions = CompletionsCallback(context.tracker)
     tracking, progress = TrackingCallback(context.tracker), ProgressCallback("rl")
     callbacks: list[TrainerCallback] = [
         tracking,
-        completions,
         progress,
         AlarmCallback(section.alarms, reasoner.config.compute_dtype, context.tracker),
     ]
@@ -80,7 +79,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         problems, evaluate = context.held_out[: section.eval_problems], context.recipe.evaluate
         held_out = HeldOutCallback(
             reasoner, problems, evaluate, section.eval_every, settings.noise, evaluate.num_samples,
-            writer if is_legible(reasoner) else None,
+            writer if is_legible(reasoner) else None, Followed(context.tracker),
             temperature=args.temperature, top_k=args.top_k or 0, top_p=args.top_p or 1.0, min_p=args.min_p,
         )  # fmt: skip
         callbacks.append(held_out)
@@ -100,10 +99,18 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         progress.title = f"rl, {trained:,} of {whole:,} weights train"
     trainer.data_collator = rows
     trainer.step_labels = labels
-    completions.trainer = trainer
+    trainer.table = _table(context, args.log_completions)
     if held_out is not None:
         held_out.trainer = trainer
     train_and_hand_over(trainer, context, reasoner, base, folder)
+
+
+def _table(context: Context, is_whole: bool) -> RolloutsTable | None:
+    """The table of rollouts, where one is recorded: now and then the first ones, or all at every draw."""
+    every, tracker = context.recipe.tracking.tables_every, context.tracker
+    if tracker.wandb_run is None or (every is None and not is_whole):
+        return None
+    return RolloutsTable(tracker, 1, None) if is_whole or every is None else RolloutsTable(tracker, every)
 
 
 def _writer(context: Context) -> Reasoner | None:

@@ -1,0 +1,141 @@
+"""Tables and histograms in W&B: rollouts in words, held-out problems that are followed, how numbers are distributed."""
+
+import json
+
+import pytest
+import torch
+from runs import tiny
+from wandb_reader import read_run
+
+from neuralese.pipeline.latent.batch import Draw
+from neuralese.pipeline.latent.noise import parse_noise
+from neuralese.pipeline.model.reading import block_texts, read_latents, thought_texts
+from neuralese.pipeline.run.train import run
+from neuralese.pipeline.tracking.tracker import Tracker
+from neuralese.pipeline.train.rl.rollouts_table import RolloutsTable, rollout_columns
+
+
+def runs_of(folder):
+    """The W&B runs of a pipeline by stage, and the rows of their tables, merged, by name."""
+    found = {}
+    for path in folder.glob("wandb/offline-run-*/*.wandb"):
+        stage = read_run(path)
+        tables = {}
+        for file in sorted(
+            path.parent.glob("files/media/table/**/*.table.json"), key=lambda file: file.stat().st_mtime
+        ):
+            name = str(file.relative_to(path.parent / "files/media/table")).rpartition("_")[0].rpartition("_")[0]
+            tables.setdefault(name, []).append(json.loads(file.read_text()))
+        found[stage["job_type"]] = stage, tables
+    return found
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    few = ("evaluate.num_samples=1", "evaluate.k=[1]", "evaluate.sampling=[]")
+    inner = ("rl.trainer.num_iterations=2", "rl.eval_every=2", "rl.eval_problems=8")
+    run(tiny(folder, "tracking.tables_every=2", *few, *inner))
+    return runs_of(folder / "tiny")
+
+
+def test_tables_of_rollouts_come_at_the_first_draw_and_every_few_steps(recorded):
+    stage, tables = recorded["rl"]
+    sent = [row["global_step"] for row in stage["rows"] if row.get("completions._type") == "table-file"]
+    assert sent == [0, 2]
+    first, _ = tables["completions"]
+    assert first["columns"] == ["prompt", "thought", "completion", "exact_match", "advantage", "noise_seed"]
+    assert len(first["data"]) == 8
+    for _, thought, *_, seed in first["data"]:
+        assert thought.count(" | ") == 1  # two latents, a block each
+        assert int(seed) >= 1
+
+
+def test_histograms_are_of_rewards_advantages_latents_and_ratios(recorded):
+    stage, _ = recorded["rl"]
+    shown = {}
+    for row in stage["rows"]:
+        for key in row:
+            name, _, part = key.partition(".")
+            if part == "_type" and row[key] == "histogram":
+                shown.setdefault(name, []).append(row["global_step"])
+    assert shown == {
+        "histogram/exact_match": [0, 2],
+        "histogram/advantage": [0, 2],
+        "histogram/latent_norm": [0, 2],
+        "histogram/ratio": [1, 3],  # after the first update on the rollouts
+    }
+
+
+@pytest.mark.parametrize("stage", ["curriculum", "rl"])
+def test_the_same_problems_are_followed_at_every_measurement(recorded, stage):
+    _, tables = recorded[stage]
+    rows = [row for part in tables["held_out/followed"] for row in part["data"]]
+    by_step = {}
+    for step, *row in rows:
+        by_step.setdefault(step, []).append(row)
+    assert list(by_step) == {"curriculum": [4, 8], "rl": [0, 2, 4]}[stage]
+    first, *others = ([question for question, *_ in found] for found in by_step.values())
+    assert len(set(first)) == {"curriculum": 16, "rl": 8}[stage]
+    assert all(questions == first for questions in others)
+    assert all(isinstance(right, bool) for found in by_step.values() for *_, right in found)
+
+
+def test_no_tables_are_made_where_they_are_not_wanted(tmp_path):
+    few = ("evaluate.num_samples=1", "evaluate.k=[1]", "evaluate.sampling=[]", "rl.eval_every=2", "rl.eval_problems=8")
+    run(tiny(tmp_path, "tracking.tables_every=null", *few))
+    for stage, tables in runs_of(tmp_path / "tiny").values():
+        assert not set(tables) & {"completions", "held_out/followed"}
+        assert not any("histogram" in key for row in stage["rows"] for key in row)
+
+
+def test_thoughts_are_read_as_they_were_drawn(make):
+    """With their noise, whatever else is in the batch; a text model has no thought to read."""
+    reasoner = make(num_latents=2)
+    noise = parse_noise("gaussian:3.0")
+    prompts = [reasoner.prompt_ids("1 + 2 ="), reasoner.prompt_ids("3 * 4 - 1 =")]
+    seeds = torch.tensor([5, 6])
+    texts = thought_texts(reasoner, prompts, Draw(noise, seeds))
+    for prompt, seed, text in zip(prompts, seeds, texts, strict=True):
+        alone = read_latents(reasoner, [prompt], Draw(noise, seed[None])).tokens[-1, 0, :, 0].tolist()
+        assert text == " | ".join(block_texts(reasoner, alone))
+    assert texts != thought_texts(reasoner, prompts)
+    assert thought_texts(reasoner, [reasoner.prompt_ids("1 + 2 =", 0)]) == [""]
+
+
+def test_a_table_shows_the_first_rollouts_with_what_each_earned():
+    logs = {
+        "prompt": ["a", "b", "c"],
+        "completion": ["x", "y", "z"],
+        "rewards": {"right": [1.0, 0.0, 1.0]},
+        "extra": {"whole": ["p", "q", "r"], "short": ["p"]},
+        "advantages": [0.5, -0.5, 0.0],
+    }
+    columns = rollout_columns(logs, ["1 | 2", ""], [7, -(2**62)])
+    assert columns == {
+        "prompt": ["a", "b"], "thought": ["1 | 2", ""], "completion": ["x", "y"], "right": [1.0, 0.0],
+        "whole": ["p", "q"], "advantage": [0.5, -0.5], "noise_seed": ["7", str(-(2**62))],
+    }  # fmt: skip
+    assert "thought" not in rollout_columns(logs, ["", ""], [1, 2])
+
+
+def test_histograms_leave_out_what_is_no_number(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    tracker = Tracker(tiny(tmp_path), tmp_path / "tiny", is_main=True)
+    tracker.start("rl")
+    tracker.log_histograms({"all": torch.tensor([1.0, float("nan"), 3.0]), "none": torch.tensor([float("inf")])}, 1)
+    tracker.finish()
+    (path,) = (tmp_path / "tiny").glob("wandb/offline-run-*/*.wandb")
+    (row,) = read_run(path)["rows"]
+    assert sum(row["all.values"]) == 2
+    assert not any(key.startswith("none") for key in row)
+
+
+def test_tables_are_due_after_as_many_steps():
+    table = RolloutsTable(tracker=None, every=3)
+    found = []
+    for step in range(0, 10, 2):  # a draw serves two steps
+        if table.is_due(step):
+            found.append(step)
+            table.sent = step
+    assert found == [0, 4, 8]
