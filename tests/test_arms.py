@@ -295,7 +295,7 @@ def test_a_run_of_version_0_1_is_gone_on_with(tmp_path, monkeypatch, caplog):
 
 
 def test_a_killed_step_back_resumes_to_the_same_weights(tmp_path, monkeypatch):
-    def measure(self, latents):
+    def measure(self, latents, followed=None):
         return 0.1 if latents == 1 and self.trainer.args.output_dir.endswith("level-2") else 1.0
 
     monkeypatch.setattr(promotion.Promotion, "measure", measure)
