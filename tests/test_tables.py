@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+import wandb
 from runs import tiny
-from wandb_reader import read_run
+from wandb_reader import artifacts, read_run
 
 from neuralese.pipeline.latent.batch import Draw
 from neuralese.pipeline.latent.noise import parse_noise
@@ -31,12 +32,44 @@ def runs_of(folder):
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tables")
+def folder(tmp_path_factory):
+    """A finished run folder."""
+    place = tmp_path_factory.mktemp("tables")
     few = ("evaluate.num_samples=1", "evaluate.k=[1]", "evaluate.sampling=[]")
     inner = ("rl.trainer.num_iterations=2", "rl.eval_every=2", "rl.eval_problems=8")
-    run(tiny(folder, "tracking.tables_every=2", *few, *inner))
-    return runs_of(folder / "tiny")
+    run(tiny(place, "tracking.tables_every=2", "tracking.log_model=true", *few, *inner))
+    return place / "tiny"
+
+
+@pytest.fixture(scope="module")
+def recorded(folder):
+    return runs_of(folder)
+
+
+def test_weights_and_report_are_artifacts_that_name_what_they_were_made_of(folder):
+    found = {}
+    for path in folder.glob("wandb/offline-run-*/*.wandb"):
+        found |= artifacts(path)
+    made_of = {name: metadata["made_of"] for name, (kind, metadata, _) in found.items() if kind == "model"}
+    assert made_of == {"tiny-seed0-sft": None, "tiny-seed0-curriculum": "sft", "tiny-seed0-rl": "curriculum"}
+    _, _, files = found["tiny-seed0-rl"]
+    assert files == {path.name for path in (folder / "rl" / "final").iterdir()}
+    kind, _, files = found["tiny-seed0-report"]
+    assert kind == "report" and files == {"report.html", "results.json"}
+
+
+def test_an_artifact_that_is_refused_does_not_end_the_run(tmp_path, caplog):
+    """Online the artifact it was made of is named to the server, which may not know it."""
+
+    class Refuses:
+        def use_artifact(self, name):
+            raise wandb.errors.CommError(f"no {name}")
+
+    tracker = Tracker(tiny(tmp_path), tmp_path, is_main=True)
+    tracker.wandb_run = Refuses()
+    (tmp_path / "weights").write_text("1")
+    tracker.log_artifact("rl", "model", [tmp_path / "weights"], "curriculum")
+    assert "W&B did not take the artifact tiny-seed0-rl: no tiny-seed0-curriculum:latest" in caplog.text
 
 
 def test_tables_of_rollouts_come_at_the_first_draw_and_every_few_steps(recorded):

@@ -54,3 +54,15 @@ def read_run(path):
     found = {"name": run.display_name, "tags": list(run.tags), "alerts": alerts, "summaries": summaries}
     names = {"project": run.project, "entity": run.entity, "group": run.run_group}
     return {**names, "job_type": run.job_type, "id": run.run_id, "config": config, "rows": rows, **found}
+
+
+def artifacts(path):
+    """Name, type, metadata and files of the artifacts that an offline run would send."""
+    sent = [record.request.log_artifact.artifact for kind, record in whole(path) if kind == "request"]
+    logged = [record.artifact for kind, record in whole(path) if kind == "artifact"]
+    found = {}
+    for artifact in [*sent, *logged]:
+        if artifact.name:
+            files = {entry.path for entry in artifact.manifest.contents}
+            found[artifact.name] = (artifact.type, json.loads(artifact.metadata or "{}"), files)
+    return found

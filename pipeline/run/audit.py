@@ -118,6 +118,7 @@ def _track(recipe: Recipe, run: Path, found: Audit) -> None:
     columns = ["latents", "n", "accuracy", "low", "high", "lost", "lost low", "lost high"]
     tracker.log_table("audit/effects", columns, effects, 0)
     tracker.log_images({"report/thoughts": report_images(run)["thoughts"]}, 0)
+    tracker.log_artifact("audit", "audit", [run / "audit.json"])
     tracker.finish()
 
 

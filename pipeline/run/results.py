@@ -72,6 +72,7 @@ def measure_stages(
         write_report(recipe.folder)
         images = report_images(recipe.folder)
         tracker.log_images({f"report/{name}": path for name, path in images.items()}, 0)
+        tracker.log_artifact("report", "report", [recipe.folder / "report.html", file])
         print_results(rows, read_seconds(recipe.folder))
         print_places(recipe)
     state.wait_for_everyone()

@@ -81,6 +81,9 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
                 with doing(f"training {stage.name}"):
                     stage.train(context, checkpoint_of(recipe, stage.after), folder)
                 record_seconds(recipe, stage.name, time.perf_counter() - started)
+                if recipe.tracking.log_model:
+                    made_of = None if stage.after == "base" else stage.after
+                    tracker.log_artifact(stage.name, "model", [folder / "final"], made_of)
         rows = measure_stages(recipe, trained_stages(recipe, recipe.folder), evaluation, tracker)
     except BaseException:
         tracker.finish(exit_code=1)

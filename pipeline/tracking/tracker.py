@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ..recipe.schema import Recipe
 from .metrics_file import mend, read_rows, write_rows
 from .other_trackers import OtherTrackers
 from .wandb_run import is_wanted, start_wandb
+
+logger = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -111,6 +114,32 @@ class Tracker:
 
             shown = {name: wandb.Image(str(path)) for name, path in images.items()}
             self.wandb_run.log({**shown, "global_step": step})
+
+    def log_artifact(self, name: str, kind: str, paths: Sequence[Path], made_of: str | None = None) -> None:
+        """Records files, or the files of folders, as a versioned artifact in W&B only.
+
+        Args:
+            name: Without the recipe and the seed, which come before it.
+            made_of: Name of the artifact that these files were made of, if it is recorded too. Offline runs cannot
+                name it to the server; it stands in the metadata.
+        """
+        if self.wandb_run is None:
+            return
+        import wandb
+
+        own = f"{self.recipe.name}-seed{self.recipe.seed}"
+        artifact = wandb.Artifact(f"{own}-{name}", type=kind, metadata={"stage": self.stage, "made_of": made_of})
+        for path in paths:
+            if path.is_dir():  # not copied into the home folder until it is sent: weights are large
+                artifact.add_dir(str(path), policy="immutable")
+            else:
+                artifact.add_file(str(path))
+        try:
+            if made_of is not None and not self.is_offline:
+                self.wandb_run.use_artifact(f"{own}-{made_of}:latest")
+            self.wandb_run.log_artifact(artifact)
+        except (wandb.errors.Error, ValueError) as error:  # a run must not end because of it
+            logger.warning("W&B did not take the artifact %s: %s", artifact.name, str(error).splitlines()[0])
 
     def alert(self, title: str, text: str) -> None:
         """Sends an alert in W&B only: by mail or chat, as the user has chosen there."""

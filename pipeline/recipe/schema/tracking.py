@@ -24,6 +24,7 @@ class TrackingSection(Section):
         description="optimizer steps from one table of RL's rollouts in W&B to the next; None: neither these nor the "
         "table of followed problems",
     )
+    log_model: bool = Field(False, description="send the weights of every stage to W&B, as an artifact")
     entity: str | None = Field(None, description="W&B entity; None: WANDB_ENTITY, else that of the key")
 
     @model_validator(mode="before")
