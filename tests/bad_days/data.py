@@ -179,6 +179,11 @@ SOURCES = [
         _file(_lines()),
     ),
     BadDay(
+        "a file name where a source belongs",
+        ["check", TINY, "data.train=train.jsonl"],
+        "data.train: it is 'train.jsonl' alone, which may be a file or a dataset; write {path: train.jsonl}",
+    ),
+    BadDay(
         "a stream without an end",
         ["check", TINY, "data.train={dataset: me/large, streaming: true}"],
         "streaming needs a dataset and a limit, the number of its first rows to fetch",

@@ -56,6 +56,16 @@ class DataSource(Section):
     def _name_alone(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_name_alone(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            raise ValueError(
+                f"it is {values!r} alone, which may be a file or a dataset; write {{path: {values}}} or "
+                f"{{dataset: {values}}}"
+            )
+        return values
+
     @model_validator(mode="after")
     def _one_origin(self) -> DataSource:
         if sum(origin is not None for origin in (self.task, self.reasoning_gym, self.path, self.dataset)) != 1:
