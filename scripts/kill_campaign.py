@@ -45,11 +45,11 @@ class Campaign:
             more = ["--dynamo_backend", "no", "--multi_gpu" if _has_gpu() else "--cpu", "--main_process_port", "0"]
             head = ["accelerate", "launch", "--quiet", *options, *more, "-m", "neuralese.pipeline.cli"]
         command = [*head, "train", str(self.recipe), f"output_dir={self.folder}", f"name={name}", "--resume"]
-        log = open(self.folder / f"{name}.log", "ab")
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [*command, *self.overrides], stdout=log, stderr=log, start_new_session=True, env=environment
-        )
+        with open(self.folder / f"{name}.log", "ab") as log:
+            return subprocess.Popen(
+                [*command, *self.overrides], stdout=log, stderr=log, start_new_session=True, env=environment
+            )
 
     def finish(self, name: str) -> float:
         """Runs to the end; returns the seconds it took."""
