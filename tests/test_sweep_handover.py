@@ -37,7 +37,7 @@ def with_arms(root, seeds=(0,), **arms):
     ("overrides", "stages"),
     [
         (["rl.noise=null"], ["base", "sft", "curriculum"]),
-        (["evaluate.num_samples=9"], ["base", "sft", "curriculum"]),
+        (["evaluate.num_samples=9"], ["base", "sft", "curriculum", "rl"]),
         (["curriculum.promote_at=0.5"], ["base", "sft"]),
         (["evaluate.scorer=numeric"], ["base", "sft"]),  # it judges the promotions
         (["sft.trainer.max_steps=2"], ["base"]),

@@ -59,7 +59,7 @@ def check_folder(recipe: Recipe, resume: bool) -> None:
         UserError: The folder holds a run of another recipe, a run of this recipe without `resume`, or damaged files.
     """
     check_same_recipe(recipe)
-    if not _is_begun(recipe.folder):
+    if not is_begun(recipe.folder):
         return
     if not resume:
         raise RunError(
@@ -77,7 +77,7 @@ def check_same_recipe(recipe: Recipe) -> None:
     """
     folder = recipe.folder
     _check_ours(folder)
-    changed = differences(_held_recipe(folder), recipe) if _is_begun(folder) else []
+    changed = differences(_held_recipe(folder), recipe) if is_begun(folder) else []
     if changed:
         more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise RunError(
@@ -86,7 +86,7 @@ def check_same_recipe(recipe: Recipe) -> None:
         )
 
 
-def _is_begun(folder: Path) -> bool:
+def is_begun(folder: Path) -> bool:
     """Whether a stage has begun to train."""
     return any((folder / name).is_dir() for name in STAGES)
 
@@ -132,7 +132,7 @@ def _check_finished(folder: Path) -> None:
 def _prepare(recipe: Recipe) -> None:
     """Writes recipe.yaml, and removes what the recipe of this launch makes out of date."""
     folder, file = recipe.folder, recipe.folder / "recipe.yaml"
-    if not _is_begun(folder):
+    if not is_begun(folder):
         shutil.rmtree(folder / "base", ignore_errors=True)
     elif load_recipe(file).evaluate != recipe.evaluate:
         (folder / "results.json").unlink(missing_ok=True)  # measured in another way than asked for now

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..recipe.schema import Recipe
 
-# Sections and keys that change no weights: where the run lies, how it is measured, which controls follow.
-FREE = {"name", "output_dir", "evaluate", "controls", "tracking"}
+# Sections and keys that change no weights: where the run lies and began, how it is measured, which controls follow.
+FREE = {"name", "output_dir", "resume_from", "evaluate", "controls", "tracking"}
 UNSET = object()
 
 

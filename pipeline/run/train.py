@@ -18,7 +18,7 @@ from ..model.load import load_tokenizer, make_reasoner
 from ..problems.load import load_all
 from ..recipe.schema import Recipe
 from ..system.activity import NOW, doing
-from ..system.processes import join_processes
+from ..system.processes import join_processes, on_main
 from ..tracking.tracker import Tracker
 from ..train.checked_problems import encode_checked
 from ..train.context import Context
@@ -28,6 +28,7 @@ from ..train.rl.trainable import check_trainable
 from .finished_stages import checkpoint_of, stopped_curriculum, trained_stages
 from .folder import open_folder
 from .launch import announce, check_launched
+from .other_run import begin_with
 from .plan import PlannedStage, plan
 from .results import measure_stages, record_seconds
 from .training_data import keep_training_data
@@ -53,6 +54,7 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     with open_folder(recipe, resume):
         NOW.folder = recipe.folder
         announce(state)
+        on_main(lambda: begin_with(recipe))
         return _run(recipe, stages, state, resume)
 
 

@@ -26,7 +26,9 @@ from ..train.lora_check import check_recipe_lora
 from ..train.rl.settings import check_batch, grpo_args, rollout_settings
 from ..train.rl.trainable import check_recipe_trainable
 from ..train.sft import sft_args
+from .folder import is_begun
 from .launch import check_launcher, check_quantized_launch
+from .other_run import check_source
 
 SAMPLING = "evaluate.sampling"
 TRAINER_ARGS = {"sft": sft_args, "curriculum": curriculum_args, "rl": grpo_args}
@@ -43,6 +45,8 @@ def check_recipe(recipe: Recipe) -> None:
     check_wandb(recipe)
     check_trackers(recipe)
     check_launcher()
+    if recipe.resume_from is not None and not is_begun(recipe.folder):
+        check_source(recipe)
     load_plugins(recipe.plugins)
     built: dict[str, Any] = {
         stage: build(recipe, recipe.folder / stage)

@@ -23,6 +23,11 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run and of its folder")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of all random numbers; its range is NumPy's")
     output_dir: HomePath = Field("outputs", description="folder of run folders")
+    resume_from: HomePath | None = Field(
+        None,
+        pattern="^.+@(sft|curriculum|rl)$",
+        description="FOLDER@STAGE: begin with the finished stages of another run, up to this one",
+    )
     plugins: list[HomePath] = Field(
         default_factory=list, description="modules or files that register your own noises and thought sources"
     )
