@@ -373,6 +373,23 @@ DAYS = [
         after=moved_is_whole,
     ),
     BadDay(
+        "`resume_from` a folder that is no run",
+        [*TRAIN, "resume_from={folder}/nowhere@sft"],
+        "is no run folder: it has no recipe.yaml. Name one, as in FOLDER@sft.",
+    ),
+    BadDay(
+        "`resume_from` a stage that the other run has not finished",
+        [*TRAIN, "name=next", "resume_from={folder}/tiny@rl"],
+        "the run has no finished stage 'rl'; finished are sft, curriculum.",
+        before=lambda scene: shutil.rmtree(finished(scene) / "rl"),
+    ),
+    BadDay(
+        "`resume_from` a run that trained the stage in another way",
+        [*TRAIN, "name=next", "resume_from={folder}/tiny@sft", "sft.trainer.max_steps=9"],
+        "this recipe would train its stages in another way: sft.trainer.max_steps: 4 then, 9 now",
+        before=finished,
+    ),
+    BadDay(
         "checkpoints without the optimizer's state, asked for",
         ["check", TINY, "sft.trainer.save_only_model=true"],
         "sft.trainer.save_only_model is set by the pipeline, which resumes with the optimizer's state",
