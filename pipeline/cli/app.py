@@ -21,6 +21,7 @@ from .reward_model import reward_model
 from .sample import sample
 from .think import think
 from .train import train
+from .wandb_layout import wandb_layout
 
 DEBUG = "--debug"
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "think": think,
     "check-reward": check_reward,
+    "wandb-layout": wandb_layout,
 }
 app = typer.Typer(
     help="Turn a base language model into a latent reasoner.",
