@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,8 @@ from transformers import TrainerCallback
 from ..recipe.schema import Recipe
 from .metrics_file import mend, read_rows, write_rows
 from .other_trackers import OtherTrackers
-from .wandb_run import is_wanted, start_wandb
-
-logger = logging.getLogger(__name__)
+from .wandb_media import WandbMedia
+from .wandb_run import finish_wandb, is_wanted, start_wandb
 
 
 class Tracker:
@@ -31,7 +29,7 @@ class Tracker:
         self.recipe, self.folder, self.is_main = recipe, folder, is_main
         self.stage = ""
         self.wandb_run: Any = None
-        self._tables: dict[str, Any] = {}  # of the stage, those that grow
+        self.media: WandbMedia | None = None
         self.others: OtherTrackers | None = None
         self.is_offline = False
         if is_main:
@@ -47,6 +45,7 @@ class Tracker:
         if is_wanted(self.recipe):
             self.wandb_run = start_wandb(self.recipe, self.folder, stage, self.is_offline)
             self.is_offline = self.wandb_run.offline
+            self.media = WandbMedia(self.wandb_run)
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         """Records metrics at an optimizer step of the current stage, counted from the stage's start."""
@@ -75,7 +74,8 @@ class Tracker:
     @property
     def takes_tables(self) -> bool:
         """Whether tables of rollouts and problems are recorded, so that making them is worth its time."""
-        return self.wandb_run is not None and self.recipe.tracking.tables_every is not None
+        is_sent = self.media is not None and not self.media.gave_up
+        return is_sent and self.recipe.tracking.tables_every is not None
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int, grows: bool = False) -> None:
         """Records a table in W&B only, at an optimizer step of the current stage.
@@ -83,37 +83,18 @@ class Tracker:
         Args:
             grows: The rows are added to those of this name that the stage has recorded.
         """
-        if self.wandb_run is None:
-            return
-        import wandb
-
-        table = self._tables.get(name)
-        if table is None:
-            table = wandb.Table(columns=columns, log_mode="INCREMENTAL" if grows else "IMMUTABLE")
-        if grows:
-            self._tables[name] = table
-        for row in rows:
-            table.add_data(*row)
-        self.wandb_run.log({name: table, "global_step": step})
+        if self.media is not None:
+            self.media.table(name, columns, rows, step, grows)
 
     def log_histograms(self, numbers: Mapping[str, Tensor], step: int) -> None:
         """Records how numbers are distributed, in W&B only. Those that are not finite are left out."""
-        if self.wandb_run is None:
-            return
-        import wandb
-
-        finite = {name: values.float()[values.isfinite()].cpu().numpy() for name, values in numbers.items()}
-        shown = {name: wandb.Histogram(values) for name, values in finite.items() if len(values)}
-        if shown:
-            self.wandb_run.log({**shown, "global_step": step})
+        if self.media is not None:
+            self.media.histograms(numbers, step)
 
     def log_images(self, images: Mapping[str, Path], step: int) -> None:
         """Records image files, by name, in W&B only, at an optimizer step of the current stage."""
-        if self.wandb_run is not None and images:
-            import wandb
-
-            shown = {name: wandb.Image(str(path)) for name, path in images.items()}
-            self.wandb_run.log({**shown, "global_step": step})
+        if self.media is not None:
+            self.media.images(images, step)
 
     def log_artifact(self, name: str, kind: str, paths: Sequence[Path], made_of: str | None = None) -> None:
         """Records files, or the files of folders, as a versioned artifact in W&B only.
@@ -123,23 +104,10 @@ class Tracker:
             made_of: Name of the artifact that these files were made of, if it is recorded too. Offline runs cannot
                 name it to the server; it stands in the metadata.
         """
-        if self.wandb_run is None:
-            return
-        import wandb
-
-        own = f"{self.recipe.name}-seed{self.recipe.seed}"
-        artifact = wandb.Artifact(f"{own}-{name}", type=kind, metadata={"stage": self.stage, "made_of": made_of})
-        for path in paths:
-            if path.is_dir():  # not copied into the home folder until it is sent: weights are large
-                artifact.add_dir(str(path), policy="immutable")
-            else:
-                artifact.add_file(str(path))
-        try:
-            if made_of is not None and not self.is_offline:
-                self.wandb_run.use_artifact(f"{own}-{made_of}:latest")
-            self.wandb_run.log_artifact(artifact)
-        except (wandb.errors.Error, ValueError) as error:  # a run must not end because of it
-            logger.warning("W&B did not take the artifact %s: %s", artifact.name, str(error).splitlines()[0])
+        if self.media is not None:
+            own = f"{self.recipe.name}-seed{self.recipe.seed}"
+            used = f"{own}-{made_of}" if made_of is not None and not self.is_offline else None
+            self.media.artifact(f"{own}-{name}", kind, paths, {"stage": self.stage, "made_of": made_of}, used)
 
     def alert(self, title: str, text: str) -> None:
         """Sends an alert in W&B only: by mail or chat, as the user has chosen there."""
@@ -152,9 +120,9 @@ class Tracker:
             self.others.finish()
             self.others = None
         if self.wandb_run is not None:
-            self.wandb_run.finish(exit_code=exit_code)
-            self.wandb_run = None
-        self._tables = {}
+            in_time = finish_wandb(self.wandb_run, exit_code)
+            self.is_offline |= not in_time or (self.media is not None and self.media.gave_up)
+            self.wandb_run = self.media = None
 
 
 class TrackingCallback(TrainerCallback):

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,21 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
         print(f"W&B {stage}: {run.url}")
     define_metrics(run)
     return run
+
+
+def finish_wandb(run: Any, exit_code: int) -> bool:
+    """Ends a W&B run. Returns whether all of it reached the server, or the disk of an offline run, in time."""
+    limit = float(os.environ.get("WANDB_FINISH_TIMEOUT") or END)
+    started = time.monotonic()
+    run.finish(exit_code=exit_code)
+    in_time = run.offline or time.monotonic() - started < limit
+    if not in_time:
+        logger.warning(
+            "W&B did not take all of %s in %.0f s. What is missing is in the run folder; to upload it: wandb sync %s. "
+            "The stages after it are recorded offline.",
+            run.name, limit, shlex.quote(str(Path(run.settings.sync_dir))),
+        )  # fmt: skip
+    return in_time
 
 
 def _mode() -> Any:
