@@ -34,7 +34,7 @@ from neuralese.pipeline.train.rl import grpo, measured
 from neuralese.pipeline.train.watched import Watched
 
 WATCHING: dict[str, list[tuple[Any, str]]] = {
-    "rollouts": [(measured.MeasuredTrainer, "watch_rollouts"), (grpo, "reward_metrics"), (grpo, "replay_gap")],
+    "rollouts": [(measured.MeasuredTrainer, "watch_rollouts"), (grpo, "reward_metrics"), (grpo, "replay_metrics")],
     "gradients": [(measured.LatentGradients, name) for name in ("__call__", "_keep", "take")],
     "ratios": [(grpo, "ratio_metrics")],
     "effective rank": [(measured, "spread_metrics")],
@@ -88,9 +88,9 @@ def watch_steps(recipe: Recipe, checkpoint: Path, steps: int) -> tuple[Stopwatch
     stopwatch, seen = Stopwatch(), []
     spread = measured.spread_metrics
 
-    def keeping(latents: torch.Tensor) -> Any:
+    def keeping(latents: torch.Tensor | None, num_latents: torch.Tensor | None) -> Any:
         seen[:] = [latents] if latents is not None else seen
-        return spread(latents)
+        return spread(latents, num_latents)
 
     measured.spread_metrics = keeping
     for part, functions in WATCHING.items():

@@ -1,5 +1,6 @@
 """What RL watches: against the plain formula, and without a wait for the device."""
 
+import bench_watch
 import pytest
 import torch
 
@@ -123,3 +124,7 @@ def test_a_name_keeps_what_it_adds_up_to():
     for value in (1.0, 2.0, torch.tensor(6.0)):
         watched.add("x", value)
     assert means({key: [float(value)] for key, value in watched.take().items()}) == {"x": 3.0}
+
+
+def test_the_benchmark_of_watching_times_what_there_is():
+    assert all(callable(getattr(owner, name)) for parts in bench_watch.WATCHING.values() for owner, name in parts)
