@@ -40,17 +40,19 @@ def launch(config, *arguments, **environment):
     return done
 
 
-# Modules of our own, noise in training, and a reference model in RL, whose modules must be the policy's.
+# Modules of our own, noise in training, and a reference model in RL, whose modules must be the policy's. Rollouts are
+# drawn two at a time, and the main process alone reads thoughts for the tables of W&B, which is offline.
 OPTIONS = [
     "latent.thought_source=projection", "curriculum.supervision=decoder", "curriculum.supervision_options={layers: 1}",
     "curriculum.noise=gaussian:0.3", "rl.trainer.beta=0.01", "rl.noise=svp:0.3", "rl.eval_every=4",
-    "rl.eval_problems=1",
+    "rl.eval_problems=1", "rl.rollout_batch_tokens=30", "tracking.tables_every=2",
 ]  # fmt: skip
 
 
 def train_tiny(config, folder, *overrides):
-    fixed = ["curriculum.promote_at=null", "tracking.wandb=false", "evaluate.scorer=tests/always.py:right", *OPTIONS]
-    launch(config, "scripts/train.py", "tests/tiny.yaml", f"output_dir={folder}", *fixed, *overrides)
+    fixed = ["curriculum.promote_at=null", "evaluate.scorer=tests/always.py:right", *OPTIONS]
+    arguments = ["tests/tiny.yaml", f"output_dir={folder}", *fixed, *overrides]
+    launch(config, "scripts/train.py", *arguments, WANDB_MODE="offline")
     rows = [json.loads(line) for line in (folder / "tiny" / "metrics.jsonl").read_text().splitlines()]
     # Every answer is right, however many processes share them out.
     measured = {name: row[name] for row in rows for name in ("accuracy", "held_out/accuracy") if name in row}
@@ -99,6 +101,8 @@ def test_all_stages_run_and_supervised_losses_are_those_of_one_process(one_proce
     assert (folder / "rl" / "final" / "model.safetensors").is_file()
     stages = {row["stage"] for row in json.loads((folder / "results.json").read_text())}
     assert stages == {"sft", "curriculum", "rl"}
+    tables = {path.name.split("_")[0] for path in (folder / "wandb").glob("offline-run-*/files/media/table/**/*.json")}
+    assert {"completions", "followed"} <= tables
     trained = load_file(folder / "rl/final/model.safetensors")
     for name, value in load_file(folder / "base/final/model.safetensors").items():
         assert trained[name].shape == value.shape, name  # whole tensors, not shards
