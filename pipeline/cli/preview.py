@@ -80,7 +80,8 @@ def render_line(style: Format, encoded: Encoded, level: Level, tokenizer: PreTra
     if style.config.stop_head and LATENT in tokenizer.convert_ids_to_tokens(ids):
         line.append("\n    stop head: [go on at every latent, stop at the last]", style="green")
     for step in example.get("step_ids", []):
-        line.append(f"\n    decoder: [{tokenizer.decode(step)}]", style="green")
+        text = tokenizer.decode(step).replace("\n", "⏎")
+        line.append(f"\n    decoder: [{text}]", style="green")
     if "teacher_ids" in example and level is not TEXT:
         line.append("\n    teacher:").append(_tokens(example["teacher_ids"], example["teacher_labels"], tokenizer))
         places = (ids[example["student_position"]], example["teacher_ids"][example["teacher_position"]])
