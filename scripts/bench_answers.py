@@ -44,7 +44,7 @@ def main(
     recipe, checkpoints = find_checkpoints(run, [], None)
     questions = [problem.question for problem in load_evaluation(recipe)[:problems]]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    reasoners = {name: load_reasoner(path, **recipe.model.loading) for name, path in checkpoints.items()}
+    reasoners = {name: load_reasoner(path, **recipe.model.loading_in_full) for name, path in checkpoints.items()}
     for reasoner in reasoners.values():
         reasoner.model.to(device).eval()
     tokens = recipe.evaluate.max_new_tokens

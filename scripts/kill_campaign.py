@@ -10,11 +10,11 @@ Exit code: 0 everything is equal, 1 something differs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 
 CLOCK = ("time", "throughput/", "memory/", "train_runtime", "train_samples", "train_steps", "step_time", "total_flos")
@@ -41,9 +42,8 @@ class Campaign:
         """Starts a run in a process group of its own, or goes on with it."""
         head = [sys.executable, "-m", "neuralese.pipeline.cli"]
         if self.processes > 1:
-            options = ["--num_processes", str(self.processes), "--num_machines", "1", "--mixed_precision", "no"]
-            more = ["--dynamo_backend", "no", "--multi_gpu" if _has_gpu() else "--cpu", "--main_process_port", "0"]
-            head = ["accelerate", "launch", "--quiet", *options, *more, "-m", "neuralese.pipeline.cli"]
+            options = ["--config_file", "recipes/accelerate/ddp.yaml", "--num_processes", str(self.processes)]
+            head = ["accelerate", "launch", "--quiet", *options, "-m", "neuralese.pipeline.cli"]
         command = [*head, "train", str(self.recipe), f"output_dir={self.folder}", f"name={name}", "--resume"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with open(self.folder / f"{name}.log", "ab") as log:
@@ -65,16 +65,17 @@ class Campaign:
         try:
             code = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            # Workers of a launcher may be in groups of their own.
+            tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            for one in tree:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             process.wait()
+            psutil.wait_procs(tree[1:])
             return True
         if code:
             raise typer.BadParameter(f"{name} ended with exit code {code}; see {self.folder / name}.log")
         return False
-
-
-def _has_gpu() -> bool:
-    return shutil.which("nvidia-smi") is not None
 
 
 def compared(run: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from neuralese.pipeline.recipe.load import RecipeError
 from neuralese.pipeline.run import other_run
 from neuralese.pipeline.run.folder import RunError
 from neuralese.pipeline.run.train import run
+from neuralese.pipeline.run.validate import check_recipe
 
 OFF = "tracking.report_to=none"
 
@@ -89,6 +90,11 @@ def test_unfinished_and_damaged_stages_are_refused(copied, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(RunError, match=r"sft/final is damaged \(model.safetensors"):
         run(tiny(tmp_path, OFF, "name=next", f"resume_from={copied}@sft"))
+
+
+def test_a_dtype_that_is_chosen_by_the_model_is_no_difference(copied, tmp_path):
+    recipe = tiny(tmp_path, OFF, "name=next", "model.dtype=auto", f"resume_from={copied}@curriculum")
+    check_recipe(recipe)
 
 
 def test_a_run_does_not_begin_with_itself(copied, tmp_path):

@@ -2,9 +2,11 @@
 
 import copy
 
+import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
+from neuralese.pipeline.latent.engine.precision import computing
 from neuralese.pipeline.latent.supervision.base import IGNORE
 from neuralese.pipeline.train.sft import read_labels_alone
 
@@ -14,7 +16,10 @@ def fused(model):
     return model
 
 
-def test_loss_metrics_and_gradients_are_those_of_trl(reasoner):
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loss_metrics_and_gradients_are_those_of_trl(reasoner, dtype, checkpointing):
+    reasoner.model.set_latent_config(compute_dtype=dtype)
     ids = torch.randint(4, reasoner.model.config.vocab_size - 4, (3, 9))
     labels = ids.clone()
     labels[0, :5] = labels[1, :8] = labels[2, :2] = labels[2, 7:] = IGNORE  # questions, and padding at the end
@@ -23,9 +28,13 @@ def test_loss_metrics_and_gradients_are_those_of_trl(reasoner):
     found = {}
     for name in ("all", "labelled"):
         model = fused(copy.deepcopy(reasoner.model))
+        if checkpointing:
+            model.train()
+            model.gradient_checkpointing_enable()
         if name == "labelled":
             read_labels_alone(model)
-        out = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+        with computing(model):
+            out = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
         out.loss.backward()
         found[name] = out, {key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None}
     (plain, expected), (ours, gradients) = found["all"], found["labelled"]

@@ -1,6 +1,7 @@
 """Tables and histograms in W&B: rollouts in words, held-out problems that are followed, how numbers are distributed."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,15 +127,14 @@ def test_a_table_shows_the_first_rollouts_with_what_each_earned():
         "prompt": ["a", "b", "c"],
         "completion": ["x", "y", "z"],
         "rewards": {"right": [1.0, 0.0, 1.0]},
-        "extra": {"whole": ["p", "q", "r"], "short": ["p"]},
-        "advantages": [0.5, -0.5, 0.0],
+        "extra": {"whole": ["p", "q", "r"], "short": ["p", "r"]},  # nobody knows whose
     }
-    columns = rollout_columns(logs, ["1 | 2", ""], [7, -(2**62)])
+    columns = rollout_columns(logs, ["1 | 2", ""], [0.5, -0.5], [7, -(2**62)])
     assert columns == {
         "prompt": ["a", "b"], "thought": ["1 | 2", ""], "completion": ["x", "y"], "right": [1.0, 0.0],
         "whole": ["p", "q"], "advantage": [0.5, -0.5], "noise_seed": ["7", str(-(2**62))],
     }  # fmt: skip
-    assert "thought" not in rollout_columns(logs, ["", ""], [1, 2])
+    assert "thought" not in rollout_columns(logs, ["", ""], [0.5, -0.5], [1, 2])
 
 
 def test_histograms_leave_out_what_is_no_number(tmp_path):
@@ -150,10 +150,38 @@ def test_histograms_leave_out_what_is_no_number(tmp_path):
 
 
 def test_tables_are_due_after_as_many_steps():
-    table = RolloutsTable(tracker=None, every=3)
+    media = SimpleNamespace(gave_up=False)
+    table = RolloutsTable(tracker=SimpleNamespace(media=media), every=3)
     found = []
     for step in range(0, 10, 2):  # a draw serves two steps
         if table.is_due(step):
             found.append(step)
             table.sent = step
     assert found == [0, 4, 8]
+    media.gave_up = True
+    assert not table.is_due(20)
+
+
+def test_ratios_are_those_of_the_rollouts_in_the_table():
+    """Not of rollouts that were drawn after them, as PPO without inner steps has old log-probs of."""
+    media = SimpleNamespace(gave_up=False, table=lambda *_: None, histograms=lambda *_: None)
+    tracker = SimpleNamespace(media=media, log_table=media.table, log_histograms=media.histograms)
+    table, inputs = RolloutsTable(tracker, every=3), {"old_per_token_logps": None}
+    assert table.is_due(0)
+    table.send({"a": []}, {}, 0)
+    assert not table.takes_ratios(inputs, 0) and table.takes_ratios(inputs, 1)
+    assert not table.is_due(1)  # another draw
+    assert not table.takes_ratios(inputs, 2)
+
+
+def test_reading_thoughts_takes_no_dropout_and_no_random_numbers(make):
+    reasoner = make(num_latents=2)
+    expected = thought_texts(reasoner, [reasoner.prompt_ids("1 + 2 =")])
+    for module in reasoner.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.9
+    reasoner.model.train()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert thought_texts(reasoner, [reasoner.prompt_ids("1 + 2 =")]) == expected
+    assert reasoner.model.training and torch.equal(torch.get_rng_state(), before)

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+import torch
 import wandb
 from fake_wandb import fake_wandb
 from runs import tiny
@@ -19,7 +20,7 @@ FAULTS = ["hang", "500", "close"]
 def tracker(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "60")
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
     (tmp_path / "tiny").mkdir()
     yield Tracker(tiny(tmp_path), tmp_path / "tiny", is_main=True)
@@ -61,6 +62,7 @@ def test_a_server_that_fails_after_the_begin_holds_a_stage_up_once(tracker, monk
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_server_that_fails_at_the_begin_is_waited_for_once(tracker, monkeypatch, caplog, fault):
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
     with fake_wandb(fault, knows=()) as address:
         monkeypatch.setenv("WANDB_BASE_URL", address)
         started = time.monotonic()
@@ -72,22 +74,55 @@ def test_a_server_that_fails_at_the_begin_is_waited_for_once(tracker, monkeypatc
     assert caplog.text.count("W&B could not start") == 1
 
 
-def test_media_that_fail_or_wait_are_not_sent_again(monkeypatch, caplog):
-    sent = []
+class Run:
+    """A W&B run whose server fails."""
 
-    class Run:
-        def log(self, row):
-            sent.append(row)
-            raise RuntimeError("no.\nmore")
+    def __init__(self, error=None, link=None):
+        self.error, self.link, self.sent = error, link, []
 
-    media = wandb_media.WandbMedia(Run())
+    def log(self, row):
+        self.sent.append(row)
+        if self.error is not None:
+            raise self.error
+
+    def use_artifact(self, name):
+        if self.link is not None:
+            raise self.link
+
+    def log_artifact(self, artifact):
+        self.sent.append(artifact)
+
+
+def test_after_a_failure_of_the_server_no_media_are_sent(caplog):
+    media = wandb_media.WandbMedia(Run(RuntimeError("no.\nmore")))
     for step in range(3):
         media.table("t", ["a"], [[1]], step)
-    assert len(sent) == 1 and media.gave_up
+    assert len(media.run.sent) == 1 and media.gave_up
     assert caplog.text.count("W&B did not take t (no). It gets no more tables, images and artifacts") == 1
 
+
+def test_after_a_long_wait_no_media_are_sent(monkeypatch, caplog):
     monkeypatch.setattr(wandb_media, "PATIENCE", -1.0)
-    monkeypatch.setattr(Run, "log", lambda self, row: None)
-    slow = wandb_media.WandbMedia(Run())
-    slow.table("t", ["a"], [[1]], 0)
-    assert slow.gave_up and "W&B needed 0 s for t. It gets no more" in caplog.text
+    media = wandb_media.WandbMedia(Run())
+    media.table("t", ["a"], [[1]], 0)
+    assert media.gave_up and "W&B needed 0 s for t. It gets no more" in caplog.text
+
+
+def test_what_cannot_be_sent_is_left_out_alone(tmp_path, caplog):
+    media = wandb_media.WandbMedia(Run())
+    media.table("mixed", ["parsed"], [[3], ["x"], [[1, "y"]]], 0)  # as a reward may log them
+    media.artifact("a" * 200, "model", [tmp_path], {}, None)
+    media.artifact("b", "model", [tmp_path / "absent"], {}, None)
+    norms = torch.full((64,), 3.0) + 2.4e-7 * torch.arange(64).remainder(2)
+    media.histograms({"norms": norms}, 0)
+    assert not media.gave_up
+    assert [next(iter(row)) for row in media.run.sent] == ["mixed", "norms"]
+    assert caplog.text.count("This stage goes on without it") == 2
+
+
+def test_weights_are_sent_where_what_they_were_made_of_is_unknown(tmp_path, caplog):
+    (tmp_path / "weights").write_text("1")
+    media = wandb_media.WandbMedia(Run(link=wandb.errors.CommError("no such artifact")))
+    media.artifact("tiny-rl", "model", [tmp_path / "weights"], {}, "tiny-curriculum")
+    assert [artifact.name for artifact in media.run.sent] == ["tiny-rl"] and not media.gave_up
+    assert "W&B did not take artifact tiny-curriculum (no such artifact). This stage goes on" in caplog.text

@@ -158,5 +158,6 @@ def thought_texts(reasoner: Reasoner, prompts: Sequence[Sequence[int]], draw: Dr
     counts = [list(prompt).count(section.token_ids[1]) for prompt in prompts]
     if not any(counts) or not THOUGHT_SOURCES[section.thought_source].is_recurrent:
         return [""] * len(prompts)
-    read = read_latents(reasoner, prompts, draw).tokens[-1, :, :, 0].tolist()
+    with reasoner.inference(None):  # as the thoughts were made: without dropout, and without its random numbers
+        read = read_latents(reasoner, prompts, draw, batch_size=16).tokens[-1, :, :, 0].tolist()
     return [" | ".join(block_texts(reasoner, row[:n])) for row, n in zip(read, counts, strict=True)]

@@ -39,7 +39,8 @@ def begin_with(recipe: Recipe) -> None:
     source, stage = check_source(recipe)
     order = list(SECTIONS)
     stages = [name for name in order[: order.index(stage) + 1] if is_done(source.folder / name)]
-    size = sum(path.stat().st_size for name in stages for path in (source.folder / name).rglob("*") if path.is_file())
+    files = [path for name in stages for path in (source.folder / name).rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files if not any(part.startswith("checkpoint-") for part in path.parts))
     check_room(recipe.folder, size)
     copy_stages(source, recipe, stages)
     print(f"Begun with {', '.join(stages)} of {source.folder}")
@@ -65,9 +66,10 @@ def check_source(recipe: Recipe) -> tuple[Recipe, str]:
         raise RunError(f"{given}: the run has no finished stage {stage!r}; {has}.")
     if (recipe.sft, recipe.curriculum, recipe.rl)[("sft", "curriculum", "rl").index(stage)] is None:
         raise RunError(f"{given}: the recipe has no section {stage}. Give it that of {folder / 'recipe.yaml'}.")
-    fault = fault_in(folder / stage / "final")
-    if fault is not None:
-        raise RunError(f"{given}: {folder / stage / 'final'} is damaged ({fault}).")
+    for name in finished[: finished.index(stage) + 1]:
+        fault = fault_in(folder / name / "final")
+        if fault is not None:
+            raise RunError(f"{given}: {folder / name / 'final'} is damaged ({fault}).")
     source = load_recipe(folder / "recipe.yaml")
     changed = trained_apart(source, recipe, stage)
     if changed:

@@ -11,6 +11,7 @@ from ..evaluate.search import check_search
 from ..latent.noise import Noise, check_fits, parse_noise
 from ..latent.supervision import check_supervision
 from ..latent.thoughts import THOUGHT_SOURCES, build_source
+from ..model.dtype import with_dtype
 from ..model.from_text import can_be_read
 from ..model.plugins import load_plugins
 from ..model.quantization import check_bitsandbytes
@@ -46,7 +47,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_trackers(recipe)
     check_launcher()
     if recipe.resume_from is not None and not is_begun(recipe.folder):
-        check_source(recipe)
+        check_source(with_dtype(recipe))
     load_plugins(recipe.plugins)
     built: dict[str, Any] = {
         stage: build(recipe, recipe.folder / stage)

@@ -23,8 +23,9 @@ from .wandb_view import config, define_metrics, project, run_name, tags
 
 logger = logging.getLogger(__name__)
 
-# Seconds to wait for the server at the begin of a run, and at its end for the upload. W&B's own limits: 90, none.
-BEGIN, END = 20.0, 60.0
+# Seconds to wait for the server at the begin of a run, and at its end for the upload, with weights and without. W&B's
+# own limits: 90, none.
+BEGIN, END, END_OF_WEIGHTS = 20.0, 60.0, 1800.0
 # Variables whose values a message may show. Others may hold a key or a password.
 SHOWN = ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT")
 
@@ -107,7 +108,7 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    limits = {"init_timeout": BEGIN, "finish_timeout": END}
+    limits = {"init_timeout": BEGIN, "finish_timeout": END_OF_WEIGHTS if recipe.tracking.log_model else END}
     options: dict[str, Any] = {
         "project": project(recipe),
         "entity": recipe.tracking.entity or os.environ.get("WANDB_ENTITY"),
@@ -138,7 +139,7 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
 
 def finish_wandb(run: Any, exit_code: int) -> bool:
     """Ends a W&B run. Returns whether all of it reached the server, or the disk of an offline run, in time."""
-    limit = float(os.environ.get("WANDB_FINISH_TIMEOUT") or END)
+    limit = run.settings.finish_timeout or float("inf")
     started = time.monotonic()
     run.finish(exit_code=exit_code)
     in_time = run.offline or time.monotonic() - started < limit

@@ -195,13 +195,17 @@ class LatentGRPOTrainer(LatentTrainer):
         """Sends the table of rollouts, of the first on this process, and how numbers of all of them are distributed."""
         assert self.table is not None
         logs = latest_completions(self)
-        columns = rollout_columns(logs, thoughts, rollouts["noise_seeds"].tolist()[: len(thoughts)])
         numbers = {f"histogram/{name}": torch.tensor(values) for name, values in logs["rewards"].items()}
-        advantages, mask = rollouts["advantages"], rollouts["completion_mask"].bool()
-        numbers["histogram/advantage"] = advantages[mask if advantages.dim() > 1 else mask.any(1)]
+        advantages, mask = rollouts["advantages"], rollouts["completion_mask"]
+        if advantages.dim() > 1:
+            advantages = (advantages * mask).sum(1) / mask.sum(1).clamp_min(1)
+        numbers["histogram/advantage"] = advantages
         if self._latents[0] is not None:
             norms = self._latents[0].norm(dim=2)
             numbers["histogram/latent_norm"] = norms[norms > 0]  # zero beyond a thought's end
+        count = len(thoughts)
+        seeds = rollouts["noise_seeds"].tolist()[:count]
+        columns = rollout_columns(logs, thoughts, advantages.tolist()[:count], seeds)
         self.table.send(columns, numbers, self.state.global_step)
 
     def _calculate_rewards(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -19,7 +19,7 @@ class RolloutsTable:
         every: Optimizer steps from one table to the next, or to the first draw after them.
         shown: Rollouts of a table; None: all of this process.
         sent: Step of the latest table.
-        wants_ratios: The ratios of the rollouts that were sent last are still to come.
+        wants_ratios: The ratios of the rollouts that were drawn last, and are in a table, are still to come.
     """
 
     tracker: Tracker
@@ -29,7 +29,10 @@ class RolloutsTable:
     wants_ratios: bool = False
 
     def is_due(self, step: int) -> bool:
-        return self.sent is None or step >= self.sent + self.every
+        """Whether the rollouts that are drawn at this step go into a table."""
+        self.wants_ratios = False  # what is asked now is drawn anew
+        is_taken = self.tracker.media is not None and not self.tracker.media.gave_up
+        return is_taken and (self.sent is None or step >= self.sent + self.every)
 
     def send(self, columns: Mapping[str, Sequence[Any]], numbers: Mapping[str, Tensor], step: int) -> None:
         """Sends columns of equal length as a table, and numbers as histograms."""
@@ -49,18 +52,23 @@ class RolloutsTable:
         self.tracker.log_histograms({"histogram/ratio": ratios[ratios > 0]}, step)
 
 
-def rollout_columns(logs: Mapping[str, Any], thoughts: Sequence[str], seeds: Sequence[int]) -> dict[str, list[Any]]:
+def rollout_columns(
+    logs: Mapping[str, Any], thoughts: Sequence[str], advantages: Sequence[float], seeds: Sequence[int]
+) -> dict[str, list[Any]]:
     """The columns of a table: those of TRL's table of completions, the thought in words, and the seed of its noise.
 
     Args:
         logs: The latest rollouts of a GRPOTrainer, of all processes; those of this one come first. A column of
             `log_extra` that lacks some is left out.
         thoughts: Of the rollouts to show; all empty where nothing can be read.
-        seeds: Theirs.
+        advantages: Theirs; of PPO the mean over answer tokens.
+        seeds: Of their noise.
     """
     columns = {"prompt": logs["prompt"]}
     if any(thoughts):
         columns["thought"] = thoughts
-    columns |= {"completion": logs["completion"], **logs["rewards"], **logs["extra"], "advantage": logs["advantages"]}
+    columns |= {"completion": logs["completion"], **logs["rewards"]}
+    columns |= {name: values for name, values in logs["extra"].items() if len(values) == len(logs["prompt"])}
+    columns["advantage"] = advantages
     columns["noise_seed"] = [str(seed) for seed in seeds]  # too large for the numbers of a browser
-    return {name: list(values)[: len(seeds)] for name, values in columns.items() if len(values) >= len(seeds)}
+    return {name: list(values)[: len(seeds)] for name, values in columns.items()}
