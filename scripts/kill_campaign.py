@@ -43,7 +43,8 @@ class Campaign:
         head = [sys.executable, "-m", "neuralese.pipeline.cli"]
         if self.processes > 1:
             options = ["--config_file", "recipes/accelerate/ddp.yaml", "--num_processes", str(self.processes)]
-            head = ["accelerate", "launch", "--quiet", *options, "-m", "neuralese.pipeline.cli"]
+            launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+            head = [*launch, *options, "-m", "neuralese.pipeline.cli"]
         command = [*head, "train", str(self.recipe), f"output_dir={self.folder}", f"name={name}", "--resume"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with open(self.folder / f"{name}.log", "ab") as log:
