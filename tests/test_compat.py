@@ -76,6 +76,8 @@ def test_trl_keeps_metrics_completions_and_its_tokenizer_where_they_are_looked_f
     trainer = make_trainer(reasoner, problems, tmp_path)
     rollouts(trainer)
     assert compat.logged_metric(trainer, "reward") and compat.logged_metric(trainer, "new name") == []
+    compat.forget_metric(trainer, "new name")
+    assert "new name" not in trainer._metrics["train"]
     logs = compat.latest_completions(trainer)
     assert len(logs["prompt"]) == len(logs["completion"]) == len(logs["advantages"]) == 16 and logs["rewards"]
     assert compat.rollout_tokenizer(trainer) is reasoner.tokenizer

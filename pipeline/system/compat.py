@@ -69,6 +69,11 @@ def logged_metric(trainer: Any, name: str) -> list[float]:
     return trainer._metrics["train"][name]
 
 
+def forget_metric(trainer: Any, name: str) -> None:
+    """TRL: leaves a training metric out of the next log."""
+    trainer._metrics["train"].pop(name, None)
+
+
 def latest_completions(trainer: Any) -> Any:
     """TRL: prompts, completions, rewards and advantages of the latest rollouts, as its own table of completions."""
     return trainer._logs

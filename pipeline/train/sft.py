@@ -16,6 +16,7 @@ from ..model.load import load_reasoner
 from ..problems.format import Format
 from ..problems.schedule import TEXT
 from ..recipe.schema import Recipe
+from ..system.compat import forget_metric
 from ..tracking.tracker import TrackingCallback
 from .callbacks import ProgressCallback
 from .context import Context
@@ -27,6 +28,10 @@ from .trainer_config import trainer_config
 
 class TimedSFTTrainer(TimedTrainer, SFTTrainer):
     """TRL's SFTTrainer, which logs what its steps cost."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        forget_metric(self, "num_tokens")  # TRL counts from 0 again after a resume
+        super().log(logs, start_time)
 
 
 def sft_args(recipe: Recipe, folder: Path) -> SFTConfig:
