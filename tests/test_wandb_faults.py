@@ -22,9 +22,10 @@ def tracker(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "60")
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
+    wandb.teardown()  # the service keeps the settings, and the server, that it was started with
     (tmp_path / "tiny").mkdir()
     yield Tracker(tiny(tmp_path), tmp_path / "tiny", is_main=True)
-    wandb.teardown()  # the service keeps the address of the server
+    wandb.teardown()
 
 
 def logged(path):
