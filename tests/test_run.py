@@ -86,6 +86,7 @@ def test_wandb_holds_the_same_numbers_as_the_metrics_file(finished):
     assert {key for key in shown if key.startswith("report/")} == {
         f"report/{path.stem}" for path in (folder / "report").glob("*.png")
     }
+    assert not any("train_loss" in row for row in ours)  # wrong after a resume
     assert not any("num_tokens" in row for row in ours if row["stage"] == "sft")  # TRL counts anew after a resume
     curriculum = [row for row in ours if row["stage"] == "curriculum" and "loss" in row]
     assert [row["step"] for row in curriculum] == [1, 2, 3, 4, 5, 6, 7, 8]  # one axis through both levels

@@ -141,4 +141,6 @@ class TrackingCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            self.tracker.log({**self.extra, **logs}, self.offset + state.global_step)
+            # The summary's mean loss is wrong after a resume: steps before it count in the number, not in the sum.
+            shown = {name: value for name, value in logs.items() if name != "train_loss"}
+            self.tracker.log({**self.extra, **shown}, self.offset + state.global_step)
