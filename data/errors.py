@@ -36,3 +36,8 @@ def reason(error: BaseException) -> str:
     """Return `Type: first line` of `error`, for use in a message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without its full stop; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

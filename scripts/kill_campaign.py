@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +36,6 @@ class Campaign:
     recipe: Path
     folder: Path
     processes: int
-    overrides: list[str] = field(default_factory=list)
 
     def launch(self, name: str) -> subprocess.Popen[bytes]:
         """Starts a run in a process group of its own, or goes on with it."""
@@ -45,38 +44,40 @@ class Campaign:
             options = ["--config_file", "recipes/accelerate/ddp.yaml", "--num_processes", str(self.processes)]
             launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
             head = [*launch, *options, "-m", "neuralese.pipeline.cli"]
-        command = [*head, "train", str(self.recipe), f"output_dir={self.folder}", f"name={name}", "--resume"]
+        command = [*head, "train", str(self.recipe), f"output_dir={self.folder}", f"name={name}"]
+        options = ["tracking.report_to=none", "--resume"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with open(self.folder / f"{name}.log", "ab") as log:
             return subprocess.Popen(
-                [*command, *self.overrides], stdout=log, stderr=log, start_new_session=True, env=environment
+                [*command, *options], stdout=log, stderr=log, start_new_session=True, env=environment
             )
 
     def finish(self, name: str) -> float:
         """Runs to the end; returns the seconds it took."""
         started = time.monotonic()
-        code = self.launch(name).wait()
-        if code:
-            raise typer.BadParameter(f"{name} ended with exit code {code}; see {self.folder / name}.log")
+        self._check(name, self.launch(name).wait())
         return time.monotonic() - started
 
     def kill_after(self, name: str, seconds: float) -> bool:
         """Launches a run and kills it after some seconds. Returns False where it had ended by itself."""
         process = self.launch(name)
         try:
-            code = process.wait(timeout=seconds)
+            self._check(name, process.wait(timeout=seconds))
         except subprocess.TimeoutExpired:
             # Workers of a launcher may be in groups of their own.
-            tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            for one in tree:
+            workers = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            for worker in workers:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
+                    worker.kill()
             process.wait()
-            psutil.wait_procs(tree[1:])
+            psutil.wait_procs(workers)
             return True
+        return False
+
+    def _check(self, name: str, code: int) -> None:
         if code:
             raise typer.BadParameter(f"{name} ended with exit code {code}; see {self.folder / name}.log")
-        return False
 
 
 def compared(run: Path) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def main(
     if folder.exists():
         raise typer.BadParameter(f"{folder} exists. Remove it, or name another --folder.")
     folder.mkdir(parents=True)
-    campaign, draw = Campaign(recipe, folder, processes, ["tracking.report_to=none"]), random.Random(seed)
+    campaign, draw = Campaign(recipe, folder, processes), random.Random(seed)
     seconds = campaign.finish("unbroken")
     expected, done, runs, places, wrong = compared(folder / "unbroken"), 0, 0, Counter[str](), 0
     print(f"unbroken: {seconds:.1f} s on {processes} process(es)")

@@ -150,27 +150,26 @@ def test_histograms_leave_out_what_is_no_number(tmp_path):
 
 
 def test_tables_are_due_after_as_many_steps():
-    media = SimpleNamespace(gave_up=False)
-    table = RolloutsTable(tracker=SimpleNamespace(media=media), every=3)
+    tracker = SimpleNamespace(sends_media=True)
+    table = RolloutsTable(tracker, every=3)
     found = []
     for step in range(0, 10, 2):  # a draw serves two steps
-        if table.is_due(step):
+        if table.begin_draw(step):
             found.append(step)
             table.sent = step
     assert found == [0, 4, 8]
-    media.gave_up = True
-    assert not table.is_due(20)
+    tracker.sends_media = False
+    assert not table.begin_draw(20)
 
 
 def test_ratios_are_those_of_the_rollouts_in_the_table():
     """Not of rollouts that were drawn after them, as PPO without inner steps has old log-probs of."""
-    media = SimpleNamespace(gave_up=False, table=lambda *_: None, histograms=lambda *_: None)
-    tracker = SimpleNamespace(media=media, log_table=media.table, log_histograms=media.histograms)
+    tracker = SimpleNamespace(sends_media=True, log_table=lambda *_: None, log_histograms=lambda *_: None)
     table, inputs = RolloutsTable(tracker, every=3), {"old_per_token_logps": None}
-    assert table.is_due(0)
+    assert table.begin_draw(0)
     table.send({"a": []}, {}, 0)
     assert not table.takes_ratios(inputs, 0) and table.takes_ratios(inputs, 1)
-    assert not table.is_due(1)  # another draw
+    assert not table.begin_draw(1)  # another draw
     assert not table.takes_ratios(inputs, 2)
 
 

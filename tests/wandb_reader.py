@@ -58,10 +58,8 @@ def read_run(path):
 
 def artifacts(path):
     """Name, type, metadata and files of the artifacts that an offline run would send."""
-    sent = [record.request.log_artifact.artifact for kind, record in whole(path) if kind == "request"]
-    logged = [record.artifact for kind, record in whole(path) if kind == "artifact"]
     found = {}
-    for artifact in [*sent, *logged]:
+    for artifact in [record.artifact for kind, record in whole(path) if kind == "artifact"]:
         if artifact.name:
             files = {entry.path for entry in artifact.manifest.contents}
             found[artifact.name] = (artifact.type, json.loads(artifact.metadata or "{}"), files)

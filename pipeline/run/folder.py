@@ -16,12 +16,11 @@ from ..system.lock import hold
 from ..system.processes import on_main
 from ..train.curriculum.reports import read_report
 from .plan import STAGES
-from .recipe_changes import differences
+from .recipe_changes import differences, named
 
 LOCK = "running.lock"
 # Files that a launch leaves if it ended before it wrote recipe.yaml.
 LEFT = {LOCK, "error.log", "recipe.yaml.partial"}
-SHOWN = 5  # changed keys that a message names
 
 
 class RunError(UserError):
@@ -79,9 +78,8 @@ def check_same_recipe(recipe: Recipe) -> None:
     _check_ours(folder)
     changed = differences(_held_recipe(folder), recipe) if is_begun(folder) else []
     if changed:
-        more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise RunError(
-            f"{folder} already holds the run of another recipe: it differs in {'; '.join(changed[:SHOWN])}{more}. "
+            f"{folder} already holds the run of another recipe: it differs in {named(changed)}. "
             "Nothing was changed. Choose another name (name=...), or move the folder away."
         )
 

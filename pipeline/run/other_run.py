@@ -13,8 +13,8 @@ from ..recipe.schema import Recipe
 from ..system.files import check_room, write_whole
 from ..system.integrity import fault_in, read_seconds
 from ..train.hand_over import is_done
-from .folder import SHOWN, RunError, is_begun
-from .recipe_changes import differences
+from .folder import RunError, is_begun
+from .recipe_changes import differences, named
 from .training_data import DATA
 
 # The sections that train each stage, besides those of the stages before it.
@@ -37,11 +37,9 @@ def begin_with(recipe: Recipe) -> None:
     if recipe.resume_from is None or (is_begun(recipe.folder) and not _partial(recipe).is_dir()):
         return
     source, stage = check_source(recipe)
-    order = list(SECTIONS)
-    stages = [name for name in order[: order.index(stage) + 1] if is_done(source.folder / name)]
+    stages = [name for name in _up_to(stage) if is_done(source.folder / name)]
     files = [path for name in stages for path in (source.folder / name).rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files if not any(part.startswith("checkpoint-") for part in path.parts))
-    check_room(recipe.folder, size)
+    check_room(recipe.folder, sum(path.stat().st_size for path in files))
     copy_stages(source, recipe, stages)
     print(f"Begun with {', '.join(stages)} of {source.folder}")
 
@@ -64,7 +62,7 @@ def check_source(recipe: Recipe) -> tuple[Recipe, str]:
     if stage not in finished:
         has = f"finished are {', '.join(finished)}" if finished else "no stage of it is finished"
         raise RunError(f"{given}: the run has no finished stage {stage!r}; {has}.")
-    if (recipe.sft, recipe.curriculum, recipe.rl)[("sft", "curriculum", "rl").index(stage)] is None:
+    if getattr(recipe, stage) is None:
         raise RunError(f"{given}: the recipe has no section {stage}. Give it that of {folder / 'recipe.yaml'}.")
     for name in finished[: finished.index(stage) + 1]:
         fault = fault_in(folder / name / "final")
@@ -73,9 +71,8 @@ def check_source(recipe: Recipe) -> tuple[Recipe, str]:
     source = load_recipe(folder / "recipe.yaml")
     changed = trained_apart(source, recipe, stage)
     if changed:
-        more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise RunError(
-            f"{given}: this recipe would train its stages in another way: {'; '.join(changed[:SHOWN])}{more}. Change "
+            f"{given}: this recipe would train its stages in another way: {named(changed)}. Change "
             f"the recipe, or begin from the weights alone: model.name_or_path={folder / stage / 'final'}, without the "
             "sections of the stages that made them."
         )
@@ -84,8 +81,7 @@ def check_source(recipe: Recipe) -> tuple[Recipe, str]:
 
 def trained_apart(then: Recipe, now: Recipe, stage: str) -> list[str]:
     """What makes two recipes train a stage, or one before it, in different ways: `key: 8 then, 4 now`."""
-    order = list(SECTIONS)
-    sections = set().union(*(SECTIONS[name] for name in order[: order.index(stage) + 1]))
+    sections = set().union(*(SECTIONS[name] for name in _up_to(stage)))
     lines = [line for line in differences(then, now) if line.partition(":")[0].partition(".")[0] in sections]
     more: list[tuple[str, object, object]] = [("data.keep_overlap", then.data.keep_overlap, now.data.keep_overlap)]
     if stage != "base":
@@ -94,6 +90,12 @@ def trained_apart(then: Recipe, now: Recipe, stage: str) -> list[str]:
         more.append(("evaluate.scorer", then.evaluate.scorer, now.evaluate.scorer))
         more.append(("evaluate.max_new_tokens", then.evaluate.max_new_tokens, now.evaluate.max_new_tokens))
     return lines + [f"{key}: {one} then, {other} now" for key, one, other in more if one != other]
+
+
+def _up_to(stage: str) -> list[str]:
+    """A stage and those before it."""
+    order = list(SECTIONS)
+    return order[: order.index(stage) + 1]
 
 
 def copy_stages(source: Recipe, recipe: Recipe, stages: Sequence[str]) -> None:
@@ -105,7 +107,7 @@ def copy_stages(source: Recipe, recipe: Recipe, stages: Sequence[str]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     for name in stages:
         shutil.rmtree(recipe.folder / name, ignore_errors=True)  # of a copy that was cut short
-        shutil.copytree(folder / name, partial / name, symlinks=True, ignore=shutil.ignore_patterns("checkpoint-*"))
+        shutil.copytree(folder / name, partial / name, symlinks=True)
     seconds = read_seconds(folder)
     write_whole(partial / "seconds.json", json.dumps({name: seconds[name] for name in stages if name in seconds}))
     if (folder / DATA).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from ..recipe.schema import Recipe
@@ -10,6 +11,7 @@ from ..recipe.schema import Recipe
 # Sections and keys that change no weights: where the run lies and began, how it is measured, which controls follow.
 FREE = {"name", "output_dir", "resume_from", "evaluate", "controls", "tracking"}
 UNSET = object()
+SHOWN = 5  # changed keys that a message names
 
 
 def differences(held: Recipe, asked: Recipe) -> list[str]:
@@ -21,6 +23,12 @@ def differences(held: Recipe, asked: Recipe) -> list[str]:
     """
     then, now = _as_trained(held), _as_trained(asked)
     return [line for key in now for line in _differences(then[key], now[key], key)]
+
+
+def named(changed: Sequence[str]) -> str:
+    """Changed keys for a message: the first ones, and how many more there are."""
+    more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    return "; ".join(changed[:SHOWN]) + more
 
 
 def _differences(then: Any, now: Any, key: str) -> list[str]:

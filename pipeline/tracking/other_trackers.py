@@ -16,7 +16,7 @@ from typing import Any
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker
 from accelerate.utils import is_mlflow_available, is_tensorboard_available, is_trackio_available
 
-from ...data.errors import UserError
+from ...data.errors import UserError, first_line
 from ..recipe.schema import Recipe
 from .wandb_view import config, project, run_name, tags
 
@@ -96,8 +96,7 @@ class OtherTrackers:
             work()
         except Exception as error:  # each service has errors of its own
             self.open.pop(name, None)
-            first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            logger.warning("%s could not record (%s). This stage goes on without it.", name, first)
+            logger.warning("%s could not record (%s). This stage goes on without it.", name, first_line(error))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -72,10 +72,9 @@ class Tracker:
             write_rows(file, kept)
 
     @property
-    def takes_tables(self) -> bool:
-        """Whether tables of rollouts and problems are recorded, so that making them is worth its time."""
-        is_sent = self.media is not None and not self.media.gave_up
-        return is_sent and self.recipe.tracking.tables_every is not None
+    def sends_media(self) -> bool:
+        """Whether tables and the like are recorded, so that making them is worth its time."""
+        return self.media is not None and not self.media.gave_up
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int, grows: bool = False) -> None:
         """Records a table in W&B only, at an optimizer step of the current stage.
@@ -121,7 +120,7 @@ class Tracker:
             self.others = None
         if self.wandb_run is not None:
             in_time = finish_wandb(self.wandb_run, exit_code)
-            self.is_offline |= not in_time or (self.media is not None and self.media.gave_up)
+            self.is_offline |= not in_time or not self.sends_media
             self.wandb_run = self.media = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...data.errors import UserError
+from ...data.errors import UserError, first_line
 
 NAME = "neuralese"
 AXIS = "global_step"
@@ -104,8 +104,7 @@ def save(entity: str, project: str) -> str:
     try:
         return str(view.save().url)
     except Exception as error:  # of many kinds: no key, no network, no such project
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise LayoutError(
-            f"W&B did not save the view in {entity}/{project}: {said}. Look at "
+            f"W&B did not save the view in {entity}/{project}: {first_line(error)}. Look at "
             "the key (wandb login) and at the name of the project, which must exist."
         ) from error

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...data.errors import first_line
+
 logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds that one of them may take
@@ -110,7 +112,7 @@ class WandbMedia:
             if not is_needed and time.monotonic() - started <= PATIENCE:
                 self._leave_out(what, error)
                 return
-            failed = f"did not take {what} ({_first_line(error)})"
+            failed = f"did not take {what} ({first_line(error)})"
         if failed:
             self.gave_up = True
             logger.warning(
@@ -121,8 +123,4 @@ class WandbMedia:
 
     def _leave_out(self, what: str, error: Exception) -> None:
         self._left_out.add(what)
-        logger.warning("W&B did not take %s (%s). This stage goes on without it.", what, _first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        logger.warning("W&B did not take %s (%s). This stage goes on without it.", what, first_line(error))

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers.utils import strtobool
 
-from ...data.errors import UserError
+from ...data.errors import UserError, first_line
 from ..recipe.schema import Recipe
 from ..system.files import check_writable, write_whole
 from .wandb_view import config, define_metrics, project, run_name, tags
@@ -127,7 +127,7 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
     except wandb.errors.Error as error:
         logger.warning(
             "W&B could not start (%s). This run and the stages after it are recorded offline.",
-            str(error).splitlines()[0].rstrip("."),
+            first_line(error),
         )
         wandb.teardown()  # W&B's service still holds the id of the failed run
         run = wandb.init(mode="offline", **options)

@@ -38,7 +38,7 @@ class Followed:
             samples: Of each problem, one answer.
             right: (P, 1) whether it is right.
         """
-        if not self.tracker.takes_tables:
+        if not self.tracker.sends_media or self.tracker.recipe.tracking.tables_every is None:
             return
         some = list(zip(problems, samples, right[:, 0], strict=True))[:FOLLOWED]
         prompts = [reasoner.prompt_ids(problem.question, answer.num_latents[0]) for problem, answer, _ in some]

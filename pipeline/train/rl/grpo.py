@@ -175,7 +175,7 @@ class LatentGRPOTrainer(LatentTrainer):
             drawn = generate(
                 policy, prompts, rows, seeds, sampling, self.noise, self.eos_token_ids, self.settings.budget
             )
-            if self.table is not None and self.table.is_due(self.state.global_step):
+            if self.table is not None and self.table.begin_draw(self.state.global_step):
                 self.work.thoughts = self._read(
                     policy, [prompts[row] for row in rows.tolist()[: self.table.shown]], seeds, drawn
                 )

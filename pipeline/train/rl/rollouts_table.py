@@ -28,11 +28,10 @@ class RolloutsTable:
     sent: int | None = None
     wants_ratios: bool = False
 
-    def is_due(self, step: int) -> bool:
-        """Whether the rollouts that are drawn at this step go into a table."""
-        self.wants_ratios = False  # what is asked now is drawn anew
-        is_taken = self.tracker.media is not None and not self.tracker.media.gave_up
-        return is_taken and (self.sent is None or step >= self.sent + self.every)
+    def begin_draw(self, step: int) -> bool:
+        """Rollouts are drawn anew. Returns whether they go into a table."""
+        self.wants_ratios = False
+        return self.tracker.sends_media and (self.sent is None or step >= self.sent + self.every)
 
     def send(self, columns: Mapping[str, Sequence[Any]], numbers: Mapping[str, Tensor], step: int) -> None:
         """Sends columns of equal length as a table, and numbers as histograms."""
