@@ -7,10 +7,15 @@ import sys
 import pytest
 from conftest import ROOT
 
+from neuralese.data.problem import Problem
 from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.cli.check_output import plan_rows
+from neuralese.pipeline.cli.preview import render_line
 from neuralese.pipeline.cli.recipes import packaged_recipes
+from neuralese.pipeline.problems.encode import encode
+from neuralese.pipeline.problems.format import Format
 from neuralese.pipeline.problems.load import load_all
+from neuralese.pipeline.problems.schedule import Level
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.train import run
 
@@ -40,6 +45,14 @@ def assert_one_paragraph(result, message):
     assert code == 2
     assert message in " ".join(error.split())
     assert "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_line_end_in_what_a_decoder_learns_is_a_sign(make, monkeypatch):
+    reasoner = make(num_latents=1, supervision="decoder")
+    (encoded,) = encode([Problem("1 + 2 =", ("3",), "3")], reasoner.tokenizer, reasoner.config)
+    monkeypatch.setattr(reasoner.tokenizer, "decode", lambda ids: "3\n")
+    line = render_line(Format(reasoner.config, eos_token_id=0), encoded, Level(1, 1, 1), reasoner.tokenizer)
+    assert str(line).splitlines()[1] == "    decoder: [3⏎]"
 
 
 def test_check_prints_recipe_and_plan_and_trains_nothing(capsys, tmp_path):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from runs import tiny
+from test_grpo import make_trainer, rollouts
 from wandb_reader import artifacts, read_run
 
 from neuralese.pipeline.latent.batch import Draw
@@ -120,6 +121,24 @@ def test_thoughts_are_read_as_they_were_drawn(make):
         assert text == " | ".join(block_texts(reasoner, alone))
     assert texts != thought_texts(reasoner, prompts)
     assert thought_texts(reasoner, [reasoner.prompt_ids("1 + 2 =", 0)]) == [""]
+
+
+def test_a_table_holds_the_thoughts_that_were_drawn_and_the_advantages_of_the_loss(make, problems, tmp_path):
+    reasoner, noise, sent = make(num_latents=2), parse_noise("gaussian:3.0"), {}
+    trainer = make_trainer(reasoner, problems, tmp_path, noise="gaussian:3.0")
+
+    def log_table(name, columns, rows, step):
+        sent.update(zip(columns, zip(*rows, strict=True), strict=True))
+
+    tracker = SimpleNamespace(sends_media=True, log_table=log_table, log_histograms=lambda *_: None)
+    trainer.table = RolloutsTable(tracker, every=5)
+    inputs = rollouts(trainer)  # in another order than they were drawn in
+    place = {seed: row for row, seed in enumerate(inputs["noise_seeds"].tolist())}
+    seeds = [int(seed) for seed in sent["noise_seed"]]
+    assert sent["advantage"] == pytest.approx([float(inputs["advantages"][place[seed]]) for seed in seeds])
+    assert any(sent["advantage"])
+    prompts = [reasoner.prompt_ids(question) for question in sent["prompt"]]
+    assert list(sent["thought"]) == thought_texts(reasoner, prompts, Draw(noise, torch.tensor(seeds)))
 
 
 def test_a_table_shows_the_first_rollouts_with_what_each_earned():

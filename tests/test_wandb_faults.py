@@ -2,6 +2,7 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,6 +74,18 @@ def test_a_server_that_fails_at_the_begin_is_waited_for_once(tracker, monkeypatc
             tracker.finish()
         assert time.monotonic() - started < 30
     assert caplog.text.count("W&B could not start") == 1
+
+
+def test_after_media_that_failed_the_next_stage_is_offline(tmp_path):
+    """Also where the stage's numbers reached the server in time."""
+    tracker = Tracker(tiny(tmp_path), tmp_path, is_main=True)
+    for gave_up in (False, True):
+        settings = SimpleNamespace(finish_timeout=60.0)
+        tracker.wandb_run = SimpleNamespace(offline=False, settings=settings, finish=lambda exit_code: None)
+        tracker.media = wandb_media.WandbMedia(tracker.wandb_run)
+        tracker.media.gave_up = gave_up
+        tracker.finish()
+        assert tracker.is_offline == gave_up
 
 
 class Run:
