@@ -101,11 +101,11 @@ def test_folders_that_are_no_checkpoints_are_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("made", "says"),
     [
-        ({"processes": 2}, "processes: 2 then, 1 now"),
+        ({"processes": 2}, r"problems an optimizer step \(processes x .*\): 16 then, 8 now"),
         ({"backend": "DeepSpeed ZeRO-3", "processes": 1}, "backend: DeepSpeed ZeRO-3 then, none now"),
-        ({"per_device_train_batch_size": 4}, "per_device_train_batch_size: 4 then, 8 now"),
-        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps: 2 then, 1 now"),
-        ({"gpus_per_process": 2}, "gpus_per_process: 2 then, 0 now"),
+        ({"per_device_train_batch_size": 4}, "problems an optimizer step .*: 4 then, 8 now"),
+        ({"gradient_accumulation_steps": 2}, "problems an optimizer step .*: 16 then, 8 now"),
+        ({"gpus_per_process": 2, "per_device_train_batch_size": 4}, "gpus_per_process: 2 then, 0 now"),
         ({"training_data": "2 problems"}, "training_data: 2 problems then, 1 problem .ab. now"),
     ],
 )
@@ -114,6 +114,21 @@ def test_another_launch_is_refused_by_the_key_that_differs(tmp_path, made, says)
     with pytest.raises(CheckpointError, match=f"other conditions: {says}. Nothing was changed"):
         checkpoint_to_resume(tmp_path, HERE)
     assert checkpoint.is_dir()
+
+
+@pytest.mark.parametrize(
+    "made", [{"processes": 2, "per_device_train_batch_size": 4}, {"processes": 4, "per_device_train_batch_size": 2}]
+)
+def test_another_number_of_processes_with_the_same_batch_goes_on(tmp_path, made):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint-2", **made)
+    assert checkpoint_to_resume(tmp_path, HERE) == str(checkpoint)
+
+
+def test_parts_of_deepspeed_are_bound_to_their_number_of_processes(tmp_path):
+    zero = {"backend": "DeepSpeed ZeRO-2"}
+    make_checkpoint(tmp_path / "checkpoint-2", processes=2, per_device_train_batch_size=4, **zero)
+    with pytest.raises(CheckpointError, match="DeepSpeed splits the optimizer's state over: 2 then, 1 now. Nothing"):
+        checkpoint_to_resume(tmp_path, launch(**zero))
 
 
 def test_a_stage_without_checkpoints_is_bound_to_no_launch(tmp_path):

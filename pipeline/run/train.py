@@ -27,6 +27,7 @@ from ..train.lora_check import check_lora_modules
 from ..train.rl.trainable import check_trainable
 from .finished_stages import checkpoint_of, stopped_curriculum, trained_stages
 from .folder import open_folder
+from .global_batch import with_global_batch
 from .launch import announce, check_launched
 from .other_run import begin_with
 from .plan import PlannedStage, plan
@@ -55,6 +56,7 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
         NOW.folder = recipe.folder
         announce(state)
         on_main(lambda: begin_with(recipe))
+        recipe = with_global_batch(recipe, state.num_processes)
         return _run(recipe, stages, state, resume)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..system.processes import on_main
 
 logger = logging.getLogger(__name__)
 STATE = "trainer_state.json"
+BATCH = "problems an optimizer step (processes x per_device_train_batch_size x gradient_accumulation_steps)"
 
 
 class CheckpointError(UserError):
@@ -27,7 +29,9 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True)
 class Launch:
-    """What a checkpoint depends on besides the recipe. A resume must have the same.
+    """What a checkpoint depends on besides the recipe.
+
+    A resume must have the same, but that without DeepSpeed another number of processes may share out the same batch.
 
     Attributes:
         processes: On all machines.
@@ -63,6 +67,19 @@ class Launch:
         return self.backend != "none"
 
     @property
+    def conditions(self) -> dict[str, Any]:
+        """What a resume must have alike, by what a message calls it."""
+        batch = (self.processes, max(1, self.gpus_per_process), self.per_device_train_batch_size)
+        split = {"processes, which DeepSpeed splits the optimizer's state over": self.processes}
+        return {
+            **(split if self.is_deepspeed else {}),
+            "backend": self.backend,
+            "gpus_per_process": self.gpus_per_process,
+            BATCH: math.prod(batch) * self.gradient_accumulation_steps,
+            "training_data": self.training_data,
+        }
+
+    @property
     def shards(self) -> int:
         """Number of files that DeepSpeed splits the optimizer's state into."""
         return 0 if self.backend in ("none", "DeepSpeed ZeRO-0") else self.processes
@@ -91,8 +108,8 @@ def checkpoint_to_resume(folder: Path, launch: Launch) -> str | None:
     checkpoint = last_whole_checkpoint(folder)
     if checkpoint is None:
         return None
-    then, now = asdict(_launch_of(checkpoint)), asdict(launch)
-    differs = [f"{key}: {then[key]} then, {now[key]} now" for key in now if then[key] != now[key]]
+    then, now = _launch_of(checkpoint).conditions, launch.conditions
+    differs = [f"{key}: {then[key]} then, {now[key]} now" for key in now if key in then and then[key] != now[key]]
     if differs:
         raise CheckpointError(
             f"{checkpoint} was made under other conditions: {'; '.join(differs)}. Nothing was changed. Restore them, "

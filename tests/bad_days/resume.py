@@ -239,9 +239,9 @@ DAYS = [
         after=all_is_kept,
     ),
     BadDay(
-        "`--resume` by one process of a stage that two were training",
+        "`--resume` by one process of a stage that an earlier version trained on two",
         [*RESUME, *SFT_ALONE],
-        "was made under other conditions: processes: 2 then, 1 now",
+        "gradient_accumulation_steps): 16 then, 8 now",
         "the checkpoint",
         before=checkpoint(processes=2),
         after=checkpoint_is_kept,
@@ -249,7 +249,7 @@ DAYS = [
     BadDay(
         "`--resume` without DeepSpeed of a stage that was trained under ZeRO-3",
         [*RESUME, *SFT_ALONE],
-        "other conditions: processes: 2 then, 1 now; backend: DeepSpeed ZeRO-3 then, none now",
+        "was made under other conditions: backend: DeepSpeed ZeRO-3 then, none now",
         "the checkpoint",
         before=checkpoint(processes=2, backend="DeepSpeed ZeRO-3"),
         after=checkpoint_is_kept,
