@@ -14,6 +14,7 @@ from neuralese.pipeline.train.resume import (
     Launch,
     checkpoint_to_resume,
     fault_of_checkpoint,
+    is_split_otherwise,
     last_whole_checkpoint,
 )
 
@@ -30,7 +31,7 @@ def launch(**changed):
 def test_whole_checkpoints_are_found_whole(tmp_path, made):
     checkpoint = make_checkpoint(tmp_path / "checkpoint-2", **made)
     assert fault_of_checkpoint(checkpoint) is None
-    assert checkpoint_to_resume(tmp_path, launch(**made)) == str(checkpoint)
+    assert checkpoint_to_resume(tmp_path, launch(**made)) == checkpoint
 
 
 @pytest.mark.parametrize(
@@ -121,14 +122,15 @@ def test_another_launch_is_refused_by_the_key_that_differs(tmp_path, made, says)
 )
 def test_another_number_of_processes_with_the_same_batch_goes_on(tmp_path, made):
     checkpoint = make_checkpoint(tmp_path / "checkpoint-2", **made)
-    assert checkpoint_to_resume(tmp_path, HERE) == str(checkpoint)
+    assert checkpoint_to_resume(tmp_path, HERE) == checkpoint
 
 
-def test_parts_of_deepspeed_are_bound_to_their_number_of_processes(tmp_path):
-    zero = {"backend": "DeepSpeed ZeRO-2"}
-    make_checkpoint(tmp_path / "checkpoint-2", processes=2, per_device_train_batch_size=4, **zero)
-    with pytest.raises(CheckpointError, match="DeepSpeed splits the optimizer's state over: 2 then, 1 now. Nothing"):
-        checkpoint_to_resume(tmp_path, launch(**zero))
+@pytest.mark.parametrize(("backend", "expected"), [("DeepSpeed ZeRO-2", True), ("none", False)])
+def test_parts_of_deepspeed_are_split_over_their_processes(tmp_path, backend, expected):
+    two = {"processes": 2, "per_device_train_batch_size": 4, "backend": backend}
+    checkpoint = make_checkpoint(tmp_path / "checkpoint-2", **two)
+    assert is_split_otherwise(checkpoint, launch(backend=backend)) is expected
+    assert not is_split_otherwise(checkpoint, launch(**two))
 
 
 def test_a_stage_without_checkpoints_is_bound_to_no_launch(tmp_path):

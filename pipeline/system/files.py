@@ -60,18 +60,19 @@ def room(folder: Path) -> str:
     return f"{usage.free / 1e6:,.2f} of {usage.total / 1e6:,.2f} MB are free"
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """Checks that the disk of a run folder has room for the weights of a stage.
+def check_room(folder: Path, needed: int, what: str = "the weights of a stage") -> None:
+    """Checks that the disk of a run folder has room for what is to be written.
 
     Args:
-        needed: Size of the weights in bytes.
+        needed: Its size in bytes.
+        what: What it is, for the message.
 
     Raises:
         PlaceError: It has not.
     """
     if shutil.disk_usage(folder).free < needed:
         raise PlaceError(
-            f"{folder} has too little room for the weights of a stage, {needed / 1e6:,.2f} MB: {room(folder)}. Make "
+            f"{folder} has too little room for {what}, {needed / 1e6:,.2f} MB: {room(folder)}. Make "
             "space, or name another place with output_dir."
         )
 

@@ -22,7 +22,8 @@ from ..system.integrity import flush
 from .callbacks import NoLastCheckpointCallback, ProgressCallback, UmaskCallback
 from .context import Context
 from .lora import merge_adapter, thin_frozen
-from .resume import Launch, LaunchCallback, checkpoint_to_resume
+from .resume import Launch, LaunchCallback, checkpoint_to_resume, is_split_otherwise
+from .universal import load_universal
 
 Report = Callable[[Trainer], dict[str, Any]]
 REPORT = "report.json"
@@ -78,8 +79,10 @@ def _train(trainer: Trainer, context: Context, folder: Path) -> None:
     for callback in (NoLastCheckpointCallback(), UmaskCallback(), LaunchCallback(launch)):
         trainer.add_callback(callback)
     checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None
+    if checkpoint is not None and is_split_otherwise(checkpoint, launch):
+        load_universal(trainer, checkpoint)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, ProgressCallback):

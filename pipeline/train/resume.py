@@ -20,6 +20,7 @@ from ..system.processes import on_main
 
 logger = logging.getLogger(__name__)
 STATE = "trainer_state.json"
+LATEST = "latest"  # names the folder of DeepSpeed's files in a checkpoint
 BATCH = "problems an optimizer step (processes x per_device_train_batch_size x gradient_accumulation_steps)"
 
 
@@ -31,7 +32,7 @@ class CheckpointError(UserError):
 class Launch:
     """What a checkpoint depends on besides the recipe.
 
-    A resume must have the same, but that without DeepSpeed another number of processes may share out the same batch.
+    A resume must have the same, but that another number of processes may share out the same batch.
 
     Attributes:
         processes: On all machines.
@@ -70,9 +71,7 @@ class Launch:
     def conditions(self) -> dict[str, Any]:
         """What a resume must have alike, by what a message calls it."""
         batch = (self.processes, max(1, self.gpus_per_process), self.per_device_train_batch_size)
-        split = {"processes, which DeepSpeed splits the optimizer's state over": self.processes}
         return {
-            **(split if self.is_deepspeed else {}),
             "backend": self.backend,
             "gpus_per_process": self.gpus_per_process,
             BATCH: math.prod(batch) * self.gradient_accumulation_steps,
@@ -99,7 +98,7 @@ class LaunchCallback(TrainerCallback, ExportableState):
         on_main(lambda: flush(Path(args.output_dir) / f"checkpoint-{state.global_step}"))
 
 
-def checkpoint_to_resume(folder: Path, launch: Launch) -> str | None:
+def checkpoint_to_resume(folder: Path, launch: Launch) -> Path | None:
     """The checkpoint that an unfinished stage resumes from. None if no whole one is there.
 
     Raises:
@@ -115,7 +114,13 @@ def checkpoint_to_resume(folder: Path, launch: Launch) -> str | None:
             f"{checkpoint} was made under other conditions: {'; '.join(differs)}. Nothing was changed. Restore them, "
             f"or delete the checkpoints in {folder}, and this stage begins anew; finished stages are kept."
         )
-    return str(checkpoint)
+    return checkpoint
+
+
+def is_split_otherwise(checkpoint: Path, launch: Launch) -> bool:
+    """Whether DeepSpeed split the optimizer's state over another number of processes."""
+    then = _launch_of(checkpoint)
+    return then.is_deepspeed and then.processes != launch.processes
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -186,8 +191,8 @@ def fault_of_checkpoint(checkpoint: Path) -> str | None:
 
 
 def _missing_shards(checkpoint: Path, count: int) -> str | None:
-    """What is missing of the `count` files of DeepSpeed, in the folder that the file `latest` names. None: nothing."""
-    latest = checkpoint / "latest"
+    """What is missing of the `count` files of DeepSpeed, in the folder that the file `LATEST` names. None: nothing."""
+    latest = checkpoint / LATEST
     folder = checkpoint / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
     if folder is None or not folder.is_dir():
         return "the folder of DeepSpeed's files is missing"

@@ -32,7 +32,7 @@ def read_only(scene):
 
 def full(scene):
     scene.monkeypatch.setattr(tempfile, "tempdir", str(scene.folder))  # where the trace goes then
-    mount(scene.folder / "disk", "100k", scene.cleanup)
+    mount(scene.folder / "disk", "104k", scene.cleanup)
 
 
 def goes_on_after_room_is_made(scene):
@@ -185,7 +185,7 @@ DAYS = [
         "no space left on the disk while saving",
         [*SFT, "output_dir={folder}/disk"],
         "Error while training sft: There is no space left to write {folder}/disk/tiny/sft/checkpoint-2/optimizer.pt: "
-        "0.00 of 0.10 MB are free. Make space there. Finished stages and the last checkpoint stay. The same command "
+        "0.00 of 0.11 MB are free. Make space there. Finished stages and the last checkpoint stay. The same command "
         "with --resume goes on from the last checkpoint.",
         FINISHED,
         before=full,
