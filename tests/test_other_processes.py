@@ -64,7 +64,13 @@ def test_the_losses_are_those_of_one_process(one_process, dead, tmp_path, proces
 def sft_of_one_process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sft")
     launch(
-        "cpu", "scripts/train.py", *ARGUMENTS, *SFT_ALONE, *batches(4, 2), f"output_dir={folder}", WANDB_MODE="offline"
+        "cpu",
+        "scripts/train.py",
+        *ARGUMENTS,
+        *SFT_ALONE,
+        "sft.trainer.gradient_accumulation_steps=2",
+        f"output_dir={folder}",
+        WANDB_MODE="offline",
     )
     return losses_of(folder)
 
