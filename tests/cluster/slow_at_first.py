@@ -1,4 +1,4 @@
-"""A plugin: prints at which step each stage begins, and makes the steps of a job's first start take a second."""
+"""A plugin: prints at which step stages begin; a job at its first start waits SLOW_AT_FIRST seconds at each step."""
 
 import os
 import time
@@ -15,7 +15,7 @@ def on_train_begin(self, args, state, control, **kwargs):
 
 
 def on_step_begin(self, args, state, control, **kwargs):
-    time.sleep(1)
+    time.sleep(float(os.environ["SLOW_AT_FIRST"]))
 
 
 ProgressCallback.on_train_begin = on_train_begin

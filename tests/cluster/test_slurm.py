@@ -68,7 +68,7 @@ def test_a_job_that_its_time_limit_cuts_goes_on_to_the_same_weights(cluster, tmp
     for folder in folders:
         folder.mkdir()
     whole = submit(cluster, folders[0], 30)
-    cut = submit(cluster, folders[1], 2, SLOW_AT_FIRST="yes", SBATCH_SIGNAL="B:USR1@30")
+    cut = submit(cluster, folders[1], 2, SLOW_AT_FIRST="1", SBATCH_SIGNAL="B:USR1@30")
     for job, folder in zip((whole, cut), folders, strict=True):
         log = folder / f"slurm-{job}-node0.log"
         wait_for(partial(has_ended, cluster, job), 600, log)
@@ -85,3 +85,11 @@ def test_a_job_that_its_time_limit_cuts_goes_on_to_the_same_weights(cluster, tmp
     assert not (folders[1] / "tiny" / "running.lock").exists()
     for stage in ("sft", "curriculum", "rl"):
         assert_same_weights(*(folder / "tiny" / stage / "final" for folder in folders))
+
+
+def test_a_job_that_ends_with_an_error_is_not_queued_again(cluster, tmp_path):
+    job = submit(cluster, tmp_path, 30, "data.train={path: nothing.jsonl}")
+    log = tmp_path / f"slurm-{job}-node0.log"
+    wait_for(partial(has_ended, cluster, job), 300, log)
+    assert [shown(cluster, job, key) for key in ("JobState", "Restarts")] == ["FAILED", "0"]
+    assert "nothing.jsonl" in log.read_text()
