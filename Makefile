@@ -5,12 +5,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Spinning threads starve each other when two processes share two cores, as the distributed tests do.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-dispatch lint types tests clean help
+.PHONY: demo test test-dispatch test-cluster lint types tests clean help
 
 help:
 	@echo "make demo   train and evaluate the quickstart recipe (4 to 6 minutes on 2 cores)"
 	@echo "make test   lint, types, tests"
 	@echo "make test-dispatch  the tests that compare numbers, without the processor's vector instructions"
+	@echo "make test-cluster   a job under a real Slurm on this machine (root, Debian), 5 minutes"
 	@echo "make clean  remove the virtual environment and caches; outputs/ is kept"
 
 # torch first and by its exact version: a range pulls the newest CUDA build, several GB.
@@ -46,7 +47,7 @@ types: .venv
 # One thread each: small models lose more time to the threads of a process than they gain. Tests that launch processes
 # of their own come last and one by one: they use all cores, and one port.
 tests: .venv/tested
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not launch"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not launch and not cluster"
 	$(BIN)/python -m pytest -m launch
 
 # Tests that compare numbers must hold on every processor. torch and its libraries choose their kernels by what the
@@ -58,6 +59,11 @@ NUMERIC := actions architectures audit_interventions audit_reading draws estimat
 test-dispatch: .venv
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
 		$(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC:%=tests/test_%.py)
+
+# A controller and two nodes on this machine. As root, on Debian or Ubuntu, what is missing is installed.
+test-cluster: .venv
+	(command -v slurmctld && command -v munged && command -v pkill) > /dev/null || apt-get install --yes slurm-wlm munge procps
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 clean:
 	rm -rf .venv .types .mypy_cache .pytest_cache .ruff_cache *.egg-info build

@@ -10,7 +10,10 @@ class UserError(Exception):
 
 
 class TerminatedError(BaseException):
-    """SIGTERM was received. It is no Exception, so that no library catches it, and differs from Ctrl-C."""
+    """SIGTERM was received. It is no Exception, so that no library catches it, and differs from Ctrl-C.
+
+    A message is a sentence for the user.
+    """
 
 
 class DataError(UserError):

@@ -83,6 +83,38 @@ def test_the_lock_of_another_host_is_respected(tmp_path, soon):
     assert (tmp_path / "tiny" / LOCK).read_text() == "4242\nelsewhere\n"
 
 
+def held_as_by(monkeypatch, folder, job, restarts):
+    """What a launch in a start of a Slurm job leaves if it is killed on another host."""
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    folder.mkdir()
+    with lock.hold(folder / LOCK, "", ""):
+        left = lock.job_file_of(folder / LOCK).read_text()
+    (folder / LOCK).write_text("4242\nelsewhere\n")
+    lock.job_file_of(folder / LOCK).write_text(left)
+
+
+@pytest.mark.parametrize(
+    ("job", "restarts", "is_taken"),
+    [("7", "1", True), ("7", "10", True), ("7", "0", False), ("8", "1", False), (None, None, False)],
+)
+def test_a_slurm_job_that_is_queued_again_takes_over_its_own_lock(monkeypatch, tmp_path, soon, job, restarts, is_taken):
+    """Of the same start another launch may live, and so may one of another job."""
+    held_as_by(monkeypatch, tmp_path / "tiny", "7", "0")
+    monkeypatch.delenv("SLURM_JOB_ID")
+    if job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    if is_taken:
+        with open_folder(tiny(tmp_path), resume=True):
+            assert (tmp_path / "tiny" / LOCK).read_text().splitlines()[0] == str(os.getpid())
+        assert not [*(tmp_path / "tiny").glob("*lock*")]
+    else:
+        with pytest.raises(lock.LockedError, match="4242"), open_folder(tiny(tmp_path), resume=True):
+            pass
+        assert (tmp_path / "tiny" / LOCK).read_text() == "4242\nelsewhere\n"
+
+
 def test_what_a_failed_start_left_is_no_run_of_others(tmp_path):
     (tmp_path / "tiny").mkdir()
     for name in ("error.log", "recipe.yaml.partial"):

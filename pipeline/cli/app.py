@@ -16,6 +16,7 @@ from .check_reward import check_reward
 from .compare import compare
 from .errors import guard
 from .evaluate import evaluate
+from .launch import launch
 from .recipes import recipes_app
 from .reward_model import reward_model
 from .sample import sample
@@ -26,6 +27,7 @@ from .wandb_layout import wandb_layout
 DEBUG = "--debug"
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "launch": launch,
     "check": check,
     "eval": evaluate,
     "compare": compare,

@@ -44,8 +44,8 @@ def guard(work: Callable[[], Any], debug: bool) -> Any:
     try:
         with sigterm_raises():
             return work()
-    except TerminatedError:
-        complain(f"Terminated{_during()}. What was finished is kept. {NOW.goes_on}", TERMINATED)
+    except TerminatedError as end:
+        complain(f"Terminated{_during()}. {end} What was finished is kept. {NOW.goes_on}", TERMINATED)
     except SystemExit as stop:
         # Typer turns an interrupt into this exit code without a message.
         if stop.code != INTERRUPTED:

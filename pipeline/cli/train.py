@@ -25,9 +25,14 @@ def train(
     from ..run.finished_stages import stopped_curriculum
     from ..run.train import run
     from ..system.processes import leave_processes
+    from ..train.termination import SavedAndTerminatedError
 
     NOW.goes_on = "The same command with --resume goes on from the last checkpoint."
-    run(loaded, resume)
+    try:
+        run(loaded, resume)
+    except SavedAndTerminatedError:
+        leave_processes()  # together: a launcher kills the others where one has left
+        raise
     leave_processes()
     stopped = stopped_curriculum(loaded)
     if stopped is not None:

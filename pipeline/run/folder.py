@@ -12,7 +12,7 @@ from ..recipe.load import RecipeError, load_recipe
 from ..recipe.schema import Recipe
 from ..system.files import write_whole
 from ..system.integrity import fault_in
-from ..system.lock import hold
+from ..system.lock import hold, job_file_of
 from ..system.processes import on_main
 from ..train.curriculum.reports import read_report
 from .plan import STAGES
@@ -20,7 +20,7 @@ from .recipe_changes import differences, named
 
 LOCK = "running.lock"
 # Files that a launch leaves if it ended before it wrote recipe.yaml.
-LEFT = {LOCK, "error.log", "recipe.yaml.partial"}
+LEFT = {LOCK, job_file_of(Path(LOCK)).name, "error.log", "recipe.yaml.partial"}
 
 
 class RunError(UserError):

@@ -46,6 +46,7 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
 
     Raises:
         UserError: Bad input. Nothing is overwritten.
+        SavedAndTerminatedError: After SIGTERM while a stage was trained, on all processes of the launch.
     """
     state = join_processes()
     stages = plan(recipe)

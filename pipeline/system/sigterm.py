@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -26,3 +27,27 @@ def sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sigterm_noted() -> Iterator[Callable[[], bool]]:
+    """Within its block SIGTERM interrupts nothing. Yields a function that tells whether this process has received one.
+
+    The block is to look at it and to end. Once one was received, further ones are ignored, after the block, too: a
+    launcher sends its own, which must not break off what the first one ends.
+    """
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
+        yield received.is_set
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        received.set()
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield received.is_set
+    finally:
+        if not received.is_set():
+            signal.signal(signal.SIGTERM, before)

@@ -19,10 +19,12 @@ from ..model.reasoner import Reasoner
 from ..system.compat import reset_accelerator_state
 from ..system.files import check_room, follow_umask
 from ..system.integrity import flush
+from ..system.sigterm import sigterm_noted
 from .callbacks import NoLastCheckpointCallback, ProgressCallback, UmaskCallback
 from .context import Context
 from .lora import merge_adapter, thin_frozen
 from .resume import Launch, LaunchCallback, checkpoint_to_resume, is_split_otherwise
+from .termination import SaveAndEndCallback, SavedAndTerminatedError, on_any_process
 from .universal import load_universal
 
 Report = Callable[[Trainer], dict[str, Any]]
@@ -35,23 +37,42 @@ def is_done(folder: Path) -> bool:
 
 
 def train_and_hand_over(
-    trainer: Trainer, context: Context, reasoner: Reasoner, base: str | Path, folder: Path, report: Report | None = None
+    trainer: Trainer,
+    context: Context,
+    reasoner: Reasoner,
+    base: str | Path,
+    folder: Path,
+    report: Report | None = None,
+    save_every: int = 1,
 ) -> None:
     """Trains and leaves `folder/final`, with a LoRA merged. With `context.resume` the last checkpoint is gone on from.
 
     Args:
         base: Where the stage's starting weights were loaded from. A LoRA is merged into these.
         report: Called after training. Its result is kept as `final/report.json`.
+        save_every: Optimizer steps. A resume is exact only from checkpoints at multiples of this many.
 
     Raises:
+        SavedAndTerminatedError: After SIGTERM. There is a checkpoint of the last step, or `final/` if that was the end.
         CheckpointError: The checkpoint to resume from was made under another launch, or from other data.
         PlaceError: The disk has no room for the weights.
     """
     check_room(context.folder, full_size(trainer.model))
-    is_adapter = isinstance(trainer.model, PeftModel)
-    if is_adapter and not trainer.is_deepspeed_enabled:  # DeepSpeed takes weights of one dtype only
+    # DeepSpeed takes weights of one dtype only.
+    if isinstance(trainer.model, PeftModel) and not trainer.is_deepspeed_enabled:
         thin_frozen(reasoner.model)
-    _train(trainer, context, folder)
+    with sigterm_noted() as received:
+        _train(trainer, context, folder, SaveAndEndCallback(received, save_every))
+        _leave_final(trainer, context, reasoner, base, folder, report)
+        if on_any_process(received()):
+            raise SavedAndTerminatedError(f"{folder / 'final'} was saved.")
+
+
+def _leave_final(
+    trainer: Trainer, context: Context, reasoner: Reasoner, base: str | Path, folder: Path, report: Report | None
+) -> None:
+    """Leaves the weights of a Trainer in `folder/final`, and frees the Trainer."""
+    is_adapter = isinstance(trainer.model, PeftModel)
     state = PartialState()
     partial = folder / "final.partial"
     if state.is_main_process:
@@ -72,11 +93,11 @@ def train_and_hand_over(
     state.wait_for_everyone()
 
 
-def _train(trainer: Trainer, context: Context, folder: Path) -> None:
+def _train(trainer: Trainer, context: Context, folder: Path, save_and_end: SaveAndEndCallback) -> None:
     """Runs a Trainer with the callbacks of all stages, from the last checkpoint in `folder` where that is asked for."""
     launch = Launch.of(trainer, context.training_data)
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl replace it
-    for callback in (NoLastCheckpointCallback(), UmaskCallback(), LaunchCallback(launch)):
+    for callback in (NoLastCheckpointCallback(), UmaskCallback(), LaunchCallback(launch), save_and_end):
         trainer.add_callback(callback)
     checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None
     if checkpoint is not None and is_split_otherwise(checkpoint, launch):

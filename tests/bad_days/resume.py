@@ -163,8 +163,16 @@ def ctrl_c(*arguments, **options):
 
 
 def goes_on_from_two(scene):
+    _goes_on_from(scene, "checkpoint-2")
+
+
+def goes_on_from_three(scene):
+    _goes_on_from(scene, "checkpoint-2", "checkpoint-3")
+
+
+def _goes_on_from(scene, *checkpoints):
     folder = scene.folder / "tiny"
-    assert [path.name for path in (folder / "sft").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert sorted(path.name for path in (folder / "sft").glob("checkpoint-*")) == list(checkpoints)
     assert not (folder / "running.lock").exists()
 
 
@@ -397,11 +405,11 @@ DAYS = [
     BadDay(
         "SIGTERM while a stage is trained",
         SFT,
-        "Terminated",
-        "the last checkpoint, which --resume goes on from",
+        "Terminated while training sft. Step 3 was saved in {folder}/tiny/sft/checkpoint-3.",
+        "all that was trained; --resume goes on from that step",
         code=143,
         before=interrupted(ProgressCallback, "on_step_end", sigterm_after_three),
-        after=goes_on_from_two,
+        after=goes_on_from_three,
     ),
     BadDay(
         "Ctrl-C while a stage is trained",

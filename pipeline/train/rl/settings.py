@@ -201,6 +201,13 @@ def grpo_args(recipe: Recipe, folder: Path) -> GRPOConfig:
     return args
 
 
+def steps_between_draws(args: GRPOConfig) -> int:
+    """Optimizer steps from one draw of rollouts to the next that falls between two optimizer steps."""
+    assert args.steps_per_generation is not None
+    cycle = args.steps_per_generation * args.num_iterations  # micro-batches
+    return cycle // math.gcd(cycle, args.gradient_accumulation_steps)
+
+
 def _align_saves(args: GRPOConfig, is_given: bool) -> None:
     """Moves checkpoints to optimizer steps before which new rollouts are drawn.
 
@@ -213,9 +220,7 @@ def _align_saves(args: GRPOConfig, is_given: bool) -> None:
     Raises:
         RecipeError: The given save_steps falls into the middle of a draw.
     """
-    assert args.steps_per_generation is not None
-    cycle = args.steps_per_generation * args.num_iterations
-    steps = cycle // math.gcd(cycle, args.gradient_accumulation_steps)  # optimizer steps from one draw to the next
+    steps = steps_between_draws(args)
     if steps == 1 or args.save_strategy == "no":
         return
     if not is_given:

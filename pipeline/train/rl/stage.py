@@ -32,7 +32,7 @@ from .legibility import is_legible
 from .ppo import Critic, LatentPPOTrainer
 from .rollouts import RolloutSettings
 from .rollouts_table import RolloutsTable
-from .settings import RowCollator, check_stops, grpo_args, rl_rows, rollout_settings
+from .settings import RowCollator, check_stops, grpo_args, rl_rows, rollout_settings, steps_between_draws
 from .step_labels import StepLabels
 from .trainable import train_only, weights_that_train
 
@@ -102,7 +102,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
     trainer.table = _table(context, args.log_completions)
     if held_out is not None:
         held_out.trainer = trainer
-    train_and_hand_over(trainer, context, reasoner, base, folder)
+    train_and_hand_over(trainer, context, reasoner, base, folder, save_every=steps_between_draws(args))
 
 
 def _table(context: Context, is_whole: bool) -> RolloutsTable | None:
