@@ -1,15 +1,16 @@
-"""Errors of the machine in words: full and read-only disks, wrong paths, too little memory."""
+"""Errors of the machine in words: full and read-only disks, wrong paths, too little memory, lost processes."""
 
 from __future__ import annotations
 
 import errno
 import io
+import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...data.errors import reason
+from ...data.errors import first_line, reason
 from ..system.activity import NOW
 from ..system.files import room
 from ..system.memory import lacks_memory
@@ -22,6 +23,9 @@ FULL = (
     "unexpected pos",
     "iostream error",
 )
+# Parts of the messages of gloo and NCCL when another process does not answer. NCCL has other errors of the same class.
+LOST = ("gloo/transport", "ncclRemoteError", "Watchdog caught collective operation timeout")
+LOST_TYPES = ("DistStoreError", "DistNetworkError")  # of torch.distributed, by name: `--help` loads no torch
 LOWER = (
     "Lower per_device_train_batch_size in the trainer section of that stage (gradient_accumulation_steps makes up for "
     "it), or set gradient_checkpointing: true there."
@@ -35,6 +39,8 @@ def explain(error: Exception) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT) or _says(error, FULL):
         return _full(error)
+    if type(error).__name__ in LOST_TYPES or _says(error, LOST):
+        return _lost(error)
     if not isinstance(error, OSError) or error.filename is None:
         return None
     if number == errno.EROFS:
@@ -52,6 +58,16 @@ def _full(error: Exception) -> str:
     place = next((at for at in (file and file.parent, NOW.folder) if at is not None and at.is_dir()), None)
     free = f": {room(place)}" if place is not None else ""
     return f"There is no space left{what}{free}. Make space there.{NOW.kept}"
+
+
+def _lost(error: Exception) -> str:
+    # Without the place in the library's source before what happened, and advice after it.
+    said = re.sub(r"\[/\S+\] ", "", first_line(error)).partition(". ")[0]
+    return (
+        f"Another process of this launch has ended or cannot be reached ({said}). If an error ended it, it has said so "
+        "on its machine; else it was killed, or its machine is down or off the network. Start the launch again on all "
+        f"machines.{NOW.kept}"
+    )
 
 
 def written_file(error: BaseException) -> Path | None:

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from ...data.errors import UserError
 from .builds import free_dead_builds
+from .network import choose_interface
 
 Result = TypeVar("Result")
 
@@ -34,6 +35,7 @@ def on_main(work: Callable[[], Result]) -> Result:
 def join_processes() -> PartialState:
     """Joins the processes of a launch. Launchers do not tell their workers that they are on CPU, so this does."""
     free_dead_builds()  # joining loads an extension where the launcher asks for DeepSpeed on CPUs
+    choose_interface()
     return PartialState(cpu=on_cpu())
 
 

@@ -19,7 +19,7 @@ from ..model.reasoner import Reasoner
 from ..system.compat import reset_accelerator_state
 from ..system.files import check_room, follow_umask
 from ..system.integrity import flush
-from .callbacks import NoLastCheckpointCallback, ProgressCallback, UmaskCallback
+from .callbacks import NoLastCheckpointCallback, PatienceCallback, ProgressCallback, UmaskCallback
 from .context import Context
 from .lora import merge_adapter, thin_frozen
 from .resume import Launch, LaunchCallback, checkpoint_to_resume
@@ -75,7 +75,7 @@ def _train(trainer: Trainer, context: Context, folder: Path) -> None:
     """Runs a Trainer with the callbacks of all stages, from the last checkpoint in `folder` where that is asked for."""
     launch = Launch.of(trainer, context.training_data)
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl replace it
-    for callback in (NoLastCheckpointCallback(), UmaskCallback(), LaunchCallback(launch)):
+    for callback in (NoLastCheckpointCallback(), UmaskCallback(), PatienceCallback(), LaunchCallback(launch)):
         trainer.add_callback(callback)
     checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None
     try:
