@@ -15,10 +15,12 @@ def choose_interface() -> None:
     many machines that is loopback: the other machines are then told to look for this one on themselves, and the launch
     hangs or ends. The interface that leads to the main machine is one that all machines share.
     """
-    if os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE") or "GLOO_SOCKET_IFNAME" in os.environ:
+    main = os.environ.get("MASTER_ADDR")
+    is_one_machine = os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
+    if main is None or is_one_machine or "GLOO_SOCKET_IFNAME" in os.environ:
         return
     try:
-        own = _address_towards(os.environ["MASTER_ADDR"])
+        own = _address_towards(main)
     except OSError:  # there is no way to it, or no such name: joining says so
         return
     for interface, addresses in psutil.net_if_addrs().items():
