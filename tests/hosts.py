@@ -1,12 +1,12 @@
 """Two computers in one: network namespaces that are joined by a cable and share the file system."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -14,6 +14,7 @@ from conftest import ROOT
 MULTINODE = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/multinode.yaml"]
 # multinode.yaml asks for ZeRO-3.
 KINDS = {"ddp": ["--multi_gpu"], "zero2": ["--zero_stage", "2", "--zero3_init_flag", "false"]}
+NUMBERS = itertools.count()
 
 
 class Host:
@@ -21,7 +22,7 @@ class Host:
 
     def __init__(self, rank):
         self.rank, self.address, self.interface = rank, f"10.77.0.{rank + 1}", f"cable{rank}"
-        self.name = f"host{rank}-of-{os.getpid()}"
+        self.name = f"host{rank}-of-{os.getpid()}-{next(NUMBERS)}"
 
     def start(self, kind, log, *arguments, **environment):
         """Starts this host's part of a launch. What it prints goes into the file `log`."""
@@ -96,7 +97,7 @@ def _ip(*arguments):
 def _remove(host):
     """Removes a host, whose cable goes with it once no process is left."""
     deadline = time.monotonic() + 10
-    while Path(f"/run/netns/{host.name}").exists() and _ip("netns", "pids", host.name) and time.monotonic() < deadline:
+    while _ip("netns", "pids", host.name) and time.monotonic() < deadline:
         host.kill()
         time.sleep(0.05)
     _ip("netns", "delete", host.name)
