@@ -66,6 +66,8 @@ def start_and_wait(hosts, victim, folder, kind, *overrides):
 @pytest.mark.parametrize(("kind", "victim"), [("ddp", 0), ("ddp", 1), pytest.param("zero2", 1, marks=needs_compiler)])
 def test_where_a_host_is_killed_the_other_ends_and_a_relaunch_goes_on(unbroken, hosts, tmp_path, kind, victim):
     started, logs = start_and_wait(hosts, victim, tmp_path, kind)
+    made_by = (tmp_path / "tiny/sft/checkpoint-2/trainer_state.json").read_text()
+    assert ("DeepSpeed ZeRO-2" in made_by) == (kind == "zero2")
     hosts[victim].kill()
     assert started[1 - victim].wait(timeout=60) == 1  # accelerate's code for any error
     said = [line for line in logs[1 - victim].read_text().splitlines() if line.startswith("Error")]
