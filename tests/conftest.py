@@ -83,6 +83,14 @@ def finished(tmp_path_factory):
     return folder / "tiny", rows
 
 
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory):
+    """A run of the tiny recipe in one process that accumulates gradients: what runs of two are compared with."""
+    from processes import batches, train_tiny
+
+    return train_tiny("cpu", tmp_path_factory.mktemp("one"), *batches(4, 2))
+
+
 @pytest.fixture
 def judge():
     """A random latent reward model of `reasoner`."""

@@ -4,10 +4,12 @@ import ast
 import inspect
 import re
 import tomllib
+from datetime import timedelta
 from importlib.metadata import version
 
 import pytest
 import torch
+import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from conftest import ROOT
 from test_grpo import make_trainer, rollouts
@@ -140,3 +142,14 @@ def test_no_other_file_reaches_into_a_library():
                 if owner not in ("self", "cls", "super()", "os") and node.attr not in ("_replace", "_checked"):
                     found.append(f"{path.relative_to(ROOT)}:{node.lineno} {owner}.{node.attr}")
     assert found == []
+
+
+def test_patience_holds_for_all_groups_of_processes():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        groups = [dist.group.WORLD, dist.new_group([0])]
+        compat.set_patience(7)
+        waits = [group._get_backend(torch.device("cpu")).options._timeout for group in groups]
+        assert waits == [timedelta(seconds=7)] * 2
+    finally:
+        dist.destroy_process_group()

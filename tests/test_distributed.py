@@ -1,14 +1,12 @@
 """Two real processes on CPU give the losses and gradients of one process with accumulation."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
+from processes import batches, launch, needs_compiler, processed, train_tiny
 from safetensors.torch import load_file, save_file
 from test_grpo import make_trainer, rollouts
 from test_ppo import make_ppo
@@ -17,53 +15,8 @@ from neuralese.pipeline.evaluate.measure import read_results
 from neuralese.pipeline.scoring.sample_files import read_samples
 
 pytestmark = pytest.mark.launch
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
 TYPES = {"ddp": "MULTI_CPU", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
-needs_compiler = pytest.mark.skipif(
-    subprocess.run(["sh", "-c", "command -v g++"], capture_output=True).returncode != 0,
-    reason="DeepSpeed compiles its CPU communication at the first run and needs g++",
-)
 CONFIGS = [pytest.param(name, marks=[needs_compiler] if name != "ddp" else []) for name in TYPES]
-
-
-def launch(config, *arguments, **environment):
-    folder = "tests" if config == "sharded" else "recipes"
-    done = subprocess.run(
-        [*LAUNCH, f"{folder}/accelerate/{config}.yaml", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done
-
-
-# Modules of our own, noise in training, and a reference model in RL, whose modules must be the policy's. Rollouts are
-# drawn two at a time, and the main process alone reads thoughts for the tables of W&B, which is offline.
-OPTIONS = [
-    "latent.thought_source=projection", "curriculum.supervision=decoder", "curriculum.supervision_options={layers: 1}",
-    "curriculum.noise=gaussian:0.3", "rl.trainer.beta=0.01", "rl.noise=svp:0.3", "rl.eval_every=4",
-    "rl.eval_problems=1", "rl.rollout_batch_tokens=30", "tracking.tables_every=2",
-]  # fmt: skip
-
-
-def train_tiny(config, folder, *overrides):
-    fixed = ["curriculum.promote_at=null", "evaluate.scorer=tests/always.py:right", *OPTIONS]
-    arguments = ["tests/tiny.yaml", f"output_dir={folder}", *fixed, *overrides]
-    launch(config, "scripts/train.py", *arguments, WANDB_MODE="offline")
-    rows = [json.loads(line) for line in (folder / "tiny" / "metrics.jsonl").read_text().splitlines()]
-    # Every answer is right, however many processes share them out.
-    measured = {name: row[name] for row in rows for name in ("accuracy", "held_out/accuracy") if name in row}
-    assert set(measured.values()) == {1.0} and len(measured) == (1 if "rl=null" in overrides else 2)
-    return folder / "tiny", [row for row in rows if "loss" in row and row["stage"] != "rl"]
-
-
-def processed(row):
-    """Tokens and latents of a step, from what was logged a second."""
-    seconds = row["time/step"] - row.get("time/eval", 0.0)
-    return {name: row.get(f"throughput/{name}_per_second", 0.0) * seconds for name in ("tokens", "latents")}
 
 
 def recorded_trainer(kind, reasoner, problems, folder):
@@ -71,21 +24,6 @@ def recorded_trainer(kind, reasoner, problems, folder):
     if kind == "ppo":
         return make_ppo(reasoner, problems, folder)
     return make_trainer(reasoner, problems, folder, how={"estimator": "replay" if kind == "looped" else kind})
-
-
-def batches(per_device, accumulation):
-    return [
-        f"{stage}.trainer.{key}={value}"
-        for stage in ("sft", "curriculum")
-        for key, value in (
-            ("per_device_train_batch_size", per_device), ("gradient_accumulation_steps", accumulation)
-        )
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    return train_tiny("cpu", tmp_path_factory.mktemp("one"), *batches(4, 2))
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ import time
 import pytest
 from conftest import ROOT
 from filelock import SoftFileLock
+from processes import LAUNCH
 from runs import TINY, assert_same_weights, tiny
-from test_distributed import CONFIGS, LAUNCH
+from test_distributed import CONFIGS
 
 from neuralese.pipeline.run.folder import LOCK
 from neuralese.pipeline.run.train import run

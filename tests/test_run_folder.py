@@ -134,6 +134,7 @@ def test_what_a_failed_start_left_is_no_run_of_others(tmp_path):
         (["model.config.n_embd=8"], ["model.config.n_embd: 16 then, 8 now"]),
         (["rl.rewards=[{function: exact_match, weight: 2}]"], ["rl.rewards.0.weight: 1.0 then, 2.0 now"]),
         (["rl.rewards=[{function: exact_match, timeout: 9}]"], []),
+        (["sft.trainer.ddp_timeout=60", "rl.trainer.ddp_timeout=60"], []),
         (["evaluate.problems=3", "name=b", "output_dir=c", "controls.pause=true", "tracking.wandb=false"], []),
     ],
 )

@@ -24,7 +24,6 @@ def audit(
     """Ask whether a model's answers are made of its latents, and what its latents say."""
     quiet()
     from ..run.audit import audit_folder
-    from ..system.processes import leave_processes
+    from ..system.processes import alone
 
-    audit_folder(folder, overrides or [], control, problems, guess, output, recipe)
-    leave_processes()
+    alone(lambda: audit_folder(folder, overrides or [], control, problems, guess, output, recipe))

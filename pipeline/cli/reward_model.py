@@ -38,9 +38,14 @@ def reward_model(
     quiet()
     from ..run.latent_reward import train_reward_model
     from ..scoring.sampling_setting import Setting
+    from ..system.processes import alone
 
     setting = Setting(thoughts * answers, noise, temperature, answers)
-    train_reward_model(folder, overrides or [], setting, problems, epochs, learning_rate, output, recipe, samples)
+    alone(
+        lambda: train_reward_model(
+            folder, overrides or [], setting, problems, epochs, learning_rate, output, recipe, samples
+        )
+    )
 
 
 def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:

@@ -61,7 +61,7 @@ def audit_folder(
     Raises:
         UserError: No run or checkpoint there, no latents, or a control that is none or was trained on other data.
     """
-    state = join_processes()
+    join_processes()
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
     target = writable(output or folder / "audit.json")
     name = next((stage for stage in ("rl", "curriculum") if stage in checkpoints), list(checkpoints)[-1])
@@ -85,13 +85,12 @@ def audit_folder(
     asked = Question(problems, evaluation[: PROBED * count], floor, _change(recipe, subject.reasoner.config))
     with doing("auditing"):
         found = audit(subject, compared, text, asked, recipe.evaluate, recipe.seed)
-    if state.is_main_process:
-        write_audit(target, found)
-        print_audit(found)
-        print(f"Audit        {target}")
-        if run is not None and target.resolve() == (run / "audit.json").resolve():
-            print(f"Report       {write_report(run)}")
-            _track(recipe, run, found)
+    write_audit(target, found)
+    print_audit(found)
+    print(f"Audit        {target}")
+    if run is not None and target.resolve() == (run / "audit.json").resolve():
+        print(f"Report       {write_report(run)}")
+        _track(recipe, run, found)
 
 
 def _load(recipe: Recipe, checkpoint: Path) -> Subject:

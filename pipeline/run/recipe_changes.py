@@ -48,13 +48,16 @@ def _shown(value: Any) -> str:
 def _as_trained(recipe: Recipe) -> dict[str, Any]:
     """The keys of a recipe that the weights depend on.
 
-    How long rewards are waited for is left out: after a slow reward ended a run, it may go on with more patience. So is
-    how many tokens of rollouts are drawn at once, which may have to be lowered and changes no rollout. So is
-    whether evaluation questions are trained on: the fingerprint of the training problems tells, and a run of an earlier
-    version, which kept them, may go on with `data.keep_overlap`.
+    How long rewards and other processes are waited for is left out: after a slow one ended a run, it may go on with
+    more patience. So is how many tokens of rollouts are drawn at once, which may have to be lowered and changes no
+    rollout. So is whether evaluation questions are trained on: the fingerprint of the training problems tells, and a
+    run of an earlier version, which kept them, may go on with `data.keep_overlap`.
     """
     values = recipe.model_dump(mode="json", exclude=FREE)
     del values["data"]["keep_overlap"]
+    for stage in ("sft", "curriculum", "rl"):
+        if values[stage] is not None:
+            values[stage]["trainer"].pop("ddp_timeout", None)
     if values["rl"] is not None:
         del values["rl"]["rollout_batch_tokens"]
     for reward in (values["rl"] or {}).get("rewards", []):

@@ -29,6 +29,7 @@ from ..scoring.sample_files import digest
 from ..system.activity import doing
 from ..system.files import write_whole
 from ..system.integrity import read_seconds
+from ..system.processes import on_main
 from ..tracking.tracker import Tracker
 from ..tracking.wandb_run import print_wandb
 from ..train.curriculum.reports import stopped_summary
@@ -103,7 +104,11 @@ def evaluate_checkpoint(
     if samples is not None:
         folder = samples / stage
         task = recipe.data.eval.model_dump(mode="json")
-        source = {"checkpoint": digest(checkpoint), "task": task, "dtype": reasoner.config.compute_dtype}
+        source = {
+            "checkpoint": on_main(lambda: digest(checkpoint)),
+            "task": task,
+            "dtype": reasoner.config.compute_dtype,
+        }
         if recipe.model.quantization is not None:
             source["quantization"] = recipe.model.quantization.model_dump()
     with torch.no_grad(), doing(f"measuring {stage}"):

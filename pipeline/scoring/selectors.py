@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from ...data.problem import Problem
 from ...rewards.score import call_reward
@@ -75,12 +77,21 @@ def select(selector: str, sampled: Sequence[Sampled], rewards: np.ndarray | None
 def selection_rewards(
     reward: Callable[..., Any], problems: Sequence[Problem], sampled: Sequence[Sampled]
 ) -> np.ndarray:
-    """Rewards (P, n) of all samples. A sample without a reward gets the lowest of all.
+    """Rewards (P, n) of all samples, on every process. Each judges the samples of a part of the problems.
+
+    A sample without a reward gets the lowest of all.
 
     Raises:
         RewardError: The reward returns something else than rewards.
     """
-    given = call_reward(reward, problems, [row.texts for row in sampled], sampled[0].answer_format)
-    values = np.array([np.nan if value is None else value for value in given], dtype=float)
+    state = PartialState()
+    mine = range(state.process_index, len(problems), state.num_processes)
+    given: list[float | None] = []
+    if mine:
+        texts = [sampled[place].texts for place in mine]
+        given = call_reward(reward, [problems[place] for place in mine], texts, sampled[0].answer_format)
+    n = len(sampled[0].texts)
+    rows = dict(gather_object([(place, given[at * n : (at + 1) * n]) for at, place in enumerate(mine)]))
+    values = np.array([rows[place] for place in range(len(problems))], dtype=float)  # None becomes NaN
     lowest = np.nanmin(values) if not np.isnan(values).all() else 0.0
-    return np.where(np.isnan(values), lowest, values).reshape(len(problems), -1)
+    return np.where(np.isnan(values), lowest, values)

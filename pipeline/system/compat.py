@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch._dynamo.eval_frame import OptimizedModule
@@ -144,6 +146,12 @@ def is_compiled(model: Any) -> bool:
     return torch.compiler.is_compiling() or any(
         isinstance(module, OptimizedModule) or module._compiled_call_impl is not None for module in model.modules()
     )
+
+
+def set_patience(seconds: float) -> None:
+    """torch: how long this process waits for others in every collective, in all groups of processes there are."""
+    for group in dist.distributed_c10d._world.pg_map:
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
 
 def is_sharded(weight: Tensor) -> bool:

@@ -13,8 +13,11 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from ...data.errors import UserError
 from .builds import free_dead_builds
+from .compat import set_patience
+from .network import choose_interface
 
 Result = TypeVar("Result")
+LONG = 30 * 86400.0  # seconds
 
 
 def on_main(work: Callable[[], Result]) -> Result:
@@ -34,7 +37,20 @@ def on_main(work: Callable[[], Result]) -> Result:
 def join_processes() -> PartialState:
     """Joins the processes of a launch. Launchers do not tell their workers that they are on CPU, so this does."""
     free_dead_builds()  # joining loads an extension where the launcher asks for DeepSpeed on CPUs
+    choose_interface()
     return PartialState(cpu=on_cpu())
+
+
+def alone(work: Callable[[], None]) -> None:
+    """Joins the processes of a launch for a command that the main one does alone.
+
+    The others wait as long as it takes. All raise its UserError or OSError, and leave together.
+    """
+    join_processes()
+    if dist.is_initialized():
+        set_patience(LONG)
+    on_main(work)
+    leave_processes()
 
 
 def leave_processes() -> None:

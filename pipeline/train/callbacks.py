@@ -1,4 +1,5 @@
-"""Callbacks of the Trainers of all stages: which checkpoints are saved, their file modes, and the progress bar."""
+"""Callbacks of the Trainers of all stages: which checkpoints are saved, their file modes, how long other processes are
+waited for, and the progress bar."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from ..system.compat import set_patience
 from ..system.files import follow_umask
 
 
@@ -25,6 +27,17 @@ class UmaskCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             follow_umask(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class PatienceCallback(TrainerCallback):
+    """Waits for other processes as long as `ddp_timeout` says, for all of the stage and what follows it.
+
+    The processes have joined before there is a Trainer, so that its own use of the key comes too late. DeepSpeed has
+    made its groups of processes when training begins.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        set_patience(args.ddp_timeout)
 
 
 class ProgressCallback(TrainerCallback):

@@ -20,7 +20,7 @@ from ..system.compat import reset_accelerator_state
 from ..system.files import check_room, follow_umask
 from ..system.integrity import flush
 from ..system.sigterm import sigterm_noted
-from .callbacks import NoLastCheckpointCallback, ProgressCallback, UmaskCallback
+from .callbacks import NoLastCheckpointCallback, PatienceCallback, ProgressCallback, UmaskCallback
 from .context import Context
 from .lora import merge_adapter, thin_frozen
 from .resume import Launch, LaunchCallback, checkpoint_to_resume, is_split_otherwise
@@ -97,7 +97,8 @@ def _train(trainer: Trainer, context: Context, folder: Path, save_and_end: SaveA
     """Runs a Trainer with the callbacks of all stages, from the last checkpoint in `folder` where that is asked for."""
     launch = Launch.of(trainer, context.training_data)
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl replace it
-    for callback in (NoLastCheckpointCallback(), UmaskCallback(), LaunchCallback(launch), save_and_end):
+    callbacks = (NoLastCheckpointCallback(), UmaskCallback(), PatienceCallback(), LaunchCallback(launch), save_and_end)
+    for callback in callbacks:
         trainer.add_callback(callback)
     checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None
     if checkpoint is not None and is_split_otherwise(checkpoint, launch):

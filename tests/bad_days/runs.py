@@ -9,19 +9,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 from disks import mount, read_only_run, remount
+from runs import assert_same_weights
 
 from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.latent.sampling import generate
 from neuralese.pipeline.run import evaluate
+from neuralese.pipeline.system.integrity import fault_in
 from neuralese.pipeline.train import callbacks, hand_over
 
 from .day import TINY, BadDay
 
 SFT = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null"]
 SFT += ["tracking.wandb=false", "evaluate.sampling=[]"]
+WIDE = [*SFT, "output_dir={folder}/disk", "model.config.n_embd=64", "sft.trainer.max_steps=8"]
 RL = ["train", TINY, "output_dir={folder}", "curriculum=null", "rl.noise=null", "tracking.wandb=false"]
 RL += ["evaluate.sampling=[]"]
-DRAW = generate._generate
+DRAW, AT_STEP_END = generate._generate, callbacks.ProgressCallback.on_step_end
 AS_BEFORE = "the run, as it was"
 FINISHED = "finished stages and checkpoints; --resume goes on"
 
@@ -43,6 +46,36 @@ def goes_on_after_room_is_made(scene):
         main([*(argument.replace("{folder}", str(disk)) for argument in SFT), "--resume"])
     assert not done.value.code
     assert (disk / "tiny" / "sft" / "final" / "model.safetensors").is_file()
+
+
+def filled(left):
+    """At the third step, after a checkpoint, others leave so many bytes of the disk."""
+
+    def before(scene):
+        disk = scene.folder / "disk"
+        scene.monkeypatch.setattr(tempfile, "tempdir", str(scene.folder))
+        mount(disk, "20000k", scene.cleanup)
+
+        def fill(self, args, state, control, **_):
+            if state.global_step == 3:
+                (disk / "of others").write_bytes(bytes(shutil.disk_usage(disk).free - left))
+
+        scene.monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", fill)
+
+    return before
+
+
+def goes_on_from_the_checkpoint_before(scene):
+    """As a run that had room all the time, bit for bit."""
+    disk = scene.folder / "disk"
+    assert fault_in(disk / "tiny" / "sft" / "checkpoint-2") is None
+    (disk / "of others").unlink()
+    scene.monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", AT_STEP_END)
+    for folder, options in ((disk, ["--resume"]), (scene.folder / "whole", [])):
+        with pytest.raises(SystemExit) as done:
+            main([*(argument.replace("{folder}", str(folder)) for argument in WIDE), f"output_dir={folder}", *options])
+        assert not done.value.code
+    assert_same_weights(disk / "tiny" / "sft" / "final", scene.folder / "whole" / "tiny" / "sft" / "final")
 
 
 def raising(error):
@@ -77,6 +110,10 @@ def goes_on_with_fewer_at_once(scene):
         main([*command, "rl.rollout_batch_tokens=40", "--resume"])
     assert not done.value.code
     assert (scene.folder / "tiny" / "rl" / "final" / "model.safetensors").is_file()
+
+
+def has_checkpoint(scene):
+    assert fault_in(scene.folder / "tiny" / "sft" / "checkpoint-2") is None
 
 
 def has_checkpoint_and_trace(scene):
@@ -185,11 +222,20 @@ DAYS = [
         "no space left on the disk while saving",
         [*SFT, "output_dir={folder}/disk"],
         "Error while training sft: There is no space left to write {folder}/disk/tiny/sft/checkpoint-2/optimizer.pt: "
-        "0.00 of 0.11 MB are free. Make space there. Finished stages and the last checkpoint stay. The same command "
-        "with --resume goes on from the last checkpoint.",
+        "0.00 of 0.11 MB are free, and at least 0.03 MB more are needed. Make space there. Finished stages and the "
+        "last checkpoint stay. The same command with --resume goes on from the last checkpoint.",
         FINISHED,
         before=full,
         after=goes_on_after_room_is_made,
+    ),
+    BadDay(
+        "a disk that others fill before the second checkpoint of a stage",
+        WIDE,
+        "There is no space left to write {folder}/disk/tiny/sft/checkpoint-4/model.safetensors: 0.10 of 20.48 MB are "
+        "free, and at least 0.58 MB more are needed. Make space there.",
+        "finished stages and the checkpoint before; --resume goes on from it",
+        before=filled(110_000),
+        after=goes_on_from_the_checkpoint_before,
     ),
     BadDay(
         "a disk with less room than the weights will take",
@@ -242,6 +288,22 @@ DAYS = [
         FINISHED,
         before=drawing_raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")),
         after=goes_on_with_fewer_at_once,
+    ),
+    BadDay(
+        "a process of the launch that was killed, or a computer that is off the network",
+        SFT,
+        "Error while training sft: Another process of this launch has ended or cannot be reached (Read error "
+        "[10.0.0.2]:4242: Connection reset by peer). If an error ended it, it has said so on its machine; else it was "
+        "killed, or its machine is down or off the network. Start the launch again on all machines. Finished stages "
+        "and the last checkpoint stay. The same command with --resume goes on from the last checkpoint.",
+        FINISHED,
+        before=raising(
+            RuntimeError(
+                "[/src/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:4242: Connection reset by peer. This is "
+                "typically caused by a remote worker hanging."
+            )
+        ),
+        after=has_checkpoint,
     ),
     BadDay(
         "an error that nobody foresaw",
