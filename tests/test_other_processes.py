@@ -4,17 +4,11 @@ import json
 import shutil
 
 import pytest
-from test_distributed import OPTIONS, batches, launch, needs_compiler, processed, train_tiny
+from processes import OPTIONS, batches, launch, needs_compiler, processed
 
 pytestmark = [pytest.mark.launch, pytest.mark.slow]
 ARGUMENTS = ["tests/tiny.yaml", "curriculum.promote_at=null", *OPTIONS, *batches(4, 1), "rl.trainer.max_steps=2"]
 SFT_ALONE = ["rl=null", "curriculum=null", "controls={}"]
-
-
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    """Rows of the losses of one process that is not stopped."""
-    return train_tiny("cpu", tmp_path_factory.mktemp("one"), *batches(4, 2), "rl=null")[1]
 
 
 def die(config, folder, *overrides):
@@ -56,7 +50,7 @@ def test_the_losses_are_those_of_one_process(one_process, dead, tmp_path, proces
     shutil.copytree(dead, tmp_path, dirs_exist_ok=True)
     said, losses = go_on("ddp", processes, tmp_path)
     assert f"Begun on 2 processes. The batches of its steps are kept: sft {processes} x {batch}" in said
-    assert_same_losses(one_process, losses)
+    assert_same_losses(one_process[1], losses)
     assert (tmp_path / "tiny" / "rl" / "final" / "model.safetensors").is_file()
 
 
