@@ -10,11 +10,13 @@ import contextlib
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from neuralese.pipeline.model import load
 from neuralese.pipeline.problems.load import load_all
 from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run.plan import plan
@@ -39,7 +41,8 @@ curriculum:
   trainer: {max_steps: 2, per_device_train_batch_size: 24, save_strategy: "no"}
 rl:
   noise: gaussian:0.3
-  trainer: {max_steps: 2, per_device_train_batch_size: 24, num_generations: 8, max_completion_length: 12, save_strategy: "no"}
+  trainer: {max_steps: 2, per_device_train_batch_size: 24, save_strategy: "no", num_generations: 8,
+    max_completion_length: 12}
 tracking: {report_to: none}
 """
 # Parts that a Clock measures -> what estimates call them.
@@ -53,6 +56,7 @@ PARTS = {
 
 def main(folder, recipes):
     Clock.part = marked(Clock.part)
+    load._load_model = apart(load._load_model)
     found = []
     for place, keys in enumerate(recipes):
         path = folder / f"{place}.yaml"
@@ -71,9 +75,23 @@ def main(folder, recipes):
         for stage in plan(recipe):
             tracker.start(stage.name)
             base = checkpoint_of(recipe, "curriculum" if stage.name == "rl" else "base")
-            peaks |= in_a_process(lambda stage=stage, base=base: peaks_of(stage, context, base))
+            peaks |= in_a_process(partial(peaks_of, stage, context, base))
         found.append(peaks)
     print(json.dumps(found))
+
+
+def apart(loading):
+    """Loading that gives each weight memory of its own, as on a GPU. On a CPU all are one mapping of their file, which
+    stays as long as one of them does.
+    """
+
+    def load_apart(*args):
+        model = loading(*args)
+        for weight in model.parameters():
+            weight.data = weight.data.clone()
+        return model
+
+    return load_apart
 
 
 def marked(part):

@@ -170,6 +170,10 @@ def is_gathered(weight: Any) -> bool:
     return weight.ds_status == ZeroParamStatus.AVAILABLE
 
 
+# torch: reads a number from a tensor.
+READ_NUMBER = torch.ops.aten._local_scalar_dense.default
+
+
 def storage_key(tensor: Tensor) -> int:
     """torch: what tells the storage of a tensor from all others that live."""
     return tensor.untyped_storage()._cdata

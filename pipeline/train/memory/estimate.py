@@ -58,8 +58,9 @@ def estimates(inputs: Inputs, train: list[Problem]) -> Iterator[Estimate]:
         found = _of_step(inputs, update)
         yield found
         most, rollouts = peak_of_draw(inputs, update)
-        states = {**most, "optimizer": found.peak.optimizer}
-        yield Estimate("rl, draw", rollouts, found.longest, replace(found.peak, most=states, draws=True))
+        most = {**most, "optimizer": found.peak.optimizer}
+        peak = replace(found.peak, most=most, most_beside_gradients=most, draws=True)
+        yield Estimate("rl, draw", rollouts, found.longest, peak)
 
 
 def _of_step(inputs: Inputs, step: Step) -> Estimate:

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ...system.compat import FakeTensor, FakeTensorMode, TorchDispatchMode, storage_key
+from ...system.compat import READ_NUMBER, FakeTensor, FakeTensorMode, TorchDispatchMode, storage_key
 
 Kind = Literal["weights", "reference", "gradients", "optimizer", "activations", "keys_and_values", "logits"]
 Bytes = dict[Kind, int]
 
-_aten = torch.ops.aten
 # Indexing by a mask is refused without data; by the places where it is True it is the same.
-_BY_MASK = (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default)
+BY_MASK = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 
 def without_data(model: nn.Module) -> FakeTensorMode:
@@ -99,9 +98,9 @@ class Ledger(TorchDispatchMode):
         kwargs = kwargs or {}
         flat, _ = tree_flatten((args, kwargs))
         if any(isinstance(value, FakeTensor) for value in flat):
-            if func is _aten._local_scalar_dense.default:
+            if func is READ_NUMBER:
                 return 0.0  # a number that is logged or compared; none of them has data
-            if func in _BY_MASK:
+            if func in BY_MASK:
                 args = (args[0], _places(args[1]), *args[2:])
         is_new = not any(isinstance(value, Tensor) for value in flat)
         with self.mode if is_new and _makes_floats(kwargs) else nullcontext():
