@@ -89,8 +89,11 @@ def test_each_key_moves_what_it_should(tmp_path):
     # 3 layers, 24 rows, 9 + 4 columns of questions and latents, 12 of answers, keys and values of 2 heads of 48 floats
     assert of["rl, draw"]["keys_and_values"] == 3 * 24 * (plain["rl, draw"].longest) * 2 * 2 * 48 * 4
     assert plain["rl, draw"].rows == 24
-    half = found_for(tmp_path, ["rl.rollout_batch_tokens=300", "rl.trainer.optim=sgd"])
-    assert half["rl, draw"].rows == 300 // plain["rl, draw"].longest
+    again = ["sft.trainer.gradient_accumulation_steps=2", "curriculum=null"]
+    half = found_for(tmp_path, ["rl.rollout_batch_tokens=300", "rl.trainer.optim=sgd", "rl.noise=null", *again])
+    assert held(half["sft"].peak, "one process", 1)["gradients"] == half["sft"].peak.trained > 0
+    assert of["sft"]["gradients"] < 0.05 * weights  # where activations are most, hardly one is there
+    assert half["rl, draw"].rows == 300 // half["rl, draw"].longest
     assert held(half["rl, update"].peak, "one process", 1).get("optimizer", 0) == 0
 
 

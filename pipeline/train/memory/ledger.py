@@ -21,6 +21,7 @@ from ...system.compat import READ_NUMBER, FakeTensor, FakeTensorMode, TorchDispa
 
 Kind = Literal["weights", "reference", "gradients", "optimizer", "activations", "keys_and_values", "logits"]
 Bytes = dict[Kind, int]
+CPU = torch.device("cpu")
 
 # Indexing by a mask is refused without data; by the places where it is True it is the same.
 BY_MASK = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
@@ -43,7 +44,7 @@ def without_data(model: nn.Module) -> FakeTensorMode:
 
 
 def _empty_like(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
-    empty = FakeTensor(mode, tensor.detach().to("meta"), torch.device("cpu"))
+    empty = FakeTensor(mode, tensor.detach().to("meta"), CPU)
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
@@ -95,6 +96,8 @@ class Ledger(TorchDispatchMode):
                 self._enter(tensor, kind, size)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # asked before most operations
+            return CPU
         kwargs = kwargs or {}
         flat, _ = tree_flatten((args, kwargs))
         if any(isinstance(value, FakeTensor) for value in flat):
