@@ -106,7 +106,7 @@ def test_memory_of_a_computer_is_what_its_groups_let_it_have(monkeypatch, tmp_pa
 
 
 PEAK = Peak(
-    most={"weights": 40 * MB, "gradients": 1 * MB, "optimizer": 80 * MB, "activations": 10 * MB},
+    most={"weights": 40 * MB, "gradients": 8 * MB, "optimizer": 80 * MB, "activations": 10 * MB},
     most_beside_gradients={"weights": 40 * MB, "gradients": 0, "optimizer": 80 * MB, "activations": 10 * MB},
     in_full=40 * MB,
     trained=40 * MB,
@@ -120,22 +120,24 @@ def test_what_processes_share_by_hand():
     assert ways(8, False) == ["DDP", "ZeRO-2", "ZeRO-3"]
     kinds = ("weights", "reference", "gradients", "optimizer", "activations")
     by_hand = {
-        "one process": (40, 40, 1, 80, 10),
-        "DDP": (40, 40, 41, 80, 10),
-        "ZeRO-2": (40, 40, BUCKET / MB, 10 + 5, 10),  # nothing of a gradient is there where activations are
-        "ZeRO-3": (5 + 40, 5, BUCKET / MB + 5, 10, 10),
+        "one process": (40, 40, 8, 80, 10),
+        "DDP": (40, 40, 48, 80, 10),
+        "ZeRO-2": (40, 40, BUCKET / MB + 1, 10 + 5, 10),  # of 8 MB of gradients that are there
+        "ZeRO-3": (5 + 40, 5, BUCKET / MB + 5 + 40, 10, 10),
     }
     for way, expected in by_hand.items():
         assert [held(PEAK, way, 8)[kind] / MB for kind in kinds] == list(expected), way
 
 
 def test_zero_at_the_end_of_the_backward_and_while_it_draws():
-    large = replace(PEAK, trained=400 * MB, most_beside_gradients={"activations": 10 * MB})
+    large = replace(PEAK, trained=400 * MB, most={"gradients": 400 * MB})
     assert "activations" not in held(large, "ZeRO-2", 8)  # 50 MB of gradients are more than these
     assert held(large, "ZeRO-2", 8)["gradients"] == BUCKET + 50 * MB
     early = held(replace(PEAK, accumulates=True), "ZeRO-2", 8)
     assert early["gradients"] == BUCKET + 5 * MB and early["activations"] == 10 * MB
-    huge = replace(PEAK, in_full=100 * LIVE)
+    huge = replace(PEAK, in_full=100 * LIVE, trained=100 * LIVE)
+    assert held(huge, "ZeRO-3", 100)["gradients"] == 2 * BUCKET + LIVE
+    assert held(replace(huge, draws=True), "ZeRO-3", 100)["gradients"] == BUCKET + LIVE
     assert held(huge, "ZeRO-3", 100)["weights"] == 2 * LIVE
     assert held(replace(huge, draws=True), "ZeRO-3", 100)["weights"] == 101 * LIVE
 

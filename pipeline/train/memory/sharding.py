@@ -34,14 +34,17 @@ def held(peak: Peak, way: Way, processes: int) -> Bytes:
     if way == "ZeRO-3":
         whole = peak.in_full if peak.draws else min(peak.in_full, LIVE)
         always = _kinds(peak.in_full // processes + whole, peak.reference // processes, states)
-        return {**peak.most_beside_gradients, **always, "gradients": BUCKET + part}  # these are never freed
+        sent = 0 if peak.draws else min(BUCKET, peak.trained)  # a second bucket, in the order of the processes
+        return {**peak.most_beside_gradients, **always, "gradients": BUCKET + part + sent}  # the first is never freed
     always = _kinds(peak.in_full, peak.reference, states + part)
     if peak.draws:
         return {**peak.most, **always}
-    # Activations go as gradients come, so most is held at one of the ends of the backward.
-    first: Bytes = {**peak.most_beside_gradients, **always, "gradients": BUCKET + part * peak.accumulates}
-    last: Bytes = {**always, "gradients": BUCKET + part}
-    return max(first, last, key=lambda end: sum(end.values()))
+    # Activations go as gradients come. Of those that are there at one of the two moments a process keeps its part.
+    ends: list[Bytes] = []
+    for end in (peak.most, peak.most_beside_gradients):
+        there = part if peak.accumulates else end.get("gradients", 0) // processes
+        ends.append({**end, **always, "gradients": BUCKET + there})
+    return max(ends, key=lambda end: sum(end.values()))
 
 
 def _kinds(weights: int, reference: int, optimizer: int) -> Bytes:
