@@ -37,9 +37,10 @@ def print_memory(inputs: Inputs, problems: Problems, processes: int, console: Co
     quantized = inputs.recipe.model.quantization is not None
     has, device = _device(processes)
     console.print(memory_table(found, processes, quantized, has), highlight=False)
+    bound = " ZeRO-3 is a lower bound." if processes > 1 and not quantized else ""
     console.print(
         "Estimates of what one process holds when it holds most, on the longest rows of the data and with answers of "
-        f"RL as long as they may be. {device} Not counted: what kernels take while they run, a CUDA context, "
+        f"RL as long as they may be.{bound} {device} Not counted: what kernels take while they run, a CUDA context, "
         "fragmentation, buffers of NCCL, reward models, controls, evaluation. See docs/cluster.md.",
         highlight=False,
     )
