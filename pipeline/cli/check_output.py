@@ -20,11 +20,15 @@ from ..run.plan import plan
 from ..run.validate import check_recipe
 from ..train.curriculum.arm_plan import plan_arm
 from ..train.curriculum.arms import LATENT, most_steps
+from .memory_output import print_memory
 from .preview import print_examples
 
 
-def print_plan(path: str, recipe: Recipe) -> None:
+def print_plan(path: str, recipe: Recipe, processes: int | None = None) -> None:
     """Prints the recipe with all defaults, the planned stages, and problems as each level shows them to the model.
+
+    Args:
+        processes: Also estimates the memory that each of so many processes takes.
 
     Raises:
         UserError: The recipe or its data cannot be used.
@@ -41,8 +45,12 @@ def print_plan(path: str, recipe: Recipe) -> None:
     for row in plan_rows(recipe, problems):
         table.add_row(*row)
     console.print(table)
-    if problems is not None:
-        print_examples(recipe, problems, console)
+    inputs = print_examples(recipe, problems, console) if problems is not None else None
+    if processes is not None:
+        if inputs is None or problems is None:
+            console.print("No memory is estimated: it takes the model's config and tokenizer, and problems.")
+        else:
+            print_memory(inputs, problems, processes, console)
     console.print(f"Run folder: {recipe.folder}")
 
 

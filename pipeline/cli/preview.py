@@ -24,13 +24,17 @@ from ..problems.schedule import TEXT, Level
 from ..recipe.schema import Recipe
 from ..train.checked_problems import encode_checked
 from ..train.curriculum.arms import latent_levels, most_steps
+from ..train.memory.inputs import Inputs
 
 EXAMPLES = 3
 PLACEHOLDER = "▪"
 
 
-def print_examples(asked: Recipe, problems: Problems, console: Console) -> None:
+def print_examples(asked: Recipe, problems: Problems, console: Console) -> Inputs | None:
     """Checks the problems as a run does, and prints the first ones at every level of the arm `latent`.
+
+    Returns:
+        What the stages start from; None where the model's config and tokenizer cannot be had.
 
     Raises:
         UserError: See `encode_checked`.
@@ -39,7 +43,7 @@ def print_examples(asked: Recipe, problems: Problems, console: Console) -> None:
         config, tokenizer = recipe_tokenizer(asked, problems)
     except Unreachable as error:
         console.print(f"No examples are shown. {escape(str(error))}", soft_wrap=True, highlight=False)
-        return
+        return None
     recipe, encoded = encode_checked(asked, problems, tokenizer, config)
     levels = [TEXT]
     if recipe.latent.latents_per_step != asked.latent.latents_per_step:
@@ -69,6 +73,7 @@ def print_examples(asked: Recipe, problems: Problems, console: Console) -> None:
         console.print(f"level {level.index}", style="bold")
         for item in encoded[:EXAMPLES]:
             console.print(render_line(style, item, level, tokenizer), soft_wrap=True, highlight=False)
+    return Inputs(recipe, config, tokenizer, encoded)
 
 
 def render_line(style: Format, encoded: Encoded, level: Level, tokenizer: PreTrainedTokenizerBase) -> Text:

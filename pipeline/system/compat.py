@@ -17,10 +17,14 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch._dynamo.eval_frame import OptimizedModule
+from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from transformers.integrations.gguf import GGUF_CONFIG_ARCHS, read_gguf_metadata
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 from transformers.utils import cached_file
 from trl.trainer import grpo_trainer
+from trl.trainer import utils as trl_utils
 
 # Releases that the private parts were checked with.
 CHECKED = {"torch": "2.13", "transformers": "5.23", "trl": "1.16", "accelerate": "1.15", "deepspeed": "0.19"}
@@ -42,6 +46,9 @@ GRPO_HOOKS = {
     "_compute_loss": ("model", "inputs"),
     "_prepare_inputs": ("generation_batch",),
 }
+
+# TRL: the logits of a position that its fused head computes at once.
+TILE_WIDTH: int = trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE
 
 # Transformers: methods of Trainer that TimedTrainer overrides.
 TRAINER_HOOKS = {"_clip_grad_norm": ("model",), "training_step": ("model", "inputs", "num_items_in_batch")}
@@ -169,3 +176,12 @@ def is_gathered(weight: Any) -> bool:
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     return weight.ds_status == ZeroParamStatus.AVAILABLE
+
+
+# torch: reads a number from a tensor.
+READ_NUMBER = torch.ops.aten._local_scalar_dense.default
+
+
+def storage_key(tensor: Tensor) -> int:
+    """torch: what tells the storage of a tensor from all others that live."""
+    return tensor.untyped_storage()._cdata

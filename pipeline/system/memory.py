@@ -37,8 +37,24 @@ def free_memory(device: torch.device) -> int:
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def whole_memory(device: torch.device) -> int:
+    """Bytes that a device has: a GPU, or the computer within the limits of the control groups of this process."""
+    if device.type == "cuda":
+        import torch  # errors are explained where `--help` has not loaded it
+
+        return torch.cuda.mem_get_info(device)[1]
+    limits = (most for most, _ in _limits(Path("/proc/self/cgroup"), GROUPS))
+    return min([psutil.virtual_memory().total, *limits])
+
+
 def _left_by_groups(own: Path, root: Path) -> Iterator[int]:
-    """Bytes that each control group of this process with a limit leaves it, of version 1 or 2.
+    """Bytes that each control group of this process with a limit leaves it; see `_limits`."""
+    for most, used in _limits(own, root):
+        yield most - int(used.read_text()) + _cached(used.parent / "memory.stat")
+
+
+def _limits(own: Path, root: Path) -> Iterator[tuple[int, Path]]:
+    """The limit in bytes of each control group of this process that has one, of version 1 or 2, and its file of use.
 
     Args:
         own: Names the groups, as /proc/self/cgroup.
@@ -59,7 +75,7 @@ def _left_by_groups(own: Path, root: Path) -> Iterator[int]:
                 continue
             most = (folder / limit).read_text().strip()
             if most != "max":
-                yield int(most) - int((folder / used).read_text()) + _cached(folder / "memory.stat")
+                yield int(most), folder / used
 
 
 def _cached(stat: Path) -> int:

@@ -36,7 +36,7 @@ class _Append(torch.autograd.Function):
         return grad[:, :, : ctx.start] if ctx.start else None, grad[:, :, ctx.start :], None
 
 
-class _PassLayer(CacheLayerMixin):
+class PassLayer(CacheLayerMixin):
     """One layer's keys and values during one pass."""
 
     def __init__(self, capacity: int, buffers: list[Tensor] | None = None, past: list[Tensor] | None = None) -> None:
@@ -65,16 +65,16 @@ class _PassLayer(CacheLayerMixin):
             self.present, self.is_written = [keys, values], True
         return keys, values
 
-    def following(self) -> _PassLayer:
+    def following(self) -> PassLayer:
         """The layer in the next pass. This one forgets its keys and values, which hold the graph of its pass."""
-        following = _PassLayer(self.capacity, self.buffers, self.present)
+        following = PassLayer(self.capacity, self.buffers, self.present)
         self.present = None
         return following
 
-    def rewritten(self, change: Callable[[Tensor], Tensor], capacity: int | None = None) -> _PassLayer:
+    def rewritten(self, change: Callable[[Tensor], Tensor], capacity: int | None = None) -> PassLayer:
         """The layer with other keys and values behind it, in new buffers."""
         assert self.past is not None
-        own = _PassLayer(self.capacity if capacity is None else capacity)
+        own = PassLayer(self.capacity if capacity is None else capacity)
         own.update(*(change(states) for states in self.past))
         return own.following()
 
@@ -96,10 +96,10 @@ class PassCache(Cache):
         Args:
             capacity: Columns that all passes together may write.
         """
-        super().__init__(layers=[_PassLayer(capacity) for _ in range(num_layers)])
+        super().__init__(layers=[PassLayer(capacity) for _ in range(num_layers)])
 
     @classmethod
-    def _of(cls, layers: list[_PassLayer]) -> PassCache:
+    def _of(cls, layers: list[PassLayer]) -> PassCache:
         cache = cls(0, 0)
         cache.layers = layers
         return cache

@@ -90,7 +90,7 @@ def _generate(
     thoughts, thought, _ = _share_thoughts(rows, seeds, noise is not None or stops)
     batch = Batch.of(ids, mask, model.latent_config.token_ids[1])
     stop = _stop_of(model, batch, seeds[thoughts].to(device), stops)
-    prefill, state = _prefill(
+    prefill, state = prefill_prompts(
         model, batch, rows[thoughts].to(device), seeds[thoughts], noise, sampling.max_new_tokens, stop
     )
     thought = thought.to(device)
@@ -136,7 +136,7 @@ def _share_thoughts(rows: Tensor, seeds: Tensor, is_random: bool) -> tuple[Tenso
     return torch.tensor(first), torch.tensor(thought), torch.tensor(number)
 
 
-def _prefill(
+def prefill_prompts(
     model: PreTrainedModel,
     batch: Batch,
     rows: Tensor,

@@ -65,7 +65,8 @@ def train_visit(context: Context, plan: ArmPlan, visit: Visit) -> None:
     """
     _check_optimizer(visit)
     recipe, level = context.recipe, visit.level
-    args = _arguments(recipe, plan, visit)
+    args = level_arguments(recipe, plan, level, visit.folder)
+    args.max_steps = visit.max_steps
     set_seed(recipe.seed)  # random numbers of a level do not depend on what ran before it in this process
     reasoner = load_for_level(recipe, plan, level, visit.base)
     noise = parse_noise(plan.section.noise) if plan.is_last(level) and plan.name == LATENT else None
@@ -118,39 +119,46 @@ def _check_optimizer(visit: Visit) -> None:
         )
 
 
-def _arguments(recipe: Recipe, plan: ArmPlan, visit: Visit) -> TrainingArguments:
-    args = curriculum_args(recipe, visit.folder, plan.is_last(visit.level))
+def level_arguments(recipe: Recipe, plan: ArmPlan, level: Level, folder: Path) -> TrainingArguments:
+    """The Trainer's arguments for a level, but for its number of optimizer steps."""
+    args = curriculum_args(recipe, folder, plan.is_last(level))
     if plan.arm.as_rl:
         set_rl_batch(args, recipe)
-    args.max_steps = visit.max_steps
     return args
 
 
 def load_for_level(recipe: Recipe, plan: ArmPlan, level: Level, base: str | Path) -> Reasoner:
     """The reasoner that a level trains: the weights of `base`, and the latent section of the arm at this level."""
-    latent, section, has_latents = recipe.latent, plan.section, level.num_latents > 0
     reasoner = load_reasoner(
         base,
         supervised=True,
         **recipe.model.loading,
-        thought_source=plan.arm.thought_source or latent.thought_source,
-        thought_options={} if plan.arm.thought_source else latent.thought_options,
-        latents_per_step=latent.block_size,
-        num_latents=level.num_latents,
-        delimiters=latent.delimiters,
-        level=level.index,
-        supervision=section.supervision if has_latents else "none",
-        supervision_weight=section.supervision_weight,
-        supervision_options=section.supervision_options if has_latents else {},
-        stop_head=latent.stop_head and has_latents,
-        **latent.passes(level.num_latents),
-        # The control thinks nothing. In place of the embedding it puts the embedding, to which it must not be added.
-        injection="replace" if plan.arm.thought_source == "pause_multi" else latent.injection,
-        backprop_steps=latent.backprop_steps,
+        **level_options(recipe, plan, level),
         **recipe.data.text_options,
     )
     measure_embedding_rms(reasoner.model)
     return reasoner
+
+
+def level_options(recipe: Recipe, plan: ArmPlan, level: Level) -> dict[str, Any]:
+    """The fields of the latent section that an arm sets at a level."""
+    latent, section, has_latents = recipe.latent, plan.section, level.num_latents > 0
+    return {
+        "thought_source": plan.arm.thought_source or latent.thought_source,
+        "thought_options": {} if plan.arm.thought_source else latent.thought_options,
+        "latents_per_step": latent.block_size,
+        "num_latents": level.num_latents,
+        "delimiters": latent.delimiters,
+        "level": level.index,
+        "supervision": section.supervision if has_latents else "none",
+        "supervision_weight": section.supervision_weight,
+        "supervision_options": section.supervision_options if has_latents else {},
+        "stop_head": latent.stop_head and has_latents,
+        **latent.passes(level.num_latents),
+        # The control thinks nothing. In place of the embedding it puts the embedding, to which it must not be added.
+        "injection": "replace" if plan.arm.thought_source == "pause_multi" else latent.injection,
+        "backprop_steps": latent.backprop_steps,
+    }
 
 
 def _dataset(
