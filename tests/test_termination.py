@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 from conftest import ROOT
+from processes import LAUNCH
 from runs import assert_same_weights, tiny
-from test_distributed import LAUNCH
 from test_launches import command, logged
 
 from neuralese.data.errors import TerminatedError
