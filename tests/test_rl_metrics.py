@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from neuralese.pipeline.train import timed_trainer
 from neuralese.pipeline.train.rl.alarms import CUT, FEW, PATIENCE, AlarmCallback, all_alarms
 from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.logps import answers_of
+from neuralese.pipeline.train.rl.measured import MeasuredTrainer
 from neuralese.pipeline.train.rl.metrics import replay_metrics, reward_metrics, spread_metrics, thought_metrics
 
 
@@ -242,3 +244,22 @@ def test_a_resumed_run_remembers_what_it_saw():
     assert callback.raised == ["kl"]
     heard(callback, [HEALTHY | {"group/mixed": 0.0, "latent/rms": 5.0}])
     assert callback.raised == ["kl", "equal_groups", "norm_drift"]
+
+
+@pytest.mark.parametrize(
+    ("step", "accumulation", "steps_per_generation", "iterations", "expected"),
+    [(0, 1, 1, 1, 0), (3, 1, 1, 1, 96), (3, 2, 4, 1, 64), (4, 2, 4, 2, 32), (5, 2, 4, 2, 64)],
+)
+def test_rollouts_are_counted_once_however_often_they_are_learned_from(
+    step, accumulation, steps_per_generation, iterations, expected
+):
+    """32 rollouts a draw."""
+    trainer = object.__new__(MeasuredTrainer)
+    trainer.state = SimpleNamespace(global_step=step)
+    trainer.args = SimpleNamespace(
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=steps_per_generation,
+        num_iterations=iterations,
+        generation_batch_size=32,
+    )
+    assert trainer._rollouts() == expected

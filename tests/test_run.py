@@ -88,6 +88,7 @@ def test_wandb_holds_the_same_numbers_as_the_metrics_file(finished):
     }
     assert not any("train_loss" in row for row in ours)  # wrong after a resume
     assert not any("num_tokens" in row for row in ours if row["stage"] == "sft")  # TRL counts anew after a resume
+    assert [row["rollouts"] for row in ours if row["stage"] == "rl" and "loss" in row] == [8, 16, 24, 32]
     curriculum = [row for row in ours if row["stage"] == "curriculum" and "loss" in row]
     assert [row["step"] for row in curriculum] == [1, 2, 3, 4, 5, 6, 7, 8]  # one axis through both levels
     assert [row["curriculum_level"] for row in curriculum] == [1] * 4 + [2] * 4

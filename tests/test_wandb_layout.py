@@ -41,9 +41,11 @@ def test_the_view_has_a_section_for_each_stage_and_groups_runs_by_pipeline():
     assert [section.name for section in view.sections[:3]] == ["How good", "Tables", "Supervised"]
     assert {panel.table_name for panel in view.sections[1].panels} == set(wandb_layout.TABLES)
     plots = [panel for section in view.sections if section.name != "Tables" for panel in section.panels]
-    assert {(panel.title, panel.x) for panel in plots} == {
-        (title, "global_step") for titles in wandb_layout.SECTIONS.values() for title in titles
-    }
+    axes = {panel.title: panel.x for panel in plots}
+    assert list(axes) == [title for titles in wandb_layout.SECTIONS.values() for title in titles]
+    assert {title for title, x in axes.items() if x != "global_step"} == {
+        title for title, x in axes.items() if x == "rollouts"
+    } == set(wandb_layout.AXES)  # fmt: skip
     assert [str(group.name) for group in view.runset_settings.groupby] == ["Group", "JobType"]
 
 

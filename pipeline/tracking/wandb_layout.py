@@ -8,12 +8,16 @@ from ...data.errors import UserError, first_line
 
 NAME = "neuralese"
 AXIS = "global_step"
+# Plots over another axis, by title. Runs with other batches compare by rollouts.
+AXES = {"rewards, by rollouts": "rollouts", "held-out accuracy, RL, by rollouts": "rollouts"}
 # Of each section its plots: a title, and the metrics that it shows. docs/metrics.md explains them.
 SECTIONS: dict[str, dict[str, list[str]]] = {
     "How good": {
         "held-out accuracy, curriculum": ["accuracy"],
         "held-out accuracy, RL": ["held_out/accuracy"],
+        "held-out accuracy, RL, by rollouts": ["held_out/accuracy"],
         "rewards": ["group/mean", "group/best"],
+        "rewards, by rollouts": ["group/mean"],
         "with other latents": ["held_out/accuracy", "held_out/swap", "held_out/zero", "held_out/as_text"],
     },
     "Supervised": {
@@ -77,7 +81,9 @@ def workspace(entity: str, project: str) -> Any:
     sections = [
         ws.Section(
             name=name,
-            panels=[wr.LinePlot(title=title, x=AXIS, y=[*metrics]) for title, metrics in plots.items()],
+            panels=[
+                wr.LinePlot(title=title, x=AXES.get(title, AXIS), y=[*metrics]) for title, metrics in plots.items()
+            ],
             is_open=place == 0,
         )
         for place, (name, plots) in enumerate(SECTIONS.items())

@@ -19,6 +19,7 @@ from transformers.utils import strtobool
 from ...data.errors import UserError, first_line
 from ..recipe.schema import Recipe
 from ..system.files import check_writable, write_whole
+from .wandb_sweep import within_sweep
 from .wandb_view import config, define_metrics, project, run_name, tags
 
 logger = logging.getLogger(__name__)
@@ -122,15 +123,15 @@ def start_wandb(recipe: Recipe, folder: Path, stage: str, offline: bool) -> Any:
         "config": config(recipe, stage),
         "settings": {key: value for key, value in limits.items() if f"WANDB_{key}".upper() not in os.environ},
     }
-    try:
-        run = wandb.init(mode="offline" if offline else _mode(), **options)
-    except wandb.errors.Error as error:
-        logger.warning(
-            "W&B could not start (%s). This run and the stages after it are recorded offline.",
-            first_line(error),
-        )
-        wandb.teardown()  # W&B's service still holds the id of the failed run
-        run = wandb.init(mode="offline", **options)
+    with within_sweep(recipe, stage):
+        try:
+            run = wandb.init(mode="offline" if offline else _mode(), **options)
+        except wandb.errors.Error as error:
+            logger.warning(
+                "W&B could not start (%s). This run and the stages after it are recorded offline.", first_line(error)
+            )
+            wandb.teardown()  # W&B's service still holds the id of the failed run
+            run = wandb.init(mode="offline", **options)
     if not run.offline:
         print(f"W&B {stage}: {run.url}")
     define_metrics(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -76,7 +77,16 @@ class MeasuredTrainer(TimedTrainer):
                 self.watched.add(name, *sums)
             self.watched.add_all(spread_metrics(*self._latents))
             self._latents = None, None
+        if "train_runtime" not in logs:  # the summary at the end
+            logs["rollouts"] = self._rollouts()
         super().log(logs, start_time)
+
+    def _rollouts(self) -> int:
+        """Rollouts that the optimizer steps so far learned from, on all processes."""
+        args: Any = self.args
+        micro_batches = self.state.global_step * args.gradient_accumulation_steps
+        draws = math.ceil(micro_batches / (args.steps_per_generation * args.num_iterations))
+        return draws * int(args.generation_batch_size)
 
 
 def replay_counts(answers: Answers, latent_id: int) -> tuple[Tensor, Tensor, Tensor]:
