@@ -28,6 +28,7 @@ from ..train.rl.trainable import check_trainable
 from .finished_stages import checkpoint_of, stopped_curriculum, trained_stages
 from .folder import open_folder
 from .global_batch import with_global_batch
+from .hub import push
 from .launch import announce, check_launched
 from .other_run import begin_with
 from .plan import PlannedStage, plan
@@ -89,11 +90,15 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
                 if recipe.tracking.log_model:
                     made_of = None if stage.after == "base" else stage.after
                     tracker.log_artifact(stage.name, "model", [folder / "final"], made_of)
-        rows = measure_stages(recipe, trained_stages(recipe, recipe.folder), evaluation, tracker)
+        trained = trained_stages(recipe, recipe.folder)
+        rows = measure_stages(recipe, trained, evaluation, tracker)
     except BaseException:
         tracker.finish(exit_code=1)
         raise
     tracker.finish()
+    last = next((stage for stage in ("rl", "curriculum", "sft") if stage in trained), None)
+    if recipe.tracking.push_to_hub is not None and last is not None and state.is_main_process:
+        push(recipe, last, trained[last], rows)
     return rows
 
 

@@ -28,6 +28,7 @@ from ..train.rl.settings import check_batch, grpo_args, rollout_settings
 from ..train.rl.trainable import check_recipe_trainable
 from ..train.sft import sft_args
 from .folder import is_begun
+from .hub import check_hub
 from .launch import check_launcher, check_quantized_launch
 from .other_run import check_source
 
@@ -45,6 +46,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_writable(recipe.folder, "output_dir")
     check_wandb(recipe)
     check_trackers(recipe)
+    check_hub(recipe)
     check_launcher()
     if recipe.resume_from is not None and not is_begun(recipe.folder):
         check_source(with_dtype(recipe))

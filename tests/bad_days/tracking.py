@@ -4,6 +4,8 @@ import logging
 
 import wandb
 
+from neuralese.pipeline.run import hub
+
 from .day import TINY, BadDay
 
 TRAIN = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null", "evaluate.sampling=[]"]
@@ -20,6 +22,10 @@ def variables(**values):
 def bad_key(scene):
     variables(WANDB_MODE="online", WANDB_API_KEY="abc")(scene)
     fresh(scene)
+
+
+def without_token(scene):
+    scene.monkeypatch.setattr(hub, "get_token", lambda: None)
 
 
 def fresh(scene):
@@ -123,5 +129,19 @@ DAYS = [
         "to upload: wandb sync '{folder}/my runs/tiny/wandb'/offline-run-*",
         "offline runs; the command can be pasted",
         code=0,
+    ),
+    BadDay(
+        "`tracking.push_to_hub` without a token of the Hub",
+        [*TRAIN, "tracking.push_to_hub=me/mine"],
+        "tracking.push_to_hub=me/mine needs a token that may write there. Run hf auth login, or set HF_TOKEN.",
+        before=without_token,
+    ),
+    BadDay(
+        "`tracking.push_to_hub` where the Hub cannot be reached",
+        [*TRAIN, "tracking.push_to_hub=me/mine", "tracking.wandb=false"],
+        "Nothing is lost; to send the weights: hf upload me/mine {folder}/tiny/sft/final",
+        "all of the run",
+        code=0,
+        before=variables(HF_TOKEN="hf_secret"),
     ),
 ]

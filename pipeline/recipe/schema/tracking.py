@@ -25,6 +25,9 @@ class TrackingSection(Section):
         "table of followed problems",
     )
     log_model: bool = Field(False, description="send the weights of every stage to W&B, as an artifact")
+    push_to_hub: str | None = Field(
+        None, description="OWNER/NAME on the Hugging Face Hub that gets the weights of the last stage at the end"
+    )
     entity: str | None = Field(None, description="W&B entity; None: WANDB_ENTITY, else that of the key")
 
     @model_validator(mode="before")
