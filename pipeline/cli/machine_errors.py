@@ -14,7 +14,7 @@ from typing import Any
 
 from ...data.errors import first_line, reason
 from ..system.activity import NOW
-from ..system.files import room
+from ..system.files import room, size_of
 from ..system.memory import lacks_memory
 
 # Parts of the messages that C++ and Rust libraries give in place of an OSError.
@@ -74,12 +74,8 @@ def missing(error: BaseException, file: Path) -> int:
     folder = next((parent for parent in file.parents if parent.name.startswith("checkpoint-")), None)
     if folder is None or not folder.is_dir():
         return of_file
-    sizes = {beside: _size(beside) for beside in folder.parent.glob("checkpoint-*")}
+    sizes = {beside: size_of(beside) for beside in folder.parent.glob("checkpoint-*")}
     return max(of_file, max(sizes.values()) - sizes[folder])
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _tensor_bytes(error: BaseException) -> int:

@@ -27,7 +27,7 @@ from ..model.load import load_reasoner
 from ..recipe.schema import Recipe
 from ..scoring.sample_files import digest
 from ..system.activity import doing
-from ..system.files import write_whole
+from ..system.files import size_of, write_whole
 from ..system.integrity import read_seconds
 from ..system.processes import on_main
 from ..tracking.tracker import Tracker
@@ -142,5 +142,6 @@ def print_places(recipe: Recipe) -> None:
     print(f"Metrics      {folder / 'metrics.jsonl'}")
     for stage in plan(recipe):
         if is_done(folder / stage.name):
-            print(f"Checkpoint   {folder / stage.name / 'final'}")
+            final = folder / stage.name / "final"
+            print(f"Checkpoint   {final} ({size_of(final) / 1e6:,.1f} MB)")
     print_wandb(recipe, folder)

@@ -60,6 +60,11 @@ def room(folder: Path) -> str:
     return f"{usage.free / 1e6:,.2f} of {usage.total / 1e6:,.2f} MB are free"
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder and below it."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def check_room(folder: Path, needed: int, what: str = "the weights of a stage") -> None:
     """Checks that the disk of a run folder has room for what is to be written.
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from ..system.files import check_room
+from ..system.files import check_room, size_of
 from ..system.processes import on_main
 from .resume import LATEST, CheckpointError
 
@@ -68,7 +68,7 @@ def _merge(checkpoint: Path) -> None:
     parts = checkpoint / (checkpoint / LATEST).read_text(encoding="utf-8").strip()
     whole = parts.with_name(f"{parts.name}_universal")
     shutil.rmtree(whole, ignore_errors=True)
-    check_room(checkpoint, sum(file.stat().st_size for file in parts.iterdir()), "the optimizer's state in whole")
+    check_room(checkpoint, size_of(parts), "the optimizer's state in whole")
     logger.warning("%s was written by another number of processes. DeepSpeed merges its parts beside it.", parts)
     arguments = Namespace(
         input_folder=str(parts),
