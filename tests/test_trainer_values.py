@@ -35,6 +35,13 @@ def test_values_at_the_edge_are_taken(tmp_path, name, value):
     assert vars(args)[name] == value
 
 
+@pytest.mark.parametrize("given", ["no", "'no'"])
+def test_no_strategy_may_be_written_without_quotes(tmp_path, given):
+    """YAML reads it as false."""
+    recipe = tiny(tmp_path, f"sft.trainer.save_strategy={given}", f"rl.trainer.logging_strategy={given}")
+    assert sft_args(recipe, tmp_path).save_strategy == "no" and grpo_args(recipe, tmp_path).logging_strategy == "no"
+
+
 def test_the_home_folder_of_a_deepspeed_config(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")  # which the config class sets, to be set back
