@@ -79,7 +79,7 @@ DAYS = [
     BadDay(
         "a `hub_token` in a recipe",
         ["check", TINY, "sft.trainer.hub_token=hf_secret"],
-        "sft.trainer.hub_token does not work here: tracking.push_to_hub=OWNER/NAME sends what a run ends with to the Hub",
+        "sft.trainer.hub_token does not work here: tracking.push_to_hub=OWNER/NAME sends what a run ends with",
     ),
     BadDay(
         "checkpoints of RL between two draws of rollouts",
