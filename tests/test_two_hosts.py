@@ -71,7 +71,7 @@ def test_where_a_host_is_killed_the_other_ends_and_a_relaunch_goes_on(unbroken, 
     hosts[victim].kill()
     assert started[1 - victim].wait(timeout=60) == 1  # accelerate's code for any error
     said = [line for line in logs[1 - victim].read_text().splitlines() if line.startswith("Error")]
-    assert len(said) == 1 and said[0].startswith(LOST) and "by peer" in said[0]
+    assert len(said) == 1 and said[0].startswith(LOST)
     assert "The same command with --resume goes on from the last checkpoint." in said[0]
     assert not (tmp_path / "tiny" / "sft" / "final").exists()
     launch_on(hosts, tmp_path, kind, "scripts/train.py", *tiny_arguments(tmp_path, *OVERRIDES), "--resume")
