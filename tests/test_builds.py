@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from torch.utils.file_baton import FileBaton
 
@@ -49,6 +50,24 @@ def test_the_lock_of_a_killed_process_is_removed_and_named(folder, holder, caplo
 def test_the_lock_of_a_living_process_stays(folder, holder, caplog):
     free_dead_builds()
     assert (folder / "lock").is_file() and not caplog.text
+
+
+def test_a_folder_behind_a_link_is_the_same(folder, holder, monkeypatch):
+    (folder.parent / "link").symlink_to(folder.parent)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(folder.parent / "link"))
+    free_dead_builds()
+    assert (folder / "lock").is_file()
+
+
+@pytest.mark.parametrize(("age", "stays"), [(600, True), (3600, False)])
+def test_a_lock_may_belong_to_another_machine_of_the_launch(folder, monkeypatch, age, stays):
+    """Until it is older than any build, by so many seconds before this process began."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    (folder / "lock").touch()
+    os.utime(folder / "lock", (psutil.Process().create_time() - age,) * 2)
+    free_dead_builds()
+    assert (folder / "lock").is_file() == stays
 
 
 def test_a_lock_that_is_newer_than_this_process_stays(folder):

@@ -125,12 +125,30 @@ def test_another_number_of_processes_with_the_same_batch_goes_on(tmp_path, made)
     assert checkpoint_to_resume(tmp_path, HERE) == checkpoint
 
 
-@pytest.mark.parametrize(("backend", "expected"), [("DeepSpeed ZeRO-2", True), ("none", False)])
+@pytest.mark.parametrize(
+    ("backend", "expected"), [("DeepSpeed ZeRO-2", True), ("DeepSpeed ZeRO-0", False), ("none", False)]
+)
 def test_parts_of_deepspeed_are_split_over_their_processes(tmp_path, backend, expected):
     two = {"processes": 2, "per_device_train_batch_size": 4, "backend": backend}
     checkpoint = make_checkpoint(tmp_path / "checkpoint-2", **two)
     assert is_split_otherwise(checkpoint, launch(backend=backend)) is expected
     assert not is_split_otherwise(checkpoint, launch(**two))
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_torn_merge_costs_the_merge_alone(tmp_path, is_named, share):
+    """Of DeepSpeed's parts; it is made again. Unfinished is what `latest_universal` does not name."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint-2", backend="DeepSpeed ZeRO-2", processes=2)
+    merged = checkpoint / "global_step2_universal"
+    (merged / "zero" / "w").mkdir(parents=True)
+    torch.save(torch.ones(100), merged / "zero" / "w" / "fp32.pt")
+    if is_named:
+        (checkpoint / "latest_universal").write_text(merged.name)
+    cut(merged / "zero" / "w" / "fp32.pt", share)
+    assert last_whole_checkpoint(tmp_path) == checkpoint
+    is_whole = is_named and share == 1.0
+    assert merged.exists() == is_whole and (checkpoint / "latest_universal").exists() == is_whole
 
 
 def test_a_stage_without_checkpoints_is_bound_to_no_launch(tmp_path):

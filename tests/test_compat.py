@@ -148,7 +148,7 @@ def test_patience_holds_for_all_groups_of_processes():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         groups = [dist.group.WORLD, dist.new_group([0])]
-        compat.set_patience(7)
+        compat.set_collective_timeout(7)
         waits = [group._get_backend(torch.device("cpu")).options._timeout for group in groups]
         assert waits == [timedelta(seconds=7)] * 2
     finally:

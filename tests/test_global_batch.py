@@ -3,16 +3,18 @@
 import json
 
 import pytest
+from checkpoint_files import make_checkpoint
 from runs import tiny
 
-from neuralese.pipeline.run.global_batch import FILE, ProcessesError, with_global_batch
+from neuralese.pipeline.run.global_batch import FILE, ProcessesError, record_processes, with_global_batch
+from neuralese.pipeline.run.plan import plan
 
 
 def begun(folder, processes, *overrides):
     """The recipe of a run that was begun under so many processes, and has trained something."""
     recipe = tiny(folder, *overrides)
     recipe.folder.mkdir()
-    with_global_batch(recipe, processes)
+    record_processes(recipe.folder, processes)
     (recipe.folder / "sft").mkdir()
     return recipe
 
@@ -84,14 +86,63 @@ def test_an_order_that_depends_on_the_batch_is_warned_of(tmp_path, caplog):
     assert "sft.trainer.train_sampling_strategy=group_by_length" in caplog.text and "seen twice" in caplog.text
 
 
+def recorded(recipe):
+    return json.loads((recipe.folder / FILE).read_text())["processes"]
+
+
 def test_a_run_that_trained_nothing_is_begun_anew(tmp_path):
     recipe = begun(tmp_path, 2)
     (recipe.folder / "sft").rmdir()
     assert with_global_batch(recipe, 3) is recipe
-    assert json.loads((recipe.folder / FILE).read_text()) == {"processes": 3}
+    record_processes(recipe.folder, 3)
+    assert recorded(recipe) == 3
 
 
-def test_a_run_of_an_earlier_version_is_bound_by_its_checkpoints(tmp_path):
+@pytest.mark.parametrize("place", ["sft", "curriculum/level-1"])
+def test_the_checkpoints_of_a_run_of_an_earlier_version_tell(tmp_path, place):
+    recipe = begun(tmp_path, 2)
+    (recipe.folder / FILE).unlink()
+    make_checkpoint(recipe.folder / place / "checkpoint-2", processes=4)
+    assert batch(with_global_batch(recipe, 1).sft.trainer) == (8, 4)
+    record_processes(recipe.folder, 1)
+    assert not (recipe.folder / FILE).exists()
+
+
+def test_between_stages_a_run_of_an_earlier_version_is_free(tmp_path):
     recipe = begun(tmp_path, 2)
     (recipe.folder / FILE).unlink()
     assert with_global_batch(recipe, 1) is recipe
+    record_processes(recipe.folder, 1)
+    assert recorded(recipe) == 1
+
+
+def test_a_finished_run_may_be_measured_by_any_number(tmp_path):
+    recipe = begun(tmp_path, 2)
+    for stage in plan(recipe):
+        (recipe.folder / stage.name / "final").mkdir(parents=True)
+    assert with_global_batch(recipe, 3) is recipe
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "given", "expected"),
+    [
+        # 16 rollouts a draw, of which 16 processes could take one each: two make a pair
+        (2, 8, ["rl.antithetic=true"], (2, 1)),
+        (4, 2, ["rl.trainer.generation_batch_size=16", "rl.trainer.gradient_accumulation_steps=2"], (8, 4)),
+        (2, 4, ["rl.trainer.generation_batch_size=8"], (2, 2)),  # the draw is smaller than the step
+    ],
+)
+def test_a_process_draws_whole_thoughts_and_whole_draws(tmp_path, then, now, given, expected):
+    trainer = with_global_batch(begun(tmp_path, then, *given), now).rl.trainer
+    assert batch(trainer) == expected
+
+
+@pytest.mark.parametrize("given", ["rl.antithetic=true", "rl.trainer.generation_batch_size=8"])
+def test_a_draw_that_cannot_be_shared_out_is_refused(tmp_path, given):
+    with pytest.raises(ProcessesError, match=r"rl.trainer.*Launch one of 1, 2, 4, 8 processes"):
+        with_global_batch(begun(tmp_path, 2, given), 16)
+
+
+def test_null_is_the_default(tmp_path):
+    recipe = with_global_batch(begun(tmp_path, 2, "sft.trainer.gradient_accumulation_steps=null"), 1)
+    assert batch(recipe.sft.trainer) == (8, 2)

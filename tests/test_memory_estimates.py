@@ -199,3 +199,6 @@ def test_check_prints_a_row_for_each_part_and_way(tmp_path):
     refused = CliRunner().invoke(app, [*called, "--processes", "8"])
     assert "--processes 8 says for how many processes" in str(refused.exception)
     assert CliRunner().invoke(app, [*called, "--memory", "--processes", "0"]).exit_code == 2
+    controls = ["sft=null", "rl=null", "controls={latent: false, no_cot: true}", "--memory"]
+    alone = CliRunner().invoke(app, [*called, *controls], env={"COLUMNS": "180"})
+    assert alone.exit_code == 0 and "the recipe trains controls alone, which are not counted" in alone.output

@@ -69,17 +69,23 @@ def test_after_its_last_step_a_stage_is_finished_and_the_next_one_not_begun(monk
 
 def test_a_second_sigterm_does_not_break_off_what_the_first_one_ends():
     with sigterm_raises():
-        with sigterm_noted() as received:
+        with pytest.raises(SavedAndTerminatedError), sigterm_noted() as received:
             assert not received()
             for _ in range(2):
                 signal.raise_signal(signal.SIGTERM)
                 assert received()
+            raise SavedAndTerminatedError
         signal.raise_signal(signal.SIGTERM)
     with sigterm_raises():
         with sigterm_noted():
             pass
         with pytest.raises(TerminatedError):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_sigterm_that_the_block_did_not_look_at_ends_what_follows():
+    with sigterm_raises(), pytest.raises(TerminatedError), sigterm_noted():
+        signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.launch

@@ -74,8 +74,13 @@ def missing(error: BaseException, file: Path) -> int:
     folder = next((parent for parent in file.parents if parent.name.startswith("checkpoint-")), None)
     if folder is None or not folder.is_dir():
         return of_file
-    sizes = {beside: size_of(beside) for beside in folder.parent.glob("checkpoint-*")}
+    sizes = {beside: _written(beside) for beside in folder.parent.glob("checkpoint-*")}
     return max(of_file, max(sizes.values()) - sizes[folder])
+
+
+def _written(checkpoint: Path) -> int:
+    """Bytes of a checkpoint as it was written, without what a resume has made of its parts (`load_universal`)."""
+    return size_of(checkpoint) - sum(map(size_of, checkpoint.glob("*_universal")))
 
 
 def _tensor_bytes(error: BaseException) -> int:

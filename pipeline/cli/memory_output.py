@@ -34,6 +34,9 @@ def print_memory(inputs: Inputs, problems: Problems, processes: int, console: Co
     """
     with console.status("Estimating memory: a step of each stage runs without data ..."):
         found = list(estimates(inputs, problems.train))
+    if not found:
+        console.print("No memory is estimated: the recipe trains controls alone, which are not counted.")
+        return
     quantized = inputs.recipe.model.quantization is not None
     has, device = _device(processes)
     console.print(memory_table(found, processes, quantized, has), highlight=False)

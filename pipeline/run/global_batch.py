@@ -20,19 +20,45 @@ from ...data.errors import UserError
 from ..recipe.schema import Recipe
 from ..system.files import write_whole
 from ..system.processes import on_main
+from ..train.hand_over import is_done
+from ..train.resume import processes_of_checkpoints
 from .folder import is_begun
+from .plan import plan
 
 logger = logging.getLogger(__name__)
 FILE = "processes.json"
+BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+DRAW, WHOLE_DRAW = (
+    "steps_per_generation",
+    "generation_batch_size",
+)  # of a process, in micro-batches; of all, in rollouts
 MIXED = (
     "%s.train_sampling_strategy=group_by_length orders problems by the batch of a process, which has changed: in this "
     "epoch some problems may be seen twice, and others not."
 )
-BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 
 class ProcessesError(UserError):
     """A number of processes that cannot share out the batch of a run."""
+
+
+def record_processes(folder: Path, processes: int) -> None:
+    """Records how many processes a run is begun with, unless it is known."""
+    if begun_with(folder) is None:
+        write_whole(folder / FILE, json.dumps({"processes": processes}) + "\n")
+
+
+def begun_with(folder: Path) -> int | None:
+    """How many processes the run in a folder was begun with. None if it has trained nothing yet.
+
+    A run of an earlier version has no record. Its checkpoints tell; between two stages nothing depends on the number.
+    """
+    if not is_begun(folder):
+        return None
+    file = folder / FILE
+    if file.is_file():
+        return int(json.loads(file.read_text(encoding="utf-8"))["processes"])
+    return processes_of_checkpoints(folder)
 
 
 def with_global_batch(recipe: Recipe, processes: int) -> Recipe:
@@ -41,16 +67,14 @@ def with_global_batch(recipe: Recipe, processes: int) -> Recipe:
     Raises:
         ProcessesError: They cannot share out the batch of a stage.
     """
-    then = on_main(lambda: _begun_with(recipe.folder, processes))
-    return recipe if then == processes else _shared_out(recipe, then, processes)
 
+    def look() -> tuple[int | None, bool]:
+        return begun_with(recipe.folder), all(is_done(recipe.folder / stage.name) for stage in plan(recipe))
 
-def _begun_with(folder: Path, processes: int) -> int:
-    file = folder / FILE
-    if is_begun(folder) and file.is_file():  # a run of an earlier version has none: its checkpoints tell
-        return int(json.loads(file.read_text(encoding="utf-8"))["processes"])
-    write_whole(file, json.dumps({"processes": processes}) + "\n")
-    return processes
+    then, is_finished = on_main(look)
+    if then in (None, processes) or is_finished:
+        return recipe
+    return _shared_out(recipe, then, processes)
 
 
 def _shared_out(recipe: Recipe, then: int, now: int) -> Recipe:
@@ -59,7 +83,9 @@ def _shared_out(recipe: Recipe, then: int, now: int) -> Recipe:
         section = getattr(recipe, name)
         if section is None:
             continue
-        update = {"trainer": section.trainer | _batch(f"{name}.trainer", cls, section.trainer, then, now)}
+        grain = section.answers_per_thought * (1 + section.antithetic) if name == "rl" else 1
+        batch = _batch(f"{name}.trainer", cls, section.trainer, then, now, grain)
+        update = {"trainer": section.trainer | batch}
         last = section.last_level_trainer if name == "curriculum" else {}
         if {BATCH, ACCUMULATION} & last.keys():
             both = section.trainer | last
@@ -77,36 +103,45 @@ def _announce(sections: dict[str, Any], then: int, now: int) -> None:
         batches.append(f"{name} {now} x {trainer[BATCH]} x {trainer[ACCUMULATION]}")
         if trainer.get("train_sampling_strategy") == "group_by_length":
             logger.warning(MIXED, f"{name}.trainer")
-    was = f"Begun on {then} process{'es' * (then > 1)}"
-    print(f"{was}. The batches of its steps are kept: {', '.join(batches)}")
+    print(f"Begun on {_processes(then)}. The batches of its steps are kept: {', '.join(batches)}")
 
 
-def _batch(key: str, cls: type[TrainingArguments], trainer: dict[str, Any], then: int, now: int) -> dict[str, int]:
+def _batch(
+    key: str, cls: type[TrainingArguments], trainer: dict[str, Any], then: int, now: int, grain: int = 1
+) -> dict[str, int]:
     """Batch keys of a trainer mapping for another number of processes.
 
-    The problems of an optimizer step and the rollouts of a draw (`steps_per_generation`) are kept. A process takes as
-    many problems at once as before, or as many fewer as it needs to have whole batches.
+    The problems of an optimizer step and the rollouts of a draw are kept. A process takes as many problems at once as
+    before, or as many fewer as it needs to have whole batches.
+
+    Args:
+        grain: Rollouts that one process must draw together.
 
     Raises:
         ProcessesError: They cannot be shared out.
     """
-    size, accumulation = (int(trainer.get(name, getattr(cls, name))) for name in (BATCH, ACCUMULATION))
-    draw = trainer.get("steps_per_generation")
-    units = math.gcd(then * size * accumulation, then * size * (draw or accumulation))
-    if units % now:
-        total = then * size * accumulation
+    given = {name: value for name, value in trainer.items() if value is not None}
+    size, accumulation = (int(given.get(name, getattr(cls, name))) for name in (BATCH, ACCUMULATION))
+    step = then * size * accumulation
+    draw = given.get(WHOLE_DRAW, then * size * given.get(DRAW, accumulation))
+    if step % now or draw % (now * grain):
+        fit = [count for count in range(1, step + 1) if step % count == 0 and draw % (count * grain) == 0]
+        whole = "" if grain == 1 else f" (and rollouts by {grain}, which are drawn together)"
         raise ProcessesError(
-            f"The run was begun on {then} process{'es' * (then > 1)} with {then} x {size} x {accumulation} = {total} "
+            f"The run was begun on {_processes(then)} with {then} x {size} x {accumulation} = {step} "
             f"problems an optimizer step (processes x {key}.{BATCH} x {ACCUMULATION}), which {now} processes cannot "
-            f"share out evenly. Nothing was changed. Launch one of {_listed(units)} processes."
+            f"share out evenly{whole}. Nothing was changed. Launch one of {_listed(fit)} processes."
         )
-    each = units // now
+    each = math.gcd(step // now, draw // now)
     new = max(count for count in range(1, size + 1) if each % count == 0)
-    batch = {BATCH: new, ACCUMULATION: then * size * accumulation // (now * new)}
-    return batch | ({"steps_per_generation": then * size * draw // (now * new)} if draw is not None else {})
+    batch = {BATCH: new, ACCUMULATION: step // (now * new)}
+    return batch | ({DRAW: draw // (now * new)} if DRAW in given else {})
 
 
-def _listed(units: int) -> str:
-    """The numbers of processes that divide a batch, for a message: the first few."""
-    numbers = [str(count) for count in range(1, units + 1) if units % count == 0]
-    return ", ".join(numbers[:8]) + (", ..." if len(numbers) > 8 else "")
+def _processes(count: int) -> str:
+    return f"{count} process{'es' * (count > 1)}"
+
+
+def _listed(numbers: list[int]) -> str:
+    """Numbers for a message: the first few."""
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")

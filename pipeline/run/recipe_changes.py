@@ -58,6 +58,7 @@ def _as_trained(recipe: Recipe) -> dict[str, Any]:
     for stage in ("sft", "curriculum", "rl"):
         if values[stage] is not None:
             values[stage]["trainer"].pop("ddp_timeout", None)
+            values[stage].get("last_level_trainer", {}).pop("ddp_timeout", None)
     if values["rl"] is not None:
         del values["rl"]["rollout_batch_tokens"]
     for reward in (values["rl"] or {}).get("rewards", []):

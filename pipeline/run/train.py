@@ -18,7 +18,8 @@ from ..model.load import load_tokenizer, make_reasoner
 from ..problems.load import load_all
 from ..recipe.schema import Recipe
 from ..system.activity import NOW, doing
-from ..system.processes import join_processes, on_main
+from ..system.compat import set_collective_timeout
+from ..system.processes import LONG, join_processes, on_main
 from ..tracking.tracker import Tracker
 from ..train.checked_problems import encode_checked
 from ..train.context import Context
@@ -27,7 +28,7 @@ from ..train.lora_check import check_lora_modules
 from ..train.rl.trainable import check_trainable
 from .finished_stages import checkpoint_of, stopped_curriculum, trained_stages
 from .folder import open_folder
-from .global_batch import with_global_batch
+from .global_batch import record_processes, with_global_batch
 from .hub import push
 from .launch import announce, check_launched
 from .other_run import begin_with
@@ -51,15 +52,16 @@ def run(recipe: Recipe, resume: bool = False) -> list[Measurement]:
     """
     state = join_processes()
     stages = plan(recipe)
-    check_recipe(recipe)
+    shared = with_global_batch(recipe, state.num_processes) if resume else recipe
+    check_recipe(shared)
     check_launched(recipe)
     recipe = with_dtype(recipe)
     with open_folder(recipe, resume):
         NOW.folder = recipe.folder
         announce(state)
+        on_main(lambda: record_processes(recipe.folder, state.num_processes))
         on_main(lambda: begin_with(recipe))
-        recipe = with_global_batch(recipe, state.num_processes)
-        return _run(recipe, stages, state, resume)
+        return _run(shared.model_copy(update={"model": recipe.model}), stages, state, resume)
 
 
 def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume: bool) -> list[Measurement]:
@@ -97,8 +99,10 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
         raise
     tracker.finish()
     last = next((stage for stage in ("rl", "curriculum", "sft") if stage in trained), None)
-    if recipe.tracking.push_to_hub is not None and last is not None and state.is_main_process:
-        push(recipe, last, trained[last], rows)
+    if recipe.tracking.push_to_hub is not None and last is not None:
+        set_collective_timeout(LONG)  # the others wait for the upload
+        if state.is_main_process:
+            push(recipe, last, trained[last], rows)
     return rows
 
 

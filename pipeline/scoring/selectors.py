@@ -13,6 +13,7 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from ...data.errors import UserError
 from ...data.problem import Problem
 from ...rewards.score import call_reward
 from ..statistics.at_k import best_at_k, vote_at_k
@@ -87,9 +88,15 @@ def selection_rewards(
     state = PartialState()
     mine = range(state.process_index, len(problems), state.num_processes)
     given: list[float | None] = []
-    if mine:
-        texts = [sampled[place].texts for place in mine]
-        given = call_reward(reward, [problems[place] for place in mine], texts, sampled[0].answer_format)
+    failed: list[UserError] = []
+    try:
+        if mine:
+            texts = [sampled[place].texts for place in mine]
+            given = call_reward(reward, [problems[place] for place in mine], texts, sampled[0].answer_format)
+    except UserError as error:
+        failed.append(error)
+    for failure in gather_object(failed):  # on all processes: the others would wait
+        raise failure
     n = len(sampled[0].texts)
     rows = dict(gather_object([(place, given[at * n : (at + 1) * n]) for at, place in enumerate(mine)]))
     values = np.array([rows[place] for place in range(len(problems))], dtype=float)  # None becomes NaN

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 logger = logging.getLogger(__name__)
+BUILD = 1800.0  # seconds that no build takes
 
 
 def free_dead_builds() -> None:
@@ -16,8 +17,8 @@ def free_dead_builds() -> None:
 
     `torch.utils.cpp_extension` holds a build by a file that names no holder, and waits for it without end: a process
     that is killed as it builds or loads one would make every later launch hang. Its holder keeps the file open, so a
-    lock that no process of this machine has open, and that is older than this process, belongs to none that lives. (A
-    process of another machine that shares the folder may hold it; one of this launch is not older.)
+    lock that no process of this machine has open, and that is older than this process, belongs to none that lives.
+    Where a launch has several machines, which may share the folder, it must be older by more than a build takes.
 
     Only the first process of a machine does this: no other can take a lock that is there, so no living one is lost.
     """
@@ -45,11 +46,13 @@ def _is_dead(lock: Path) -> bool:
         OSError: It is gone.
     """
     found = lock.stat()
-    if found.st_mtime >= psutil.Process().create_time():
+    is_one_machine = os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
+    if found.st_mtime >= psutil.Process().create_time() - (0.0 if is_one_machine else BUILD):
         return False
+    held = lock.resolve()
     for process in psutil.process_iter():
         try:
-            if any(Path(file.path) == lock for file in process.open_files()):
+            if any(Path(file.path) == held for file in process.open_files()):
                 return False
         except psutil.Error:  # it has ended, or belongs to another user, who builds in another folder
             continue

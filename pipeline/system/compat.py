@@ -155,7 +155,7 @@ def is_compiled(model: Any) -> bool:
     )
 
 
-def set_patience(seconds: float) -> None:
+def set_collective_timeout(seconds: float) -> None:
     """torch: how long this process waits for others in every collective, in all groups of processes there are."""
     for group in dist.distributed_c10d._world.pg_map:
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)

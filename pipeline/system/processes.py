@@ -11,9 +11,9 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from ...data.errors import UserError
+from ...data.errors import UserError, first_line
 from .builds import free_dead_builds
-from .compat import set_patience
+from .compat import set_collective_timeout
 from .network import choose_interface
 
 Result = TypeVar("Result")
@@ -21,16 +21,22 @@ LONG = 30 * 86400.0  # seconds
 
 
 def on_main(work: Callable[[], Result]) -> Result:
-    """Calls `work` on the main process while others wait. All return its result, or raise its UserError or OSError."""
+    """Calls `work` on the main process while others wait. All return its result, or raise its UserError or OSError.
+
+    After any other error of the main process the others raise a UserError that says so.
+    """
     outcome: list[Any] = [None, None]
+    unforeseen: Exception | None = None
     if PartialState().is_main_process:
         try:
             outcome[0] = work()
         except (UserError, OSError) as error:
             outcome[1] = error
+        except Exception as error:
+            unforeseen, outcome[1] = error, UserError(f"The main process has failed: {first_line(error)}.")
     broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise outcome[1]
+        raise unforeseen or outcome[1]
     return outcome[0]
 
 
@@ -44,11 +50,10 @@ def join_processes() -> PartialState:
 def alone(work: Callable[[], None]) -> None:
     """Joins the processes of a launch for a command that the main one does alone.
 
-    The others wait as long as it takes. All raise its UserError or OSError, and leave together.
+    The others wait as long as it takes. All raise its errors as `on_main` does, or leave together.
     """
     join_processes()
-    if dist.is_initialized():
-        set_patience(LONG)
+    set_collective_timeout(LONG)
     on_main(work)
     leave_processes()
 

@@ -35,6 +35,9 @@ def sigterm_noted() -> Iterator[Callable[[], bool]]:
 
     The block is to look at it and to end. Once one was received, further ones are ignored, after the block, too: a
     launcher sends its own, which must not break off what the first one ends.
+
+    Raises:
+        TerminatedError: One was received, and the block has ended without an error.
     """
     received = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
@@ -51,3 +54,5 @@ def sigterm_noted() -> Iterator[Callable[[], bool]]:
     finally:
         if not received.is_set():
             signal.signal(signal.SIGTERM, before)
+    if received.is_set():  # after the block last looked
+        raise TerminatedError

@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from ..system.compat import set_patience
+from ..system.compat import set_collective_timeout
 from ..system.files import follow_umask
 
 
@@ -29,15 +29,14 @@ class UmaskCallback(TrainerCallback):
             follow_umask(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-class PatienceCallback(TrainerCallback):
-    """Waits for other processes as long as `ddp_timeout` says, for all of the stage and what follows it.
+class TimeoutCallback(TrainerCallback):
+    """Waits for other processes as long as `ddp_timeout` says also in the groups that DeepSpeed makes for itself.
 
-    The processes have joined before there is a Trainer, so that its own use of the key comes too late. DeepSpeed has
-    made its groups of processes when training begins.
+    The processes have joined before there is a Trainer, so that its own use of the key comes too late.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        set_patience(args.ddp_timeout)
+        set_collective_timeout(args.ddp_timeout)
 
 
 class ProgressCallback(TrainerCallback):

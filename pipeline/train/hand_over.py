@@ -16,11 +16,11 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..latent.engine.quantized import full_size
 from ..model.reasoner import Reasoner
-from ..system.compat import reset_accelerator_state
+from ..system.compat import reset_accelerator_state, set_collective_timeout
 from ..system.files import check_room, follow_umask
 from ..system.integrity import flush
 from ..system.sigterm import sigterm_noted
-from .callbacks import NoLastCheckpointCallback, PatienceCallback, ProgressCallback, UmaskCallback
+from .callbacks import NoLastCheckpointCallback, ProgressCallback, TimeoutCallback, UmaskCallback
 from .context import Context
 from .lora import merge_adapter, thin_frozen
 from .resume import Launch, LaunchCallback, checkpoint_to_resume, is_split_otherwise
@@ -96,8 +96,9 @@ def _leave_final(
 def _train(trainer: Trainer, context: Context, folder: Path, save_and_end: SaveAndEndCallback) -> None:
     """Runs a Trainer with the callbacks of all stages, from the last checkpoint in `folder` where that is asked for."""
     launch = Launch.of(trainer, context.training_data)
+    set_collective_timeout(trainer.args.ddp_timeout)
     trainer.remove_callback(PrinterCallback)  # the progress bar and metrics.jsonl replace it
-    callbacks = (NoLastCheckpointCallback(), UmaskCallback(), PatienceCallback(), LaunchCallback(launch), save_and_end)
+    callbacks = (NoLastCheckpointCallback(), UmaskCallback(), TimeoutCallback(), LaunchCallback(launch), save_and_end)
     for callback in callbacks:
         trainer.add_callback(callback)
     checkpoint = checkpoint_to_resume(folder, launch) if context.resume else None

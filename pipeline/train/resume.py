@@ -21,6 +21,7 @@ from ..system.processes import on_main
 logger = logging.getLogger(__name__)
 STATE = "trainer_state.json"
 LATEST = "latest"  # names the folder of DeepSpeed's files in a checkpoint
+UNIVERSAL = "_universal"  # the end of the names of its universal form: of its folder, and of what names that
 BATCH = "problems an optimizer step (processes x per_device_train_batch_size x gradient_accumulation_steps)"
 
 
@@ -120,7 +121,17 @@ def checkpoint_to_resume(folder: Path, launch: Launch) -> Path | None:
 def is_split_otherwise(checkpoint: Path, launch: Launch) -> bool:
     """Whether DeepSpeed split the optimizer's state over another number of processes."""
     then = _launch_of(checkpoint)
-    return then.is_deepspeed and then.processes != launch.processes
+    return then.shards > 0 and then.processes != launch.processes
+
+
+def processes_of_checkpoints(run: Path) -> int | None:
+    """How many processes trained what a run folder has a checkpoint of. None without a checkpoint that tells."""
+    for state in sorted((*run.glob(f"*/checkpoint-*/{STATE}"), *run.glob(f"*/*/checkpoint-*/{STATE}"))):
+        try:
+            return _launch_of(state.parent).processes
+        except (CheckpointError, ValueError, KeyError):  # torn, or of a version that the resume will name
+            continue
+    return None
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -134,6 +145,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 def _without_torn(folder: Path) -> Path | None:
     for checkpoint in _newest_first(folder):
+        _remove_torn_merge(checkpoint)
         fault = fault_of_checkpoint(checkpoint)
         if fault is None:
             return checkpoint
@@ -142,6 +154,15 @@ def _without_torn(folder: Path) -> Path | None:
         goes_on = f"Training goes on from {left[0].name}, if that is whole." if left else "The stage begins anew."
         logger.warning("%s is not whole (%s) and was removed. %s", checkpoint, fault, goes_on)
     return None
+
+
+def _remove_torn_merge(checkpoint: Path) -> None:
+    """Removes a universal form that was not finished, or has a fault. It is made again from the parts beside it."""
+    for merged in checkpoint.glob(f"*{UNIVERSAL}"):
+        if not (checkpoint / f"{LATEST}{UNIVERSAL}").is_file() or fault_in(merged) is not None:
+            (checkpoint / f"{LATEST}{UNIVERSAL}").unlink(missing_ok=True)
+            if merged.is_dir():
+                shutil.rmtree(merged)
 
 
 def _newest_first(folder: Path) -> list[Path]:

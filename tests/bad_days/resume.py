@@ -247,14 +247,6 @@ DAYS = [
         after=all_is_kept,
     ),
     BadDay(
-        "`--resume` by one process of a stage that an earlier version trained on two",
-        [*RESUME, *SFT_ALONE],
-        "gradient_accumulation_steps): 16 then, 8 now",
-        "the checkpoint",
-        before=checkpoint(processes=2),
-        after=checkpoint_is_kept,
-    ),
-    BadDay(
         "`--resume` without DeepSpeed of a stage that was trained under ZeRO-3",
         [*RESUME, *SFT_ALONE],
         "was made under other conditions: backend: DeepSpeed ZeRO-3 then, none now",
