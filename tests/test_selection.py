@@ -12,10 +12,12 @@ from neuralese.pipeline.evaluate.table import results_columns
 from neuralese.pipeline.recipe.load import RecipeError
 from neuralese.pipeline.recipe.schema import Reward
 from neuralese.pipeline.run.train import run
+from neuralese.pipeline.scoring import selectors
 from neuralese.pipeline.scoring.problem_samples import Sampled
 from neuralese.pipeline.scoring.recipe_rewards import recipe_reward
 from neuralese.pipeline.scoring.selectors import METRICS, fewest, select, selection_rewards
 from neuralese.pipeline.statistics.at_k import best_at_k, vote_at_k
+from neuralese.rewards.errors import RewardError
 
 
 def sampled(answers, right, logprobs=None, latent_rewards=None):
@@ -76,6 +78,15 @@ def test_rewards_see_columns_and_what_has_none_comes_last(problems, tmp_path):
     rows = [sampled([problem.answer, "0", "x"], [1, 0, 0]) for problem in problems[:2]]
     found = selection_rewards(recipe_reward(Reward(function=f"{reward}:mine")), problems[:2], rows)
     assert found[:, 0].tolist() == [-1, -1] and found[:, 2].tolist() == [-2, -2]
+
+
+def test_a_reward_that_fails_on_another_process_fails_here(monkeypatch, problems):
+    """It would wait for the rewards of a process that has gone."""
+    others = [[RewardError("the judge is down")], []]
+    monkeypatch.setattr(selectors, "gather_object", lambda mine: [*mine, *others.pop(0)])
+    reward = recipe_reward(Reward(function="numeric_match"))
+    with pytest.raises(RewardError, match="the judge is down"):
+        selection_rewards(reward, problems[:1], [sampled([1, 2], [True, False])])
 
 
 def test_a_recipe_chooses_selectors(finished, tmp_path):
