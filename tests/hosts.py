@@ -27,18 +27,8 @@ class Host:
     def start(self, kind, log, *arguments, **environment):
         """Starts this host's part of a launch. What it prints goes into the file `log`."""
         launch = [*MULTINODE, *KINDS[kind], "--machine_rank", str(self.rank), "--main_process_ip", "10.77.0.1"]
-        inside = [
-            "ip",
-            "netns",
-            "exec",
-            self.name,
-            "unshare",
-            "--uts",
-            "sh",
-            "-c",
-            'hostname "$0"; exec "$@"',
-            self.name,
-        ]
+        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', self.name]
+        inside = ["ip", "netns", "exec", self.name, *named]
         quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
         with open(log, "w") as file:
             return subprocess.Popen(

@@ -31,7 +31,6 @@ from ..recipe.load import load_recipe
 from ..recipe.schema import Recipe
 from ..system.activity import doing
 from ..system.files import writable
-from ..system.processes import join_processes
 from ..tracking.tracker import Tracker
 from .finished_stages import find_checkpoints, run_folder, trained_stages
 from .folder import RunError
@@ -51,7 +50,8 @@ def audit_folder(
 ) -> None:
     """Audits the last stage with latents of a run, or one checkpoint, and prints and writes what it finds.
 
-    RUN/audit.json also goes into the report of the run, which is written anew, and to W&B.
+    RUN/audit.json also goes into the report of the run, which is written anew, and to W&B. Of several processes one
+    does this (`processes.alone`).
 
     Args:
         control: A pause control, or a run with one. None: the one of the audited run, if it has one.
@@ -61,7 +61,6 @@ def audit_folder(
     Raises:
         UserError: No run or checkpoint there, no latents, or a control that is none or was trained on other data.
     """
-    join_processes()
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
     target = writable(output or folder / "audit.json")
     name = next((stage for stage in ("rl", "curriculum") if stage in checkpoints), list(checkpoints)[-1])

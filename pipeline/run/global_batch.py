@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
 from ...data.errors import UserError
-from ..recipe.schema import Recipe
+from ..recipe.schema import CurriculumSection, Recipe, RLSection
 from ..system.files import write_whole
 from ..system.processes import on_main
 from ..train.hand_over import is_done
@@ -28,10 +28,8 @@ from .plan import plan
 logger = logging.getLogger(__name__)
 FILE = "processes.json"
 BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
-DRAW, WHOLE_DRAW = (
-    "steps_per_generation",
-    "generation_batch_size",
-)  # of a process, in micro-batches; of all, in rollouts
+DRAW, WHOLE_DRAW = "steps_per_generation", "generation_batch_size"  # micro-batches of a process; rollouts of all
+CONFIGS: dict[str, type[TrainingArguments]] = {"sft": SFTConfig, "curriculum": TrainingArguments, "rl": GRPOConfig}
 MIXED = (
     "%s.train_sampling_strategy=group_by_length orders problems by the batch of a process, which has changed: in this "
     "epoch some problems may be seen twice, and others not."
@@ -79,17 +77,13 @@ def with_global_batch(recipe: Recipe, processes: int) -> Recipe:
 
 def _shared_out(recipe: Recipe, then: int, now: int) -> Recipe:
     sections: dict[str, Any] = {}
-    for name, cls in (("sft", SFTConfig), ("curriculum", TrainingArguments), ("rl", GRPOConfig)):
-        section = getattr(recipe, name)
-        if section is None:
-            continue
-        grain = section.answers_per_thought * (1 + section.antithetic) if name == "rl" else 1
-        batch = _batch(f"{name}.trainer", cls, section.trainer, then, now, grain)
-        update = {"trainer": section.trainer | batch}
-        last = section.last_level_trainer if name == "curriculum" else {}
+    for name, section in recipe.stages.items():
+        grain = section.answers_per_thought * (1 + section.antithetic) if isinstance(section, RLSection) else 1
+        update = {"trainer": section.trainer | _batch(f"{name}.trainer", section.trainer, then, now, grain)}
+        last = section.last_level_trainer if isinstance(section, CurriculumSection) else {}
         if {BATCH, ACCUMULATION} & last.keys():
             both = section.trainer | last
-            update["last_level_trainer"] = last | _batch("curriculum.last_level_trainer", cls, both, then, now)
+            update["last_level_trainer"] = last | _batch("curriculum.last_level_trainer", both, then, now)
         sections[name] = section.model_copy(update=update)
     if PartialState().is_main_process:
         _announce(sections, then, now)
@@ -106,20 +100,20 @@ def _announce(sections: dict[str, Any], then: int, now: int) -> None:
     print(f"Begun on {_processes(then)}. The batches of its steps are kept: {', '.join(batches)}")
 
 
-def _batch(
-    key: str, cls: type[TrainingArguments], trainer: dict[str, Any], then: int, now: int, grain: int = 1
-) -> dict[str, int]:
+def _batch(key: str, trainer: dict[str, Any], then: int, now: int, grain: int = 1) -> dict[str, int]:
     """Batch keys of a trainer mapping for another number of processes.
 
     The problems of an optimizer step and the rollouts of a draw are kept. A process takes as many problems at once as
     before, or as many fewer as it needs to have whole batches.
 
     Args:
+        key: The recipe key of the mapping, such as sft.trainer.
         grain: Rollouts that one process must draw together.
 
     Raises:
         ProcessesError: They cannot be shared out.
     """
+    cls = CONFIGS[key.partition(".")[0]]
     given = {name: value for name, value in trainer.items() if value is not None}
     size, accumulation = (int(given.get(name, getattr(cls, name))) for name in (BATCH, ACCUMULATION))
     step = then * size * accumulation

@@ -21,7 +21,6 @@ from ..scoring.sample_files import digest
 from ..scoring.sampling_setting import Setting
 from ..system.activity import doing
 from ..system.files import check_writable, write_whole
-from ..system.processes import join_processes
 from .finished_stages import find_checkpoints
 from .folder import RunError
 
@@ -41,6 +40,8 @@ def train_reward_model(
 ) -> None:
     """Trains a latent reward model for the last checkpoint with latents, on training problems, and writes it.
 
+    Of several processes one does this (`processes.alone`).
+
     Args:
         setting: How its thoughts are drawn.
         count: Training problems to draw thoughts for.
@@ -49,7 +50,6 @@ def train_reward_model(
     Raises:
         UserError: No checkpoint with latents, samples of another one, or nothing to learn from.
     """
-    join_processes()
     recipe, checkpoints = find_checkpoints(folder, overrides, recipe_path)
     parse_noise(setting.noise)
     name = next((stage for stage in ("rl", "curriculum", *checkpoints) if stage in checkpoints), "")

@@ -68,8 +68,9 @@ def check_quantized_launch(recipe: Recipe) -> None:
     """
     if recipe.model.quantization is None:
         return
-    keys = [f"{stage}.trainer.deepspeed" for stage in ("sft", "curriculum", "rl")
-            if getattr(recipe, stage) is not None and getattr(recipe, stage).trainer.get("deepspeed")]  # fmt: skip
+    keys = [
+        f"{stage}.trainer.deepspeed" for stage, section in recipe.stages.items() if section.trainer.get("deepspeed")
+    ]
     if keys or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise LaunchError(
             f"{keys[0] if keys else 'The launcher'} asks for DeepSpeed, which cannot hold the weights that "
@@ -92,10 +93,9 @@ def check_launched(recipe: Recipe) -> None:
                 "process. Use accelerate launch --config_file recipes/accelerate/ddp.yaml scripts/train.py, or "
                 "CUDA_VISIBLE_DEVICES=0."
             )
-    for stage in ("sft", "curriculum", "rl"):
-        section = getattr(recipe, stage)
+    for stage, section in recipe.stages.items():
         for key in ("deepspeed", "fsdp"):
-            if section is not None and section.trainer.get(key) and "WORLD_SIZE" not in os.environ:
+            if section.trainer.get(key) and "WORLD_SIZE" not in os.environ:
                 raise LaunchError(
                     f"{stage}.trainer.{key} needs a launcher, which tells the processes of each other. Use accelerate "
                     "launch --config_file recipes/accelerate/zero2.yaml scripts/train.py, or remove the key."

@@ -55,10 +55,9 @@ def _as_trained(recipe: Recipe) -> dict[str, Any]:
     """
     values = recipe.model_dump(mode="json", exclude=FREE)
     del values["data"]["keep_overlap"]
-    for stage in ("sft", "curriculum", "rl"):
-        if values[stage] is not None:
-            values[stage]["trainer"].pop("ddp_timeout", None)
-            values[stage].get("last_level_trainer", {}).pop("ddp_timeout", None)
+    for stage in recipe.stages:
+        for key in ("trainer", "last_level_trainer"):
+            values[stage].get(key, {}).pop("ddp_timeout", None)
     if values["rl"] is not None:
         del values["rl"]["rollout_batch_tokens"]
     for reward in (values["rl"] or {}).get("rewards", []):

@@ -98,11 +98,11 @@ def _run(recipe: Recipe, stages: list[PlannedStage], state: PartialState, resume
         tracker.finish(exit_code=1)
         raise
     tracker.finish()
-    last = next((stage for stage in ("rl", "curriculum", "sft") if stage in trained), None)
-    if recipe.tracking.push_to_hub is not None and last is not None:
+    sent = [stage for stage in recipe.stages if stage in trained][-1:]
+    if recipe.tracking.push_to_hub is not None and sent:
         set_collective_timeout(LONG)  # the others wait for the upload
         if state.is_main_process:
-            push(recipe, last, trained[last], rows)
+            push(recipe, sent[0], trained[sent[0]], rows)
     return rows
 
 

@@ -51,11 +51,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.resume_from is not None and not is_begun(recipe.folder):
         check_source(with_dtype(recipe))
     load_plugins(recipe.plugins)
-    built: dict[str, Any] = {
-        stage: build(recipe, recipe.folder / stage)
-        for stage, build in TRAINER_ARGS.items()
-        if getattr(recipe, stage) is not None
-    }
+    built: dict[str, Any] = {stage: TRAINER_ARGS[stage](recipe, recipe.folder / stage) for stage in recipe.stages}
     unset_hf_deepspeed_config()  # under ZeRO-3 a config that was built makes every model loaded later sharded
     if recipe.curriculum is not None:
         curriculum_args(recipe, recipe.folder, is_last=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from .network import is_one_machine
+
 logger = logging.getLogger(__name__)
 BUILD = 1800.0  # seconds that no build takes
 
@@ -46,8 +48,7 @@ def _is_dead(lock: Path) -> bool:
         OSError: It is gone.
     """
     found = lock.stat()
-    is_one_machine = os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
-    if found.st_mtime >= psutil.Process().create_time() - (0.0 if is_one_machine else BUILD):
+    if found.st_mtime >= psutil.Process().create_time() - (0.0 if is_one_machine() else BUILD):
         return False
     held = lock.resolve()
     for process in psutil.process_iter():

@@ -1,4 +1,4 @@
-"""Through which network interface the processes of several machines talk."""
+"""Launches over several machines, and the network interface through which their processes talk."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 import socket
 
 import psutil
+
+
+def is_one_machine() -> bool:
+    """Whether all processes of this launch are on this machine, as far as its launcher says."""
+    return os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
 
 
 def choose_interface() -> None:
@@ -16,8 +21,7 @@ def choose_interface() -> None:
     hangs or ends. The interface that leads to the main machine is one that all machines share.
     """
     main = os.environ.get("MASTER_ADDR")
-    is_one_machine = os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
-    if main is None or is_one_machine or "GLOO_SOCKET_IFNAME" in os.environ:
+    if main is None or is_one_machine() or "GLOO_SOCKET_IFNAME" in os.environ:
         return
     try:
         own = _address_towards(main)

@@ -13,7 +13,7 @@ VARIABLES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 
 def trial_stage(recipe: Recipe) -> str:
     """The stage whose run is the trial: the last one of a recipe, on which its metric is measured."""
-    return [name for name in ("sft", "curriculum", "rl") if getattr(recipe, name) is not None][-1]
+    return list(recipe.stages)[-1]
 
 
 @contextmanager

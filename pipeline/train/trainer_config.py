@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from ..recipe.load import RecipeError, nearest
 from ..system.processes import on_cpu
 from .trainer_trial import check_together
-from .trainer_values import check_values, config_values
+from .trainer_values import check_values, config_values, with_no
 
 # Trainer keys that the pipeline sets itself -> where their value comes from. A recipe may not set them.
 RESERVED = {
@@ -84,6 +84,7 @@ def trainer_config(
         RecipeError: Unknown or reserved keys, or values that cannot be trained with.
     """
     check_trainer_keys(cls, key, values)
+    values = with_no(values)
     check_values(key, cls, values)
     ours: dict[str, Any] = {
         # Launchers do not pass it on to their workers. Without it processes on CPU do not find each other.

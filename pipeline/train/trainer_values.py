@@ -110,7 +110,7 @@ def check_values(key: str, cls: type[TrainingArguments], values: dict[str, Any])
         RecipeError: A value of the wrong type, out of bounds, or one that does not work in the pipeline.
     """
     types = get_type_hints(cls)
-    for name, value in _with_no(values).items():
+    for name, value in values.items():
         if name in FIXED and value not in (None, FIXED[name][0]):
             only, why = FIXED[name]
             other = f", or set it to {only}" if only not in (None, "") else ""
@@ -137,7 +137,6 @@ def config_values(key: str, cls: type[TrainingArguments], values: dict[str, Any]
         RecipeError: There is no such DeepSpeed config.
     """
     types = get_type_hints(cls)
-    values = _with_no(values)
     kept = {name: value for name, value in values.items() if value is not None or type(None) in get_args(types[name])}
     path = kept.get("deepspeed")
     if isinstance(path, str):
@@ -148,6 +147,6 @@ def config_values(key: str, cls: type[TrainingArguments], values: dict[str, Any]
     return kept
 
 
-def _with_no(values: dict[str, Any]) -> dict[str, Any]:
+def with_no(values: dict[str, Any]) -> dict[str, Any]:
     """The values with the word no where a strategy has it: YAML reads it as false."""
     return {name: "no" if value is False and name.endswith("_strategy") else value for name, value in values.items()}

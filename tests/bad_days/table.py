@@ -16,7 +16,8 @@ TITLES = {
     "lora": "LoRA and precision",
     "rewards": "Rewards and scorers",
     "evaluation": "Evaluation",
-    "runs": "Runs, disks and processes",
+    "disks": "Disks",
+    "runs": "Runs and processes",
     "resume": "Resuming",
     "tracking": "W&B",
 }

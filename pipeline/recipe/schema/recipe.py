@@ -70,6 +70,12 @@ class Recipe(Section):
         return Path(self.output_dir) / self.name
 
     @property
+    def stages(self) -> dict[str, SFTSection | CurriculumSection | RLSection]:
+        """The sections of stages that are trained, by name and in their order."""
+        sections = {"sft": self.sft, "curriculum": self.curriculum, "rl": self.rl}
+        return {name: section for name, section in sections.items() if section is not None}
+
+    @property
     def held_out(self) -> int:
         """Number of held-out problems: the most that a stage measures on while it trains."""
         count = self.curriculum.eval_problems if self.curriculum is not None else 0
