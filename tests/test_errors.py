@@ -13,7 +13,7 @@ from wandb_reader import read_run
 
 from neuralese.pipeline.cli import check_output, errors
 from neuralese.pipeline.cli.app import main
-from neuralese.pipeline.cli.machine_errors import written_file
+from neuralese.pipeline.cli.machine_errors import missing, written_file
 from neuralese.pipeline.run import launch
 from neuralese.pipeline.system.activity import NOW, begin, doing
 
@@ -202,3 +202,15 @@ def test_standard_error_is_no_file_that_was_being_written():
     with pytest.raises(OSError) as raised:
         fails(io.TextIOWrapper(io.FileIO(2, "w", closefd=False)))
     assert written_file(raised.value) is None
+
+
+def test_what_a_checkpoint_lacks_is_told_by_the_one_before_without_its_merge(tmp_path):
+    """`load_universal` leaves DeepSpeed's merged parts in it, which no checkpoint is written with."""
+    for name, size in (
+        ("checkpoint-2/a", 1000),
+        ("checkpoint-2/global_step2_universal/b", 5000),
+        ("checkpoint-4/a", 400),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert missing(OSError("No space left on device"), tmp_path / "checkpoint-4" / "c") == 600
