@@ -44,8 +44,7 @@ def measure(setting: Setting, arm: str, repeats: int) -> tuple[float, float]:
     step(model, *replace(setting, batch=1, prompt=8).batch_of_rows())  # libraries take what they need once
     model.zero_grad(set_to_none=True)
     ids, labels = setting.batch_of_rows()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = memory_status("VmRSS")
+    before = forget_peak()
     step(model, ids, labels)
     added = memory_status("VmHWM") - before
     seconds = []
@@ -55,6 +54,12 @@ def measure(setting: Setting, arm: str, repeats: int) -> tuple[float, float]:
         step(model, ids, labels)
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds), added
+
+
+def forget_peak() -> float:
+    """Begins a new peak of this process's memory. Returns the MiB that it holds."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory_status("VmRSS")
 
 
 def memory_status(name: str) -> float:

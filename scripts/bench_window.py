@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from bench_engine import LATENT_ID
-from bench_scaling import memory_status
+from bench_scaling import forget_peak, memory_status
 from rich.console import Console
 from rich.table import Table
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -65,8 +65,7 @@ def measure(arm: str, latents: int, repeats: int) -> Point:
     section = LatentConfig(window=window, sees_question=sees_question, token_ids=(2, LATENT_ID, 4))
     model = latentize(GPT2LMHeadModel(config).eval(), section)
     think(model, 4)  # libraries take what they need once
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = memory_status("VmRSS")
+    before = forget_peak()
     buffers = BufferPeak()
     with buffers:
         think(model, latents)

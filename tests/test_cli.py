@@ -225,6 +225,7 @@ def test_a_bad_reward_ends_training_with_a_message_and_loses_nothing(capsys, fin
         (["curriculum=null", "sft=null"], "rl.noise=gaussian:0.3 has no latents to fall on"),
         (["model.lora={rr: 4}"], "did you mean 'r'"),
         (["rl.trainer.temperature=0"], "must be above 0"),
+        (["rl.trainer.ds3_gather_for_generation=false"], "is set by model.ds3_gather_for_generation"),
         (["rl.trainer.reward_weights=[1.0]"], "set by the weights of rl.rewards"),
         (["data.eval={path: nowhere.jsonl}"], "nowhere.jsonl"),
         (["evaluate.max_new_tokens=30"], "context window of 32"),

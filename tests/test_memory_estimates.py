@@ -140,6 +140,7 @@ def test_zero_at_the_end_of_the_backward_and_while_it_draws():
     assert held(replace(huge, draws=True), "ZeRO-3", 100)["gradients"] == BUCKET + LIVE
     assert held(huge, "ZeRO-3", 100)["weights"] == 2 * LIVE
     assert held(replace(huge, draws=True), "ZeRO-3", 100)["weights"] == 101 * LIVE
+    assert held(replace(huge, draws=True, draws_whole=False), "ZeRO-3", 100)["weights"] == 2 * LIVE
 
 
 def test_a_ledger_counts_what_lives():

@@ -178,6 +178,26 @@ def is_gathered(weight: Any) -> bool:
     return weight.ds_status == ZeroParamStatus.AVAILABLE
 
 
+def gather_weight(weight: Any) -> None:
+    """DeepSpeed: makes a sharded weight whole, on all processes together."""
+    weight.all_gather()
+
+
+def release_weight(weight: Any) -> None:
+    """DeepSpeed: leaves this process its shard of a weight that was whole."""
+    weight.partition()
+
+
+def forget_order(engine: Any) -> None:
+    """DeepSpeed: ZeRO-3 forgets the order in which it gathers weights, and learns it again in the next training step.
+
+    It gathers ahead by that order, which must be one on all processes.
+    """
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+    if not coordinator.is_invalid_trace():
+        coordinator._invalidate_trace()
+
+
 # torch: reads a number from a tensor.
 READ_NUMBER = torch.ops.aten._local_scalar_dense.default
 

@@ -21,6 +21,7 @@ class TimedTrainer(Trainer):
     A mix-in before a Trainer of a library. All numbers of a log take one collective.
     """
 
+    ds3_gather_for_generation = True  # see the recipe's model section
     update_part = "forward_backward"  # the part of the step that computes loss and gradients
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -35,7 +35,7 @@ RESERVED = {
         "the pipeline, which compiles nothing: passes over latents change their shape with every batch",
     ),
     **dict.fromkeys(("fsdp", "fsdp_config"), "the launcher, which shards by DeepSpeed (recipes/accelerate/zero3.yaml)"),
-    "ds3_gather_for_generation": "the pipeline, whose rollouts need whole weights",
+    "ds3_gather_for_generation": "model.ds3_gather_for_generation, for all stages",
     **dict.fromkeys(
         (
             "use_vllm",

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...system.compat import is_gathered, is_sharded
+from .synced_passes import SyncedPasses
 
 
 def whole(weights: Iterable[Tensor], change: bool = False) -> AbstractContextManager[Any]:
@@ -23,6 +24,8 @@ def whole(weights: Iterable[Tensor], change: bool = False) -> AbstractContextMan
     sharded = [weight for weight in theirs if not is_gathered(weight)]
     if not sharded:
         return nullcontext()
+    if SyncedPasses.active is not None and not change:
+        return SyncedPasses.active.gathering(sharded)
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(sharded, modifier_rank=0 if change else None)

@@ -51,6 +51,11 @@ class ModelSection(Section):
         None, description="attention of Transformers, sdpa or eager; None: its default for the model"
     )
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; None: all weights are trained")
+    ds3_gather_for_generation: bool = Field(
+        True,
+        description="whole weights on every process while rollouts are drawn or measured under ZeRO-3; false: they are "
+        "gathered layer by layer, in less memory and more time",
+    )
     quantization: QuantizationSection | None = Field(
         None, description="keep the frozen base of the LoRA in 4 or 8 bits (QLoRA); needs bitsandbytes"
     )

@@ -13,14 +13,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from transformers import TrainerCallback
-from trl.models import unwrap_model_for_generation
 
 from ....data.problem import Problem
 from ....rewards.score import is_right
 from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
 from ..followed import Followed
-from ..lora import inner_model
+from ..generation import generating
 from .level_trainer import LevelTrainer
 
 
@@ -81,8 +80,8 @@ class Promotion(TrainerCallback):
         assert self.trainer is not None
         state = PartialState()
         mine = self.problems[state.process_index :: state.num_processes]
-        with unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model:
-            reasoner = Reasoner(inner_model(model), self.reasoner.tokenizer)
+        with generating(self.trainer) as model:
+            reasoner = Reasoner(model, self.reasoner.tokenizer)
             samples = reasoner.generate(
                 [problem.question for problem in mine],
                 num_latents=num_latents,

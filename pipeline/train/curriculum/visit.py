@@ -100,6 +100,7 @@ def train_visit(context: Context, plan: ArmPlan, visit: Visit) -> None:
         noise_ramp=plan.section.noise_ramp,
         optimizer_of=visit.optimizer_of,
     )
+    trainer.ds3_gather_for_generation = recipe.model.ds3_gather_for_generation
     promotion.trainer = trainer
     if not plan.section.reset_optimizer and trainer.is_deepspeed_enabled:
         raise RecipeError("curriculum.reset_optimizer=false does not work with DeepSpeed. Remove it.")

@@ -59,7 +59,8 @@ def estimates(inputs: Inputs, train: list[Problem]) -> Iterator[Estimate]:
         yield found
         most, rollouts = peak_of_draw(inputs, update)
         most = {**most, "optimizer": found.peak.optimizer}
-        peak = replace(found.peak, most=most, most_beside_gradients=most, draws=True)
+        gathers = recipe.model.ds3_gather_for_generation
+        peak = replace(found.peak, most=most, most_beside_gradients=most, draws=True, draws_whole=gathers)
         yield Estimate("rl, draw", rollouts, found.longest, peak)
 
 

@@ -35,7 +35,8 @@ class Peak:
         optimizer: Bytes of the optimizer's states.
         reference: Bytes of a second model that is held beside it.
         accumulates: Gradients of earlier micro-batches are held from the beginning.
-        draws: Rollouts are drawn, for which ZeRO-3 gathers all weights, and nothing has a gradient.
+        draws: Rollouts are drawn, and nothing has a gradient.
+        draws_whole: ZeRO-3 gathers all weights for them.
     """
 
     most: Bytes
@@ -46,6 +47,7 @@ class Peak:
     reference: int = 0
     accumulates: bool = False
     draws: bool = False
+    draws_whole: bool = True
 
 
 def peak_of(step: Step, quantization: QuantizationSection | None) -> Peak:

@@ -25,14 +25,14 @@ def held(peak: Peak, way: Way, processes: int) -> Bytes:
 
     DDP keeps a second copy of the gradients, in the buckets that it sends. ZeRO-2 keeps a process's part of gradients,
     optimizer states and of a second copy of the weights, which the optimizer changes; ZeRO-3 of the weights, too, of
-    which some are whole at a time, and all while rollouts are drawn.
+    which some are whole at a time, and all while rollouts are drawn, unless these gather them layer by layer.
     """
     if way in ("one process", "DDP"):
         copies = 0 if way == "one process" else peak.trained
         return {**peak.most, "reference": peak.reference, "gradients": peak.most.get("gradients", 0) + copies}
     part, states = peak.trained // processes, peak.optimizer // processes
     if way == "ZeRO-3":
-        whole = peak.in_full if peak.draws else min(peak.in_full, LIVE)
+        whole = peak.in_full if peak.draws and peak.draws_whole else min(peak.in_full, LIVE)
         always = _kinds(peak.in_full // processes + whole, peak.reference // processes, states)
         sent = 0 if peak.draws else min(BUCKET, peak.trained)  # a second bucket, in the order of the processes
         return {**peak.most_beside_gradients, **always, "gradients": BUCKET + part + sent}  # the first is never freed

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl.models import unwrap_model_for_generation
 
 from ...latent.batch import Draw, Given
 from ...latent.noise.values import share_bases
@@ -33,7 +32,7 @@ from ...model.reading import thought_texts
 from ...model.reasoner import Reasoner
 from ...system.compat import latest_completions, logged_metric, replace_prompts, rollout_tokenizer, shuffling_by
 from ..clock import REST
-from ..lora import inner_model
+from ..generation import generating
 from .actions import latent_mask, shortened, stop_mask, with_actions
 from .advantages import max_at_k_advantages, thought_advantages
 from .call_state import Drawn, Work
@@ -164,14 +163,11 @@ class LatentGRPOTrainer(LatentTrainer):
             self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p,
             draws_stops=self.decisions > 0,
         )  # fmt: skip
-        unwrapped = unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        )
-        with self.clock.part("rollout"), unwrapped as model:
-            policy = inner_model(model)
+        with self.clock.part("rollout"), generating(self) as policy:
             if self.noise is not None:
                 self.noise.prepare(policy)
-            # Weights are gathered around all parts, so processes may cut their rollouts into different numbers of them.
+            # Processes may cut their rollouts into different numbers of parts: weights are gathered around all of them,
+            # or in turn.
             drawn = generate(
                 policy, prompts, rows, seeds, sampling, self.noise, self.eos_token_ids, self.settings.budget
             )

@@ -11,10 +11,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import Tensor
 from transformers import TrainerCallback
-from trl.models import unwrap_model_for_generation
 
 from ....data.problem import Problem
 from ....rewards.score import is_right
+from ...latent.engine.synced_passes import meet
 from ...latent.noise import Noise, Replacement
 from ...latent.noise.values import keeping_bases
 from ...latent.thoughts import THOUGHT_SOURCES
@@ -23,7 +23,7 @@ from ...problems.donors import derange
 from ...recipe.schema import EvaluateSection
 from ...system.compat import logged_metric
 from ..followed import Followed
-from ..lora import inner_model
+from ..generation import generating
 from .legibility import is_legible, read_thoughts
 
 THOUGHT = ("legibility", "gold_logprob", "text_logprob")  # measured of thoughts, not of answers
@@ -74,10 +74,8 @@ class HeldOutCallback(TrainerCallback):
         """`held_out/...` and `thought/...`, the same on every process."""
         state = PartialState()
         mine = self.problems[state.process_index :: state.num_processes]
-        with unwrap_model_for_generation(self.trainer.model_wrapped, self.trainer.accelerator) as model:
-            policy = inner_model(model)
-            with keeping_bases(policy):
-                right = self._right(Reasoner(policy, self.reasoner.tokenizer), mine)
+        with generating(self.trainer) as policy, keeping_bases(policy):
+            right = self._right(Reasoner(policy, self.reasoner.tokenizer), mine)
         # Sums and counts: with swapped latents some problems have no donor and do not count.
         pairs = [[sum(values), len(values)] for values in right.values()]
         totals = torch.tensor(pairs, dtype=torch.float32, device=state.device)
@@ -138,6 +136,7 @@ class HeldOutCallback(TrainerCallback):
         """
         state = PartialState()
         every: dict[int, tuple[Tensor, int]] = {}
+        meet()
         for rank, found in enumerate(gather_object([list(zip(latents.cpu(), counts, strict=True))])):
             every |= dict(zip(range(rank, len(self.problems), state.num_processes), found, strict=True))
         answers = [problem.answer for problem in self.problems]

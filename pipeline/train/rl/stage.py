@@ -97,6 +97,7 @@ def train_rl(context: Context, base: str | Path, folder: Path) -> None:
         trained, whole = weights_that_train(trainer.model)
         tracking.extra["trainable_parameters"] = trained
         progress.title = f"rl, {trained:,} of {whole:,} weights train"
+    trainer.ds3_gather_for_generation = model.ds3_gather_for_generation
     trainer.data_collator = rows
     trainer.step_labels = labels
     trainer.table = _table(context, args.log_completions)
