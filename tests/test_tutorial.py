@@ -20,7 +20,12 @@ SMALL = [
 ]  # fmt: skip
 OF_STAGES = {
     "text": ["sft.trainer.max_steps=1", "sft.trainer.per_device_train_batch_size=2"],
-    "rl": ["rl.trainer.max_steps=1", "rl.trainer.per_device_train_batch_size=8", "rl.trainer.max_completion_length=12"],
+    "rl": [
+        "rl.trainer.max_steps=1",
+        "rl.trainer.per_device_train_batch_size=8",
+        "rl.trainer.max_completion_length=12",
+        "rl.eval_problems=4",
+    ],
 }
 
 

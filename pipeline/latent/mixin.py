@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from ..system.compat import is_sharded
 from .batch import Batch, Draw, Given
 from .config import LatentConfig, ModelError, context_window
 from .engine.columns import Visibility
@@ -296,9 +297,10 @@ class LatentMixin:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _most_latents(self, counts: Tensor) -> int:
-        """Latents of the longest row; under ZeRO-3, where all ranks gather weights together, of all ranks' rows."""
+        """Latents of the longest row; where ZeRO-3 shards the weights, which ranks gather together, of all ranks."""
         most = counts.max()
-        if is_deepspeed_zero3_enabled() and dist.is_initialized():
+        shards = any(map(is_sharded, self.parameters()))  # type: ignore[attr-defined]
+        if shards and is_deepspeed_zero3_enabled() and dist.is_initialized():
             most = most.clone()
             dist.all_reduce(most, op=dist.ReduceOp.MAX)
         return int(most)

@@ -34,7 +34,7 @@ class Followed:
         """Sends greedy answers of this process, if it is the main one.
 
         Args:
-            reasoner: The model that gave them, with whole weights.
+            reasoner: The model that gave them.
             samples: Of each problem, one answer.
             right: (P, 1) whether it is right.
         """

@@ -2,9 +2,11 @@
 
 ZeRO-3 gathers the weights of a layer when the layer runs, on all processes together, so all must run the same layers in
 the same order. Processes that draw answers do not: one has longer thoughts, longer answers or more questions than
-another. Here they take turns. Before anything is gathered each says what it needs next. All gather the first of it, and
-those that need something else run along with one token. A pass over the decoder comes after all else that is needed, so
-that all which wait for one make it together: there are as many passes as the busiest process makes.
+another. Here they take turns. Before anything is gathered each says what it needs next. All gather the first of it,
+also those that need something else; those that have come to a meeting run along in passes, with one token. A pass over
+the decoder comes after all weights that are needed, so that all which wait for one make it together: from meeting to
+meeting there are as many as the busiest process makes. An error of one process leaves the others waiting, as in any
+collective, until the launcher ends them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from torch import nn
 
 from ...system.compat import forget_order, gather_weight, is_gathered, is_sharded, release_weight
 
-# What a process may need besides a weight, which it asks for by its number. Those come first.
+# What a process may need besides a weight, which it asks for by its number. Weights come first, then a pass, and a
+# meeting last.
 PASS, MEETING = 2**62, 2**62 + 1
 
 
@@ -78,11 +81,13 @@ class SyncedPasses:
 
     def _pass_along(self) -> None:
         self.is_passing = True
-        size = self.trunk.config.get_text_config().hidden_size
+        size, was_training = self.trunk.config.get_text_config().hidden_size, self.trunk.training
+        self.trunk.eval()  # dropout would take random numbers that training needs
         with torch.no_grad():
             self.trunk(
                 inputs_embeds=torch.zeros(1, 1, size, device=self.device, dtype=self.trunk.dtype), use_cache=False
             )
+        self.trunk.train(was_training)
 
     def _gather(self, weights: Sequence[Any]) -> None:
         for weight in weights:

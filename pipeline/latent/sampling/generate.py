@@ -48,7 +48,8 @@ def generate(
     """Samples N answers from B prompts. Equal prompts are prefilled once, and equal thoughts are computed once.
 
     Args:
-        model: A latent reasoner, unwrapped, with all its weights at hand. The caller has called `noise.prepare`.
+        model: A latent reasoner, unwrapped, with its weights at hand or gathered in turn (`synced_passes`). The
+            caller has called `noise.prepare`.
         prompt_ids: B prompts as token ids, latent placeholders included.
         rows: (N,) prompt of each answer.
         seeds: (N,) one seed per answer.
