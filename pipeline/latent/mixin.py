@@ -299,8 +299,8 @@ class LatentMixin:
     def _most_latents(self, counts: Tensor) -> int:
         """Latents of the longest row; where ZeRO-3 shards the weights, which ranks gather together, of all ranks."""
         most = counts.max()
-        shards = any(map(is_sharded, self.parameters()))  # type: ignore[attr-defined]
-        if shards and is_deepspeed_zero3_enabled() and dist.is_initialized():
+        shards = is_deepspeed_zero3_enabled() and dist.is_initialized()
+        if shards and any(map(is_sharded, self.parameters())):  # type: ignore[attr-defined]
             most = most.clone()
             dist.all_reduce(most, op=dist.ReduceOp.MAX)
         return int(most)

@@ -11,7 +11,12 @@ import pytest
 from conftest import ROOT
 
 TINY = str(ROOT / "tests" / "tiny.yaml")
+# Begins the stage sft of the tiny recipe.
+SFT = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null"]
+SFT += ["tracking.wandb=false", "evaluate.sampling=[]"]
 NOTHING_BEGUN = "nothing was begun"
+AS_BEFORE = "the run, as it was"
+FINISHED = "finished stages and checkpoints; --resume goes on"
 
 
 @dataclass(frozen=True)

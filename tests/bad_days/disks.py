@@ -10,20 +10,13 @@ from disks import mount, read_only_run, remount
 from runs import assert_same_weights
 
 from neuralese.pipeline.cli.app import main
-from neuralese.pipeline.latent.sampling import generate
 from neuralese.pipeline.system.integrity import fault_in
 from neuralese.pipeline.train import callbacks, hand_over
 
-from .day import TINY, BadDay
+from .day import AS_BEFORE, FINISHED, SFT, TINY, BadDay
 
-SFT = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null"]
-SFT += ["tracking.wandb=false", "evaluate.sampling=[]"]
 WIDE = [*SFT, "output_dir={folder}/disk", "model.config.n_embd=64", "sft.trainer.max_steps=8"]
-RL = ["train", TINY, "output_dir={folder}", "curriculum=null", "rl.noise=null", "tracking.wandb=false"]
-RL += ["evaluate.sampling=[]"]
-DRAW, AT_STEP_END = generate._generate, callbacks.ProgressCallback.on_step_end
-AS_BEFORE = "the run, as it was"
-FINISHED = "finished stages and checkpoints; --resume goes on"
+AT_STEP_END = callbacks.ProgressCallback.on_step_end
 
 
 def read_only(scene):

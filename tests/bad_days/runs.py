@@ -11,16 +11,11 @@ from neuralese.pipeline.run import evaluate
 from neuralese.pipeline.system.integrity import fault_in
 from neuralese.pipeline.train import callbacks
 
-from .day import TINY, BadDay
+from .day import AS_BEFORE, FINISHED, SFT, TINY, BadDay
 
-SFT = ["train", TINY, "output_dir={folder}", "rl=null", "curriculum=null"]
-SFT += ["tracking.wandb=false", "evaluate.sampling=[]"]
-WIDE = [*SFT, "output_dir={folder}/disk", "model.config.n_embd=64", "sft.trainer.max_steps=8"]
 RL = ["train", TINY, "output_dir={folder}", "curriculum=null", "rl.noise=null", "tracking.wandb=false"]
 RL += ["evaluate.sampling=[]"]
-DRAW, AT_STEP_END = generate._generate, callbacks.ProgressCallback.on_step_end
-AS_BEFORE = "the run, as it was"
-FINISHED = "finished stages and checkpoints; --resume goes on"
+DRAW = generate._generate
 
 
 def raising(error):
