@@ -3,7 +3,7 @@
 import torch
 
 from neuralese.pipeline.train.rl.actions import latent_mask, with_actions
-from neuralese.pipeline.train.rl.value_loss import action_values
+from neuralese.pipeline.train.rl.value_loss import action_values, and_next
 
 LATENT = 9
 ROLLOUTS = {
@@ -42,3 +42,18 @@ def test_the_value_of_an_action_is_that_of_the_state_before_it():
     is_latent = ROLLOUTS["prompt_ids"] == LATENT
     found = action_values(state_values, is_latent, answers=2, most_latents=2)
     assert found.tolist() == [[11, 12, 13, 14], [12, 0, 13, 14], [10, 11, 13, 14]]
+
+
+def test_a_decision_to_stop_has_the_value_of_the_state_after_the_last_latent():
+    """Latents in columns 2 and 3, in 3, and in 1 and 2, of at most 3. The first row ends with its question."""
+    state_values = torch.arange(10.0, 16.0).expand(3, 6)
+    is_latent = ROLLOUTS["prompt_ids"] == LATENT
+    found = action_values(state_values, is_latent, answers=2, most_latents=3, decides=True)
+    assert found.tolist() == [[11, 12, 13, 13, 14], [12, 13, 0, 13, 14], [10, 11, 12, 13, 14]]
+    full = action_values(state_values, is_latent, answers=2, most_latents=2, decides=True)
+    assert full.tolist() == [[11, 12, 13, 14], [12, 13, 13, 14], [10, 11, 13, 14]]
+
+
+def test_the_step_behind_a_thought():
+    is_latent = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    assert and_next(is_latent).int().tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]

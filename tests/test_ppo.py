@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from reference import latent_inputs
+from reference import latent_inputs, states_of
 from safetensors.torch import load_file
 from test_grpo import first_token_reward, make_trainer
 from transformers import AutoModelForCausalLM
@@ -96,15 +96,18 @@ def random_head(reasoner, detach=True):
 
 
 def naive_states(reasoner, inputs, row, noise):
-    """The states (steps, d) before each latent and each answer token of one rollout."""
+    """The states (steps, d) before each latent, a decision to stop, and each answer token of one rollout."""
     prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
     answer = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()].tolist()
     ids, latent = prompt + answer, reasoner.config.token_ids[1]
     epsilon = noise.sample_batch(inputs["noise_seeds"][[row]], prompt.count(latent), 32)[0]
     embeds = latent_inputs(reasoner.model, ids, epsilon, lambda z, e: noise.apply(Thought(z), e))
-    hidden = reasoner.model.base_model(inputs_embeds=embeds[None], use_cache=False).last_hidden_state[0]
-    places = [i for i, token in enumerate(ids) if token == latent] + list(range(len(prompt), len(ids)))
-    return hidden[[place - 1 for place in places]]
+    hidden = states_of(reasoner.model, embeds, ids)
+    slots = [i for i, token in enumerate(ids) if token == latent]
+    before = [slot - 1 for slot in slots]
+    if reasoner.config.stop_head and len(slots) < reasoner.config.num_latents:
+        before.append(slots[-1])
+    return hidden[before + list(range(len(prompt) - 1, len(ids) - 1))]
 
 
 def value(head, states):

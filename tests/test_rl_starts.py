@@ -66,7 +66,6 @@ def test_thoughts_that_do_not_see_all_train_under_every_estimator(finished, tmp_
     [
         ({"thought_source": "pause"}, [], "rl.noise=gaussian:0.3 has no latents to fall on with thought source pause"),
         ({"loops": 2}, ["rl.estimator=score_function"], "score_function"),
-        ({"stop_head": True}, ["rl.algorithm=ppo"], "rl.algorithm=ppo does not train a stop head"),
         ({"stop_head": True}, ["rl.trainer.loss_type=grpo"], "loss_type=grpo does not fit latent.stop_head"),
     ],
 )

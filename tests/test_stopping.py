@@ -171,7 +171,6 @@ def test_metrics_of_thoughts_of_different_lengths_by_hand():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["rl.algorithm=ppo"], "rl.algorithm=ppo does not train a stop head: .* Set rl.algorithm=grpo"),
         (["rl.trainer.loss_type=bnpo"], "loss_type=bnpo does not fit latent.stop_head, whose decisions to stop are no"),
         (["rl.trainer.importance_sampling_level=sequence"], "importance_sampling_level=sequence does not fit"),
         (["rl.max_at=2", "rl.answers_per_thought=2"], "max_at with answers_per_thought=2 .* for latent.stop_head"),

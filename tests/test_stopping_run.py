@@ -25,8 +25,9 @@ REWARDS = "rl.rewards=[{function: exact_match}, {function: latent_cost, weight: 
         ["model.lora={r: 2, target_modules: [c_attn]}", "rl.answers_per_thought=2", "rl.noise=null"],
         ["curriculum.supervision=step_tokens", "rl.step_tokens_weight=0.1", "rl.eval_every=4", "rl.eval_problems=12"],
         ["rl.estimator=mix:0.5", "rl.equal_groups=resample", "rl.trainer.num_iterations=2", "rl.trainer.save_steps=4"],
+        ["rl.algorithm=ppo", "rl.answers_per_thought=2", "rl.trainer.num_iterations=2", "rl.trainer.save_steps=4"],
     ],
-    ids=["held out", "lora", "labels", "mix"],
+    ids=["held out", "lora", "labels", "mix", "ppo"],
 )
 def test_a_recipe_trains_when_to_stop(tmp_path, options):
     of = tiny(tmp_path, *STOPPING, REWARDS, "rl.trainer.learning_rate=0.01", *options)

@@ -17,7 +17,7 @@ class Work:
     TRL calls hooks from inside its own methods and gives them no argument for this. `Working.working` opens a Work
     around each such call and closes it afterwards, so nothing here outlives the call. There are three kinds of
     calls: drawing rollouts (`_draw`), computing one part of the loss (`policy_loss`), and asking for log-probs under
-    the weights that drew the rollouts (`LatentPPOTrainer._as_drawn`).
+    the weights that drew the rollouts (`LatentPPOTrainer._add_old_logps`).
 
     Attributes:
         rollouts: Tensors over the B rollouts: `noise_seeds` and `questions` (B,), `latents` (B, L, d) where their

@@ -5,6 +5,10 @@ value head on the trunk, V(x, z_<=k) at latents and V(x, z, o_<t) at tokens. Adv
 estimates (`gae`) over both kinds of actions. The estimator says which of them carry a policy gradient: with `replay`
 the tokens, through which it reaches the latents; with `score_function` the latents too.
 
+A stop head decides in the state after latent k, which is also the state that latent k + 1 is made from. So "go on, and
+latent k + 1" is one step with one value and one advantage, that of the decision and of the latent. "Stop" is a step of
+its own, behind the latents of a thought that has fewer than L.
+
 `_draw` adds values, advantages and returns to the rollouts of GRPO. `_compute_loss` adds the loss of the critic
 (`value_loss`) to GRPO's.
 """
@@ -26,7 +30,7 @@ from .grpo import LatentGRPOTrainer
 from .logps import answers_of
 from .metrics import replay_metrics
 from .rollouts import RolloutSettings
-from .value_loss import action_values, value_loss
+from .value_loss import action_values, and_next, value_loss
 
 KL_GAIN, KL_CLIP = 0.1, 0.2  # arXiv 1909.08593, section 2.2
 
@@ -69,11 +73,9 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         self._steer_kl()
         drawn = super()._draw(inputs)
         rollouts = drawn.rollouts
-        if drawn.state_values is None:
-            rollouts["old_per_token_logps"], state_values = self._as_drawn(rollouts)
-            self.watched.add_all(replay_metrics(rollouts["old_per_token_logps"], rollouts))
-        else:  # TRL has asked for both, as it does with inner steps
-            state_values = drawn.state_values
+        state_values = drawn.state_values  # where TRL has asked for log-probs, as it does with inner steps
+        if state_values is None:
+            state_values = self._add_old_logps(rollouts)
         values = self._action_values(state_values, rollouts["prompt_ids"], rollouts["completion_ids"].size(1))
         rollouts["is_scored"] = self._mine(drawn.is_scored)
         mask = self._actions(rollouts)
@@ -91,6 +93,8 @@ class LatentPPOTrainer(LatentGRPOTrainer):
             "returns": returns,
             "num_actions_in_batch": self.accelerator.gather(mask.sum()).sum(),
         }
+        if self.decisions:  # after latent k, with latent k + 1 or alone
+            rollouts["stop_advantages"] = advantages[:, 1:count]
         if self.settings.estimator.uses_density and "latent_rms" not in rollouts:
             self._add_old_densities(rollouts)
         residual, spread = self._moments(torch.stack([returns - values, returns]), mask)[1]
@@ -98,25 +102,32 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         return drawn
 
     @torch.no_grad()
-    def _as_drawn(self, rollouts: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Log-probs (B, A) of the answers and state values (B, T), under the weights that drew them."""
+    def _add_old_logps(self, rollouts: dict[str, Any]) -> Tensor:
+        """Adds log-probs of actions under the weights that drew them, and returns state values (B, T) under these."""
         answers = answers_of(rollouts)
         with self.working(Work({"noise_seeds": rollouts["noise_seeds"]})) as work:
             logps, _, _ = self._get_per_token_logps_and_entropies(
                 self.model, answers.ids, answers.mask, answers.width, self.args.per_device_train_batch_size
             )
         assert work.state_values is not None
-        return logps, work.state_values
+        rollouts["old_per_token_logps"] = logps
+        if self.decisions:
+            rollouts["old_stop_logps"] = work.stop_logps
+        self.watched.add_all(replay_metrics(logps, rollouts, work.stop_logps))
+        return work.state_values
 
     def _action_values(self, state_values: Tensor | None, prompt_ids: Tensor, answers: int) -> Tensor:
         assert state_values is not None
         is_latent = prompt_ids == self.reasoner.config.token_ids[1]
-        return action_values(state_values, is_latent, answers, self._most_latents)
+        return action_values(state_values, is_latent, answers, self._most_latents, self.decisions > 0)
 
     def _actions(self, rollouts: dict[str, Any]) -> Tensor:
-        """Mask (B, L + A) of the actions of each rollout that was scored, latents first."""
-        is_latent = self._latent_mask(rollouts, self._most_latents)
-        return torch.cat([is_latent, rollouts["completion_mask"]], 1) * rollouts["is_scored"][:, None]
+        """Mask (B, L + A) of the actions of each rollout that was scored, those of its thought first."""
+        thought = self._latent_mask(rollouts, self._most_latents).bool()
+        if self.decisions:
+            thought = and_next(thought)
+        answers = rollouts["completion_mask"]
+        return torch.cat([thought.to(answers), answers], 1) * rollouts["is_scored"][:, None]
 
     @property
     def _most_latents(self) -> int:

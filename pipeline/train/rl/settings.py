@@ -97,14 +97,8 @@ def check_stops(section: RLSection) -> None:
     """Makes sure that the decisions of a stop head can be actions of rollouts.
 
     Raises:
-        RecipeError: PPO.
         EstimatorError: Options that take every action for a token, or give no unbiased credit to a thought.
     """
-    if section.algorithm == "ppo":
-        raise RecipeError(
-            "rl.algorithm=ppo does not train a stop head: its critic gives values to latents and tokens, and a "
-            "decision to stop is neither. Set rl.algorithm=grpo, or train without latent.stop_head."
-        )
     _check_actions(section, "latent.stop_head", "decisions to stop")
 
 

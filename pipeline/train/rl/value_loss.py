@@ -23,7 +23,14 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip:
     return 0.5 * (torch.maximum((values - returns).pow(2), (clipped - returns).pow(2)) * mask).sum()
 
 
-def action_values(state_values: Tensor, is_latent: Tensor, answers: int, most_latents: int) -> Tensor:
+def and_next(is_latent: Tensor) -> Tensor:
+    """Mask (B, S) that is also set behind each latent of `is_latent` (B, S): at what the last one is followed by."""
+    return is_latent | F.pad(is_latent, (1, 0))[:, :-1]
+
+
+def action_values(
+    state_values: Tensor, is_latent: Tensor, answers: int, most_latents: int, decides: bool = False
+) -> Tensor:
     """Values (B, L + A) of the states before each latent and each answer token.
 
     Args:
@@ -31,9 +38,14 @@ def action_values(state_values: Tensor, is_latent: Tensor, answers: int, most_la
         is_latent: (B, P) placeholders among the P columns of the question.
         answers: A, the number of answer columns.
         most_latents: L.
+        decides: A stop head ends thoughts. Behind the latents of a thought of fewer than L stands the value of the
+            state in which it decided to stop.
     """
     before = F.pad(state_values, (1, 0))[:, :-1]  # of the state before each column
-    row, column = is_latent.nonzero(as_tuple=True)
-    turn = (is_latent.cumsum(1) - 1)[row, column]
-    latents = before.new_zeros(len(before), most_latents).index_put((row, turn), before[row, column])
-    return torch.cat([latents, before[:, -answers:]], 1)
+    is_step = F.pad(is_latent, (0, before.size(1) - is_latent.size(1)))
+    if decides:
+        is_step = and_next(is_step)
+    row, column = is_step.nonzero(as_tuple=True)
+    turn = (is_step.cumsum(1) - 1)[row, column]
+    thought = before.new_zeros(len(before), most_latents + 1).index_put((row, turn), before[row, column])
+    return torch.cat([thought[:, :most_latents], before[:, -answers:]], 1)
