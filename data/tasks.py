@@ -7,7 +7,7 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any
 
-from . import chain, equation_changes, graph_path, prosqa
+from . import chain, equation_changes, given_changes, graph_path, prosqa
 from .chain import ChainTask
 from .equations import equation_holds
 from .errors import DataError, suggest
@@ -66,17 +66,22 @@ def change_one(
 ) -> Problem | None:
     """Return a variant of a problem: one operand or edge of its question differs, and no right answer stays right.
 
-    Problems that come from no task of ours have variants where their steps are equations (`equation_changes`). A
-    variant of the same split is preferred, so that a question of the split eval does not become one of train. None if
-    the problem has no variant. The same arguments give the same variant.
+    Problems that come from no task of ours have the variants that they are given with (`given_changes`), or else, where
+    their steps are equations, those of `equation_changes`. A variant of the same split is preferred, so that a question
+    of the split eval does not become one of train. None if the problem has no variant. The same arguments give the same
+    variant.
 
     Args:
         name: the task of the problem, None for other data. It and `options` are those of `generate_task`.
         within: only variants with a difference in the first `within` steps. None: any.
+
+    Raises:
+        DataError: a variant that the data gives is none.
     """
     rng = random.Random(f"{seed} {problem.question}")  # noqa: S311 (reproducible, no secret)
     if name is None:
-        changed = equation_changes.changes(problem, rng)
+        changes = given_changes.changes if given_changes.has_given(problem) else equation_changes.changes
+        changed = changes(problem, rng)
     else:
         kind = TASKS[name]
         changed = _CHANGES[kind](kind(**options), problem, rng)

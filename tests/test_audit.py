@@ -147,8 +147,8 @@ def test_data_of_a_file_has_no_counterfactual(capsys, finished, tmp_path):
     assert effects["swap"]["donor"] is not None  # what stands in for it
 
 
-def unchanged(problem):
-    return None
+def unchanged(problems):
+    return [None] * len(problems)
 
 
 def subjects():
@@ -158,7 +158,7 @@ def subjects():
 
 def test_a_model_that_copies_its_latents_is_a_latent_reasoner(capsys, tmp_path):
     problems = word_problems(48)
-    asked = Question(problems, word_problems(240), 1 / 12, next_word)
+    asked = Question(problems, word_problems(240), 1 / 12, [*map(next_word, problems)])
     found = audit(*subjects(), asked, SETTINGS, 0)
     assert found.verdict == "This is a latent reasoner on these problems: it passes every gate."
     assert found.written == 2  # no marker before the answer: what is written counts as thought
@@ -177,7 +177,7 @@ def test_a_model_that_copies_its_latents_is_a_latent_reasoner(capsys, tmp_path):
 def test_data_of_other_origin_has_no_counterfactual():
     subject, control, _ = subjects()
     problems = word_problems(24)
-    found = audit(subject, control, None, Question(problems, problems, 1 / 12, unchanged), SETTINGS, 0)
+    found = audit(subject, control, None, Question(problems, problems, 1 / 12, unchanged(problems)), SETTINGS, 0)
     assert found.counterfactual is None and found.text is None and found.probes == []
     assert [gate.passed for gate in found.gates] == [True, True, None, True]
     assert "“counterfactual followed” is not measured" in found.verdict
@@ -187,7 +187,7 @@ def test_data_of_other_origin_has_no_counterfactual():
 def test_the_functions_refuse_what_the_command_refuses():
     subject, _, _ = subjects()
     problems = word_problems(4)
-    asked = Question(problems, problems, 0.1, unchanged)
+    asked = Question(problems, problems, 0.1, unchanged(problems))
     text = Subject("text", copying(num_latents=0))
     with pytest.raises(AuditError, match="text has no latents to audit: it reasons in text"):
         audit(text, None, None, asked, SETTINGS, 0)
@@ -219,7 +219,7 @@ def test_every_kind_of_latents_can_be_audited(make, latent):
         latentize(reasoner.model, reasoner.config, supervised=True)
     problems = generate_task("chain", {"modulus": 7, "num_operations": 3}, 60, "eval", 0)
     task = {"modulus": 7, "num_operations": 3}
-    asked = Question(problems, problems, 0.2, lambda problem: change_one("chain", task, problem, 0))
+    asked = Question(problems, problems, 0.2, [change_one("chain", task, problem, 0) for problem in problems])
     mine = Subject("mine", reasoner)
     settings = EvaluateSection(max_new_tokens=3, bootstrap=20, batch_size=16)
     found = audit(mine, None, mine, asked, settings, 0)
@@ -243,7 +243,7 @@ def test_every_kind_of_latents_can_be_audited(make, latent):
 def test_labelled_latents_are_audited_by_blocks(make):
     reasoner = make(num_latents=6, latents_per_step=2, supervision="step_tokens", loops=2)
     problems = generate_task("chain", {"modulus": 7, "num_operations": 3}, 60, "eval", 0)
-    mine, asked = Subject("mine", reasoner), Question(problems, problems, 0.2, unchanged)
+    mine, asked = Subject("mine", reasoner), Question(problems, problems, 0.2, unchanged(problems))
     found = audit(mine, None, None, asked, EvaluateSection(max_new_tokens=3, bootstrap=20, batch_size=16), 0)
     names = [effect.name for effect in found.effects]
     assert [name for name in names if "block" in name] == [

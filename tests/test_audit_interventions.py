@@ -172,7 +172,7 @@ def test_a_model_that_copies_its_latents_gives_the_answers_of_the_donors():
 def judged(reasoner, control=None):
     own = answer(reasoner, word_problems(), SETTINGS)
     effects = {one.name: measure_effect(reasoner, own, one, SETTINGS, 0) for one in planned(reasoner, own)}
-    changed = measure_counterfactual(reasoner, own, next_word, SETTINGS, 0)
+    changed = measure_counterfactual(reasoner, own, [*map(next_word, own.problems)], SETTINGS, 0)
     compared = None
     if control is not None:
         theirs = answer(control, own.problems, SETTINGS).right
@@ -203,11 +203,9 @@ def test_questions_without_a_change_are_left_out():
     reasoner = copying()
     own = answer(reasoner, word_problems(), SETTINGS)
 
-    def some(problem):
-        return next_word(problem) if problem.question in ("q0", "q5") else None
-
+    some = [next_word(problem) if problem.question in ("q0", "q5") else None for problem in own.problems]
     assert measure_counterfactual(reasoner, own, some, SETTINGS, 0).every.lead.n == 6
-    assert measure_counterfactual(reasoner, own, lambda problem: None, SETTINGS, 0) is None
+    assert measure_counterfactual(reasoner, own, [None] * len(some), SETTINGS, 0) is None
 
 
 def test_pairs_are_known_where_both_questions_are_answered_right():
@@ -217,7 +215,7 @@ def test_pairs_are_known_where_both_questions_are_answered_right():
         reasoner.model.lm_head.weight[word("a7"), word("q4")] = 2.0
     own = answer(reasoner, [word_problem(number) for number in range(WORDS)], SETTINGS)
     assert own.right.tolist() == [number != 4 for number in range(WORDS)]
-    found = measure_counterfactual(reasoner, own, next_word, SETTINGS, 0)
+    found = measure_counterfactual(reasoner, own, [*map(next_word, own.problems)], SETTINGS, 0)
     assert (found.every.lead.n, found.known.lead.n) == (WORDS, WORDS - 2)  # without q3 -> q4 and q4 -> q5
     assert found.every.follow.value == pytest.approx(11 / 12) and found.every.neither == pytest.approx(1 / 12)
     assert found.changed.value == found.original.value == pytest.approx(11 / 12) and found.known.follow.value == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
@@ -81,7 +79,7 @@ def audit_folder(
         raise AuditError("An audit needs at least 2 evaluation problems, of which latents can be swapped.")
     task = recipe.data.eval.task
     floor = guess_share(task, problems) if guess is None else guess
-    asked = Question(problems, evaluation[: PROBED * count], floor, _change(recipe, subject.reasoner.config))
+    asked = Question(problems, evaluation[: PROBED * count], floor, _changed(recipe, subject.reasoner.config, problems))
     with doing("auditing"):
         found = audit(subject, compared, text, asked, recipe.evaluate, recipe.seed)
     write_audit(target, found)
@@ -149,8 +147,12 @@ def _control_checkpoint(control: Path, recipe: Recipe) -> Path:
     return found
 
 
-def _change(recipe: Recipe, section: LatentConfig) -> Callable[[Problem], Problem | None]:
-    """A function that changes one operand or edge of a problem such that a step replaced by latents changes."""
+def _changed(recipe: Recipe, section: LatentConfig, problems: list[Problem]) -> list[Problem | None]:
+    """Each problem with one thing of its question changed, such that a step replaced by latents changes.
+
+    Raises:
+        DataError: The data gives a changed question that is none.
+    """
     source = recipe.data.eval
     steps = max(1, section.num_latents // section.latents_per_step)
-    return partial(change_one, source.task, source.options, seed=recipe.seed, within=steps)
+    return [change_one(source.task, source.options, problem, recipe.seed, steps) for problem in problems]

@@ -17,7 +17,7 @@ from ...model.reading import text_as_latents
 from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
 from ...statistics.intervals import Mean
-from .counterfactual import Change, Counterfactual, measure_counterfactual
+from .counterfactual import Counterfactual, measure_counterfactual
 from .gates import ControlComparison, Gate, judge, verdict
 from .interventions import (
     AS_TEXT,
@@ -66,13 +66,13 @@ class Question:
         problems: For interventions, counterfactuals and controls.
         probed: For probes.
         floor: Accuracy of a guess.
-        change: Changes one operand or edge of a question; gives None where it has none that can be changed.
+        changed: `problems` with one thing changed each, so that the answer is another; None for one that cannot be.
     """
 
     problems: Sequence[Problem]
     probed: Sequence[Problem]
     floor: float
-    change: Change
+    changed: Sequence[Problem | None]
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def audit(
     planned = interventions(own, seed, text_latents, block or 1)
     effects = {one.name: measure_effect(reasoner, own, one, settings, seed) for one in planned}
     read_alone = effects[AS_TEXT]
-    changed = measure_counterfactual(reasoner, own, question.change, settings, seed)
+    changed = measure_counterfactual(reasoner, own, question.changed, settings, seed)
     compared = _compare(own, control, settings, seed) if control is not None else None
     gates = judge(effects, changed, compared, question.floor)
     probes = _probe(reasoner, question.probed, settings, seed, block)

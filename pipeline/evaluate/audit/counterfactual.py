@@ -1,13 +1,13 @@
-"""The counterfactual: a question is answered with the latents of itself with one operand or edge changed.
+"""The counterfactual: a question is answered with the latents of itself with one thing changed.
 
 If the answer is made of the latents, it becomes the answer of the changed question. If it is made of the question, it
-stays. The two questions differ in one word only, so nearly everything in the donor's latents fits the question. That is
-not so after a swap.
+stays. The two questions differ in one word only (in data that gives changed questions, in what these change), so nearly
+everything in the donor's latents fits the question. That is not so after a swap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,6 @@ from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
 from ...statistics.intervals import Mean
 from .interventions import Answers, answer
-
-Change = Callable[[Problem], Problem | None]
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,16 @@ class Counterfactual:
 
 
 def measure_counterfactual(
-    reasoner: Reasoner, own: Answers, change: Change, settings: EvaluateSection, seed: int
+    reasoner: Reasoner, own: Answers, changed: Sequence[Problem | None], settings: EvaluateSection, seed: int
 ) -> Counterfactual | None:
-    """Changes every problem that can be changed, and answers it with the latents of its changed form.
+    """Answers every problem that can be changed with the latents of its changed form.
+
+    Args:
+        changed: The problems of `own` with one thing changed; None for one that cannot be.
 
     Returns:
         None where no problem can be changed.
     """
-    changed = [change(problem) for problem in own.problems]
     rows = [row for row, other in enumerate(changed) if other is not None]
     if not rows:
         return None
