@@ -126,25 +126,35 @@ def test_a_checkpoint_outside_a_run_needs_a_recipe(capsys, finished, tmp_path):
     assert_one_paragraph(one, "An audit needs at least 2 evaluation problems")
 
 
-def test_data_of_a_file_has_no_counterfactual(capsys, finished, tmp_path):
-    rows = [
-        {
-            "question": f"{a} + {b} * 2 =",
-            "steps": [str((a + b) % 5), str((a + b) * 2 % 5)],
-            "answer": str((a + b) * 2 % 5),
-        }
-        for a in range(5)
-        for b in range(1, 5)
-    ]
+def arithmetic(start, operand):
+    steps = [str((start + operand) % 5), str((start + operand) * 2 % 5)]
+    return {"question": f"{start} + {operand} * 2 =", "steps": steps, "answer": steps[-1]}
+
+
+def audited(capsys, run, tmp_path, rows):
     data, output = tmp_path / "eval.jsonl", tmp_path / "audit.json"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = [f"data.eval={{path: '{data}'}}", "evaluate.bootstrap=20", "--output", output]
-    assert neuralese(capsys, "audit", finished[0], *options)[0] == 0
+    return neuralese(capsys, "audit", run, *options), output
+
+
+def test_data_of_a_file_has_no_counterfactual_unless_it_gives_one(capsys, finished, tmp_path):
+    rows = [arithmetic(a, b) for a in range(5) for b in range(1, 5)]
+    (code, *_), output = audited(capsys, finished[0], tmp_path, rows)
     found = json.loads(output.read_text())
-    assert found["problems"] == 20 and found["counterfactual"] is None and found["gates"][2]["passed"] is None
-    assert "its steps are no equations" in found["gates"][2]["because"]
+    assert code == 0 and found["problems"] == 20
+    assert found["counterfactual"] is None and found["gates"][2]["passed"] is None
+    assert "the data gives no counterfactual, and its steps are no equations" in found["gates"][2]["because"]
     effects = {effect["name"]: effect for effect in found["effects"]}
     assert effects["swap"]["donor"] is not None  # what stands in for it
+    for row, start in zip(rows[:15], range(15), strict=True):
+        row["counterfactual"] = arithmetic((start // 4 + 1) % 5, start % 4 + 1)
+    (code, *_), output = audited(capsys, finished[0], tmp_path, rows)
+    found = json.loads(output.read_text())
+    assert code == 0 and found["counterfactual"]["every"]["follow"]["n"] == 15
+    rows[3]["counterfactual"] = rows[3]["counterfactual"]["question"]
+    result, _ = audited(capsys, finished[0], tmp_path, rows)
+    assert_one_paragraph(result, "eval.jsonl, line 4, counterfactual 1: expected an object with question, steps and")
 
 
 def unchanged(problems):

@@ -73,13 +73,15 @@ def audit_folder(
     writer = next((siblings[stage] for stage in ("text_cot", "sft") if stage in siblings), None)
     text = _load(recipe, writer) if writer is not None else subject
     evaluation = load_evaluation(recipe)
-    check_checkpoints_fit(recipe, {name: checkpoints[name]}, evaluation)
     problems = evaluation[:count]
     if len(problems) < 2:
         raise AuditError("An audit needs at least 2 evaluation problems, of which latents can be swapped.")
+    changed = _changed(recipe, subject.reasoner.config, problems)
+    asks = [*evaluation, *(other for other in changed if other is not None)]
+    check_checkpoints_fit(recipe, {name: checkpoints[name]}, asks)
     task = recipe.data.eval.task
     floor = guess_share(task, problems) if guess is None else guess
-    asked = Question(problems, evaluation[: PROBED * count], floor, _changed(recipe, subject.reasoner.config, problems))
+    asked = Question(problems, evaluation[: PROBED * count], floor, changed)
     with doing("auditing"):
         found = audit(subject, compared, text, asked, recipe.evaluate, recipe.seed)
     write_audit(target, found)
