@@ -25,6 +25,7 @@ from ..scoring.monitor import Monitor
 from ..scoring.problem_samples import Sampled
 from ..scoring.sample_files import SampleFile
 from ..scoring.sampling_setting import Setting, seeds_of
+from ..system.processes import my_share
 from .search import search_thoughts
 
 
@@ -66,14 +67,13 @@ def draw_samples(
         effort: Is filled with what drawing took.
         monitor: Reads and scores the thoughts, which have no noise.
     """
-    state = PartialState()
     effort = Effort() if effort is None else effort
     seeds = seeds_of(len(problems), setting, seed)
     found = {} if file is None else _held(file, problems, seeds, monitor)
     effort.reused = len(found)
-    state.wait_for_everyone()  # all have read the file before one writes
+    PartialState().wait_for_everyone()  # all have read the file before one writes
     missing = [i for i in range(len(problems)) if i not in found]
-    mine = missing[state.process_index :: state.num_processes]
+    mine = my_share(missing)
     drawn: dict[int, Sampled] = {}
     waiting: list[_Drawn] = []
 

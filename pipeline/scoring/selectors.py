@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ...data.errors import UserError
 from ...data.problem import Problem
 from ...rewards.score import call_reward
 from ..statistics.at_k import best_at_k, vote_at_k
+from ..system.processes import my_share
 from .problem_samples import Sampled
 
 # Selector -> the metric it makes.
@@ -85,8 +85,7 @@ def selection_rewards(
     Raises:
         RewardError: The reward returns something else than rewards.
     """
-    state = PartialState()
-    mine = range(state.process_index, len(problems), state.num_processes)
+    mine = my_share(range(len(problems)))
     given: list[float | None] = []
     failed: list[UserError] = []
     try:

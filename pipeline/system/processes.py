@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from .compat import set_collective_timeout
 from .network import choose_interface
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 LONG = 30 * 86400.0  # seconds
 
 
@@ -38,6 +39,12 @@ def on_main(work: Callable[[], Result]) -> Result:
     if outcome[1] is not None:
         raise unforeseen or outcome[1]
     return outcome[0]
+
+
+def my_share(items: Sequence[Item]) -> Sequence[Item]:
+    """What this process does of work that is shared out: one item for each process in turn."""
+    state = PartialState()
+    return items[state.process_index :: state.num_processes]
 
 
 def join_processes() -> PartialState:

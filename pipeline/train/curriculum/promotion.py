@@ -18,6 +18,7 @@ from ....data.problem import Problem
 from ....rewards.score import is_right
 from ...model.reasoner import Reasoner
 from ...recipe.schema import EvaluateSection
+from ...system.processes import my_share
 from ..followed import Followed
 from ..generation import generating
 from .level_trainer import LevelTrainer
@@ -78,8 +79,7 @@ class Promotion(TrainerCallback):
     def measure(self, num_latents: int, followed: Followed | None = None) -> float:
         """Greedy accuracy on the problems, the same on every process. Each process answers a part of them."""
         assert self.trainer is not None
-        state = PartialState()
-        mine = self.problems[state.process_index :: state.num_processes]
+        mine = my_share(self.problems)
         with generating(self.trainer) as model:
             reasoner = Reasoner(model, self.reasoner.tokenizer)
             samples = reasoner.generate(
@@ -92,4 +92,4 @@ class Promotion(TrainerCallback):
             right = is_right(self.settings.scorer, mine, texts, answer_format)
             if followed is not None:
                 followed.send(reasoner, mine, samples, right, self.trainer.state.global_step)
-        return float(reduce(torch.tensor(float(right.sum()), device=state.device), "sum")) / len(self.problems)
+        return float(reduce(torch.tensor(float(right.sum()), device=PartialState().device), "sum")) / len(self.problems)

@@ -22,6 +22,7 @@ from ...model.reasoner import Reasoner, Samples
 from ...problems.donors import derange
 from ...recipe.schema import EvaluateSection
 from ...system.compat import logged_metric
+from ...system.processes import my_share
 from ..followed import Followed
 from ..generation import generating
 from .legibility import is_legible, read_thoughts
@@ -72,13 +73,12 @@ class HeldOutCallback(TrainerCallback):
 
     def measure(self) -> dict[str, float]:
         """`held_out/...` and `thought/...`, the same on every process."""
-        state = PartialState()
-        mine = self.problems[state.process_index :: state.num_processes]
+        mine = my_share(self.problems)
         with generating(self.trainer) as policy, keeping_bases(policy):
             right = self._right(Reasoner(policy, self.reasoner.tokenizer), mine)
         # Sums and counts: with swapped latents some problems have no donor and do not count.
         pairs = [[sum(values), len(values)] for values in right.values()]
-        totals = torch.tensor(pairs, dtype=torch.float32, device=state.device)
+        totals = torch.tensor(pairs, dtype=torch.float32, device=PartialState().device)
         summed = reduce(totals, "sum").tolist()
         found = {name: hits / n for name, (hits, n) in zip(right, summed, strict=True) if n}
         named = {f"{'thought' if name in THOUGHT else 'held_out'}/{name}": value for name, value in found.items()}
@@ -134,15 +134,13 @@ class HeldOutCallback(TrainerCallback):
             latents: (P, L, d) of the problems that this process was given.
             counts: Latents of each of their thoughts.
         """
-        state = PartialState()
-        every: dict[int, tuple[Tensor, int]] = {}
+        thoughts = zip(my_share(range(len(self.problems))), latents.cpu(), counts, strict=True)
         meet()
-        for rank, found in enumerate(gather_object([list(zip(latents.cpu(), counts, strict=True))])):
-            every |= dict(zip(range(rank, len(self.problems), state.num_processes), found, strict=True))
+        every = {place: (latent, count) for place, latent, count in gather_object(list(thoughts))}
         answers = [problem.answer for problem in self.problems]
         lengths = [every[place][1] for place in range(len(answers))]
         rows, donors = (places.tolist() for places in derange(answers, lengths, seed=0))
-        mine = range(state.process_index, len(rows), state.num_processes)
+        mine = my_share(range(len(rows)))
         given = [every[donors[place]][0] for place in mine]
         return [self.problems[rows[place]] for place in mine], torch.stack(given).to(latents) if given else latents[:0]
 
