@@ -84,8 +84,10 @@ def test_every_arm_sees_what_it_is_named_for(tmp_path, shown):
 def test_an_arm_alone(tmp_path):
     rows = run(recipe(tmp_path, "controls.latent=false", "controls.no_curriculum=true"))
     assert {row.stage for row in rows} == {"sft", "no_curriculum"}
-    with pytest.raises(UserError, match="controls.latent=false leaves nothing"):
+    with pytest.raises(UserError, match="controls.latent=false trains controls alone; choose one"):
         recipe(tmp_path, "controls.latent=false")
+    with pytest.raises(UserError, match="controls.latent=false leaves no latents for rl to train; set rl=null"):
+        load_recipe(TINY, ["controls.latent=false", "controls.no_cot=true"])
 
 
 def test_as_many_supervised_steps_as_rl_has(tmp_path, shown):

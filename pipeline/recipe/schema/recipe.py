@@ -47,8 +47,10 @@ class Recipe(Section):
             raise ValueError("controls train under the curriculum section, which is missing")
         if self.controls.more_supervised and (self.rl is None or "max_steps" not in self.rl.trainer):
             raise ValueError("controls.more_supervised takes as many optimizer steps as RL; give rl.trainer.max_steps")
-        if not self.controls.latent and (self.rl is not None or not self.controls.chosen):
-            raise ValueError("controls.latent=false leaves nothing for rl to train; set rl=null and choose a control")
+        if not self.controls.latent and self.rl is not None:
+            raise ValueError("controls.latent=false leaves no latents for rl to train; set rl=null")
+        if not self.controls.latent and not self.controls.chosen:
+            raise ValueError("controls.latent=false trains controls alone; choose one, such as controls.no_cot=true")
         section = self.curriculum
         if self.latent.stop_head and section is not None and section.pad_latents:
             raise ValueError(
