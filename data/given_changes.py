@@ -1,7 +1,6 @@
 """Variants of problems that the data itself gives, in the column `counterfactual`."""
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from .errors import DataError, shown
 from .problem import Problem, parse_problem
@@ -9,23 +8,16 @@ from .problem import Problem, parse_problem
 COLUMN = "counterfactual"
 
 
-def has_given(problem: Problem) -> bool:
-    """Return whether a problem comes with variants. An empty column, as tables have it, gives none."""
-    return problem.extra.get(COLUMN) not in (None, [], {})
-
-
-def changes(problem: Problem, rng: random.Random) -> Iterator[Problem]:
-    """Yield the variants that a problem comes with, in random order, with the problem's other columns.
+def given_changes(problem: Problem) -> list[Problem]:
+    """Return the variants that a problem comes with, with its other columns: none where the column is empty.
 
     Raises:
         DataError: one is no problem, or has the question or the answer of the problem itself.
     """
-    given = problem.extra[COLUMN]
+    given = problem.extra.get(COLUMN) or []
     rows = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     columns = {key: value for key, value in problem.extra.items() if key != COLUMN}
-    found = [_variant(problem, columns, row, f"{problem.named}, {COLUMN} {i}") for i, row in enumerate(rows, 1)]
-    rng.shuffle(found)
-    yield from found
+    return [_variant(problem, columns, row, f"{problem.named}, {COLUMN} {i}") for i, row in enumerate(rows, 1)]
 
 
 def _variant(problem: Problem, columns: Mapping[str, object], row: object, where: str) -> Problem:

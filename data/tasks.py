@@ -7,10 +7,11 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any
 
-from . import chain, equation_changes, given_changes, graph_path, prosqa
+from . import chain, equation_changes, graph_path, prosqa
 from .chain import ChainTask
 from .equations import equation_holds
 from .errors import DataError, suggest
+from .given_changes import given_changes
 from .graph_path import GraphPathTask
 from .problem import Problem
 from .prosqa import ProsQATask
@@ -80,8 +81,8 @@ def change_one(
     """
     rng = random.Random(f"{seed} {problem.question}")  # noqa: S311 (reproducible, no secret)
     if name is None:
-        changes = given_changes.changes if given_changes.has_given(problem) else equation_changes.changes
-        changed = changes(problem, rng)
+        given = given_changes(problem)
+        changed = iter(rng.sample(given, len(given))) if given else equation_changes.changes(problem, rng)
     else:
         kind = TASKS[name]
         changed = _CHANGES[kind](kind(**options), problem, rng)

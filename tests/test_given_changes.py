@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from conftest import ROOT
+from test_cli import neuralese
 
 from neuralese.data.conversation import Conversation
 from neuralese.data.errors import DataError
@@ -72,3 +74,13 @@ def test_what_is_no_change_is_named(counterfactual, message):
     with pytest.raises(DataError) as error:
         change_one(None, {}, given(counterfactual), 0)
     assert message in str(error.value), json.dumps(counterfactual)
+
+
+def test_check_says_how_many_there_are(capsys, tmp_path):
+    rows = [{"question": f"{i} + 1 =", "steps": [str(i + 1)], "answer": str(i + 1)} for i in range(12)]
+    for row in rows[:5]:
+        row["counterfactual"] = {"question": f"{row['answer']} + 1 =", "steps": ["9"], "answer": "9"}
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [f"data.eval={{path: '{tmp_path}/eval.jsonl'}}", "rl=null", "curriculum.supervision=none"]
+    code, out, _ = neuralese(capsys, "check", ROOT / "tests" / "tiny.yaml", *arguments)
+    assert code == 0 and "Audit: 5 of 12 evaluation problems give changed questions." in out

@@ -179,6 +179,12 @@ SOURCES = [
         _file(_lines()),
     ),
     BadDay(
+        "a changed question for the audit with the answer of the problem itself",
+        ["check", TINY, "rl=null", "curriculum.supervision=none", "data.eval={path: '{folder}/data.jsonl'}"],
+        "data.jsonl, line 40, counterfactual 1: the answer is that of the problem, '4'. Change one thing",
+        before=_file(_lines(counterfactual={**ROW, "answer": "4"})),
+    ),
+    BadDay(
         "a file name where a source belongs",
         ["check", TINY, "data.train=train.jsonl"],
         "data.train: it is 'train.jsonl' alone, which may be a file or a dataset; write {path: train.jsonl}",
