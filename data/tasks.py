@@ -65,7 +65,7 @@ def generate_task(name: str, options: Mapping[str, Any], size: int, split: str, 
 def change_one(
     name: str | None, options: Mapping[str, Any], problem: Problem, seed: int, within: int | None = None
 ) -> Problem | None:
-    """Return a variant of a problem: one operand or edge of its question differs, and no right answer stays right.
+    """Return a variant of a problem: one thing in its question differs, and no right answer stays right.
 
     Problems that come from no task of ours have the variants that they are given with (`given_changes`), or else, where
     their steps are equations, those of `equation_changes`. A variant of the same split is preferred, so that a question

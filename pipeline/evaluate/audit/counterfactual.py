@@ -36,7 +36,7 @@ class Transplant:
 
     @property
     def neither(self) -> float:
-        return 1.0 - self.follow.value - self.stay.value
+        return max(0.0, 1.0 - self.follow.value - self.stay.value)  # no share is below 0 by rounding
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def _counterfactual(found: Audit) -> Grid:
             shares = [_interval(transplant.follow), _interval(transplant.stay), f"{transplant.neither:.3f}"]
             rows.append([name, str(transplant.lead.n), *shares])
     return Grid(
-        "The question with the latents of itself with one operand or edge changed",
+        "The question with the latents of itself with one thing changed",
         ["pairs", "n", "answer follows", "answer stays", "neither"],
         rows,
         f"Accuracy on the questions {_interval(measured.original)}, on the changed ones {_interval(measured.changed)}.",
