@@ -12,6 +12,7 @@ from typing import Any
 from .answer_formats import HASH, answer_format_of
 from .conversation import from_conversational, is_conversational
 from .errors import DataError, reason, shown, suggest
+from .given_changes import with_given_changes
 from .gsm8k import find_expressions, parse_gsm8k
 from .problem import FIELDS, Problem, check_marker, parse_problem, parse_rows
 from .prosqa import parse_symbolic
@@ -97,15 +98,21 @@ def load_problems(
     if path is not None:
         path = Path(path).expanduser()
         if not columns and step_splitter is None and path.suffix.lower() not in TABLES:
-            return parse_rows(read_rows(path), lambda row, where: _parse_whole(row, where, answer_format))[:limit]
+
+            def read_whole(row: Any, where: str) -> Problem:
+                return _parse_whole(row, where, answer_format)
+
+            return _with_changes(read_rows(path), read_whole)[:limit]
         rows = _table_rows(path) if path.suffix.lower() in TABLES else read_rows(path)
     else:
         assert dataset is not None
         rows = _dataset_rows(dataset, name, split, streaming)
     renamed = {**_READER_COLUMNS.get(step_splitter or "", {}), **(columns or {})}
-    problems = parse_rows(
-        islice(rows, limit), lambda row, where: _parse(row, where, renamed, step_splitter, answer_format)
-    )
+
+    def read(row: Any, where: str) -> Problem:
+        return _parse(row, where, renamed, step_splitter, answer_format)
+
+    problems = _with_changes(islice(rows, limit), read)
     if not problems:
         raise DataError(f"{path or dataset} has no rows. Choose another file, dataset or split.")
     if step_splitter == "equations" and not any(problem.steps for problem in problems):
@@ -114,6 +121,11 @@ def load_problems(
             f"{len(problems)} rows has one. Name another column in `columns` (steps: solution), or another splitter."
         )
     return problems
+
+
+def _with_changes(rows: Iterable[tuple[str, Any]], read: Callable[[Any, str], Problem]) -> list[Problem]:
+    """The problems of all rows, with the changed questions that they give read in the same way."""
+    return parse_rows(rows, lambda row, where: with_given_changes(read(row, where), read))
 
 
 def _check_arguments(

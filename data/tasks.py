@@ -74,10 +74,7 @@ def change_one(
 
     Args:
         name: the task of the problem, None for other data. It and `options` are those of `generate_task`.
-        within: only variants with a difference in the first `within` steps. None: any.
-
-    Raises:
-        DataError: a variant that the data gives is none.
+        within: only variants with a difference in the first `within` steps, unless the problem has no steps. None: any.
     """
     rng = random.Random(f"{seed} {problem.question}")  # noqa: S311 (reproducible, no secret)
     if name is None:
@@ -86,7 +83,8 @@ def change_one(
     else:
         kind = TASKS[name]
         changed = _CHANGES[kind](kind(**options), problem, rng)
-    fitting = (other for other in changed if within is None or other.steps[:within] != problem.steps[:within])
+    anywhere = within is None or not problem.steps
+    fitting = (other for other in changed if anywhere or other.steps[:within] != problem.steps[:within])
     found = list(islice(fitting, _MOST_CHANGES))
     split = split_of(problem.question)
     return next((one for one in found if split_of(one.question) == split), found[0] if found else None)

@@ -131,10 +131,10 @@ def arithmetic(start, operand):
     return {"question": f"{start} + {operand} * 2 =", "steps": steps, "answer": steps[-1]}
 
 
-def audited(capsys, run, tmp_path, rows):
+def audited(capsys, run, tmp_path, rows, *more):
     data, output = tmp_path / "eval.jsonl", tmp_path / "audit.json"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = [f"data.eval={{path: '{data}'}}", "evaluate.bootstrap=20", "--output", output]
+    options = [f"data.eval={{path: '{data}'}}", "evaluate.bootstrap=20", *more, "--output", output]
     return neuralese(capsys, "audit", run, *options), output
 
 
@@ -144,7 +144,7 @@ def test_data_of_a_file_has_no_counterfactual_unless_it_gives_one(capsys, finish
     found = json.loads(output.read_text())
     assert code == 0 and found["problems"] == 20
     assert found["counterfactual"] is None and found["gates"][2]["passed"] is None
-    assert "the data gives no counterfactual, and its steps are no equations" in found["gates"][2]["because"]
+    assert "the data gives none whose latents differ, and steps are no equations" in found["gates"][2]["because"]
     effects = {effect["name"]: effect for effect in found["effects"]}
     assert effects["swap"]["donor"] is not None  # what stands in for it
     for row, start in zip(rows[:15], range(15), strict=True):
@@ -152,9 +152,12 @@ def test_data_of_a_file_has_no_counterfactual_unless_it_gives_one(capsys, finish
     (code, *_), output = audited(capsys, finished[0], tmp_path, rows)
     found = json.loads(output.read_text())
     assert code == 0 and found["counterfactual"]["every"]["follow"]["n"] == 15
-    rows[3]["counterfactual"] = rows[3]["counterfactual"]["question"]
+    rows[3]["counterfactual"]["answer"] = f"{rows[3]['answer']}.0"  # right for the problem, too, says the scorer
+    (code, *_), output = audited(capsys, finished[0], tmp_path, rows, "evaluate.scorer=numeric_match")
+    assert code == 0 and json.loads(output.read_text())["counterfactual"]["every"]["follow"]["n"] == 14
+    rows[3]["counterfactual"]["answer"] = rows[3]["answer"]
     result, _ = audited(capsys, finished[0], tmp_path, rows)
-    assert_one_paragraph(result, "eval.jsonl, line 4, counterfactual 1: expected an object with question, steps and")
+    assert_one_paragraph(result, "eval.jsonl, line 4, counterfactual 1: the answer is that of the problem")
 
 
 def unchanged(problems):

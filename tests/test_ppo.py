@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from reference import latent_inputs, states_of
 from safetensors.torch import load_file
 from test_grpo import first_token_reward, make_trainer
@@ -64,6 +65,7 @@ def make_ppo(
     estimator="replay",
     reward=first_token_reward,
     noise="gaussian:0.4",
+    lora=None,
     **options,
 ):
     args = GRPOConfig(
@@ -80,6 +82,7 @@ def make_ppo(
         critic or Critic(),
         reward_funcs=[reward],
         args=args,
+        peft_config=lora,
         train_dataset=Dataset.from_list(rl_rows(problems[:16], reasoner.config.num_latents)),
     )
 
@@ -287,3 +290,18 @@ def test_a_recipe_trains_with_ppo(tmp_path, lora):
     AutoModelForCausalLM.from_pretrained(final)
     rows = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert any("value/loss" in row for row in rows if row["stage"] == "rl")
+
+
+@pytest.mark.parametrize("inner", [1, 2])
+def test_values_are_those_of_the_critic_that_a_lora_trains(reasoner, problems, tmp_path, inner):
+    """The reference is the same model without its adapter, with the value head that the stage began with: 0."""
+    lora = LoraConfig(target_modules=["c_attn"], r=2, modules_to_save=["value_head"])
+    trainer = make_ppo(reasoner, problems, tmp_path, lora=lora, beta=0.1, num_iterations=inner)
+    head = reasoner.model.value_head.modules_to_save["default"]
+    torch.nn.init.normal_(head.weight, std=0.5)
+    inputs = rollouts(trainer)
+    assert "ref_per_token_logps" in inputs
+    for row in range(0, 16, 4):
+        mask = trainer._actions(inputs)[row].bool()
+        values = value(head, naive_states(reasoner, inputs, row, parse_noise("gaussian:0.4")))
+        assert inputs["old_values"][row][mask].tolist() == pytest.approx(values.tolist(), abs=1e-4)

@@ -98,6 +98,7 @@ def test_the_bias_of_the_stop_head_has_the_known_gradient(make, problems, tmp_pa
         trainer = make_ppo(
             reasoner, problems[:1] * 4, tmp_path, Critic(lam=1.0, vf_coef=0.0, whiten_advantages=False), reward=cost,
             num_generations=group, per_device_train_batch_size=group, max_completion_length=1, learning_rate=0.0,
+            seed=int(-constant),
         )  # fmt: skip
         torch.nn.init.constant_(trainer.model.value_head.bias, constant)
         for _ in range(4):

@@ -12,7 +12,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from transformers import TrainingArguments
 
-from ...data.given_changes import given_changes
+from ...data.given_changes import COLUMN, given_changes
 from ..model.dtype import chosen_dtype, with_dtype
 from ..model.folder import Unreachable
 from ..problems.load import Problems, load_all
@@ -140,7 +140,7 @@ def _problems_or_none(recipe: Recipe, console: Console) -> Problems | None:
     size = recipe.data.train.size or _count(problems)
     removed = f" ({problems.removed} more are evaluation problems and left out)" if problems.removed else ""
     console.print(f"Data: {size} training problems{removed}. First: {problems.train[0].question!r}")
-    changed = sum(bool(given_changes(problem)) for problem in problems.evaluation)
-    if changed:
+    if any(COLUMN in problem.extra for problem in problems.evaluation):
+        changed = sum(bool(given_changes(problem)) for problem in problems.evaluation)
         console.print(f"Audit: {changed} of {len(problems.evaluation)} evaluation problems give changed questions.")
     return problems

@@ -11,6 +11,7 @@ from hashlib import sha256
 from accelerate import PartialState
 
 from ...data.answer_formats import HASH
+from ...data.given_changes import given_changes
 from ...data.gym import GymTask, generate_gym
 from ...data.loading import load_problems
 from ...data.problem import Problem
@@ -132,12 +133,13 @@ def _measured(recipe: Recipe, problems: list[Problem]) -> list[Problem]:
 
 
 def without_overlap(train: list[Problem], evaluation: Sequence[Problem]) -> list[Problem]:
-    """The training problems whose questions are no evaluation questions, but for white space. Says how many are not.
+    """The training problems whose questions are no evaluation questions, nor such as these change to, but for white
+    space. Says how many are not.
 
     Raises:
         RecipeError: None is left.
     """
-    asked = _questions(evaluation)
+    asked = _questions([*evaluation, *(other for problem in evaluation for other in given_changes(problem))])
     kept = [problem for problem in train if _plain(problem.question) not in asked]
     if not kept:
         raise RecipeError(

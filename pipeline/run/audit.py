@@ -6,8 +6,10 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from ...data.answer_formats import answer_format_of
 from ...data.problem import Problem
 from ...data.tasks import change_one, guess_share
+from ...rewards.score import is_right
 from ..evaluate.audit.audit import (
     PAUSE,
     Audit,
@@ -150,11 +152,15 @@ def _control_checkpoint(control: Path, recipe: Recipe) -> Path:
 
 
 def _changed(recipe: Recipe, section: LatentConfig, problems: list[Problem]) -> list[Problem | None]:
-    """Each problem with one thing of its question changed, such that a step replaced by latents changes.
-
-    Raises:
-        DataError: The data gives a changed question that is none.
+    """Each problem with one thing of its question changed, such that a step replaced by latents changes, and that no
+    right answer stays right; None for one without such a change.
     """
-    source = recipe.data.eval
+    source, scorer = recipe.data.eval, recipe.evaluate.scorer
     steps = max(1, section.num_latents // section.latents_per_step)
-    return [change_one(source.task, source.options, problem, recipe.seed, steps) for problem in problems]
+    changed = [change_one(source.task, source.options, problem, recipe.seed, steps) for problem in problems]
+    pairs = [(place, other) for place, other in enumerate(changed) if other is not None]
+    answers = [[answer_format_of(section.answer_format).written(other.answer)] for _, other in pairs]
+    stays = is_right(scorer, [problems[place] for place, _ in pairs], answers, section.answer_format)
+    for (place, _), is_still_right in zip(pairs, stays, strict=True):
+        changed[place] = None if is_still_right else changed[place]
+    return changed

@@ -68,10 +68,10 @@ def measure_counterfactual(
         None where no problem can be changed.
     """
     rows = [row for row, other in enumerate(changed) if other is not None]
-    if not rows:
+    pairs = [(one, other) for one, other in zip(own.problems, changed, strict=True) if other is not None]
+    if not pairs:
         return None
-    originals = [own.problems[row] for row in rows]
-    others = [other for other in changed if other is not None]
+    originals, others = [one for one, _ in pairs], [other for _, other in pairs]
     theirs = answer(reasoner, others, settings)
     mixed = answer(reasoner, originals, settings, theirs.latents)
     follow = is_right(settings.scorer, others, [[text] for text in mixed.texts], reasoner.config.answer_format)[:, 0]

@@ -92,7 +92,9 @@ def _followed(found: Counterfactual | None) -> Gate:
     name = "counterfactual followed"
     if found is None:
         return Gate(
-            name, None, "no question could be changed: the data gives no counterfactual, and its steps are no equations"
+            name,
+            None,
+            "no question could be changed: the data gives none whose latents differ, and steps are no equations",
         )
     if found.known is None or found.known.lead.n < MINIMUM_PROBLEMS:
         pairs = found.known.lead.n if found.known is not None else 0

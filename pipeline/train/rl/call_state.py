@@ -36,7 +36,7 @@ class Work:
             The same hook writes them.
         supervision_loss: Mean loss of the labels on latents in the latest replay, where it has a gradient and labels.
             The same hook writes it.
-        state_values: (B, T) of the latest forward with a value head. The same hook writes them.
+        state_values: (B, T) of the first forward, where there is a value head. The same hook writes them.
     """
 
     rollouts: dict[str, Any] = field(default_factory=dict)

@@ -134,7 +134,7 @@ class HeldOutCallback(TrainerCallback):
             latents: (P, L, d) of the problems that this process was given.
             counts: Latents of each of their thoughts.
         """
-        thoughts = zip(my_share(range(len(self.problems))), latents.cpu(), counts, strict=True)
+        thoughts = zip(my_share(range(len(self.problems))), map(Tensor.clone, latents.cpu()), counts, strict=True)
         meet()
         every = {place: (latent, count) for place, latent, count in gather_object(list(thoughts))}
         answers = [problem.answer for problem in self.problems]

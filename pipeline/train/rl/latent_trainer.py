@@ -71,7 +71,7 @@ class LatentTrainer(Working, MeasuredTrainer, GRPOTrainer):
             parts = torch.arange(len(input_ids)).split(batch_size or len(input_ids))
             found = ActionLogps.joined([self._replayed_logps(model, answers, part) for part in parts])
         work.logps = found.logps[:, : answers.width].detach()
-        if found.state_values is not None:  # the reference, which TRL runs after the model, has none
+        if work.state_values is None:  # those of the model, which TRL runs before the reference
             work.state_values = found.state_values
         work.supervision_loss = found.supervision_loss
         if self.decisions:

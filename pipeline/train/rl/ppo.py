@@ -73,8 +73,8 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         self._steer_kl()
         drawn = super()._draw(inputs)
         rollouts = drawn.rollouts
-        state_values = drawn.state_values  # where TRL has asked for log-probs, as it does with inner steps
-        if state_values is None:
+        state_values = drawn.state_values  # of the model where TRL has asked for its log-probs, as with inner steps
+        if "old_per_token_logps" not in rollouts:
             state_values = self._add_old_logps(rollouts)
         values = self._action_values(state_values, rollouts["prompt_ids"], rollouts["completion_ids"].size(1))
         rollouts["is_scored"] = self._mine(drawn.is_scored)
