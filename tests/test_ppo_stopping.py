@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_ppo import make_ppo, naive_gae, naive_states, random_head, rollouts, value
-from test_stopping import MOST, constant_head, cost, mixed_reward, stopping
+from test_stopping import MOST, constant_head, cost, mixed_reward, priced, stopping
 from test_stopping_gradients import exact, naive_actions, naive_tokens, score_of_bias
 
 from neuralese.pipeline.latent import parse_noise
@@ -120,11 +120,7 @@ def test_the_bias_of_the_stop_head_has_the_known_gradient(make, problems, tmp_pa
 
 @pytest.mark.parametrize(("sign", "least", "most"), [(1.0, 1.0, 1.4), (-1.0, 3.5, 4.0)])
 def test_a_price_on_latents_is_learned(make, problems, tmp_path, sign, least, most):
-    def price(prompts, completions, num_latents, **columns):
-        return [-sign * count for count in num_latents]
-
-    reasoner = make(num_latents=MOST, stop_head=True)
-    constant_head(reasoner, -0.5)
+    reasoner, price = priced(make, sign)
     trainer = make_ppo(
         reasoner, problems, tmp_path, reward=price, max_steps=40, learning_rate=5e-3, max_completion_length=2,
         lr_scheduler_type="constant",

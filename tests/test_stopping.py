@@ -40,6 +40,17 @@ def cost(prompts, completions, num_latents, **columns):
     return [-float(count) for count in num_latents]
 
 
+def priced(make, sign):
+    """A reasoner whose head knows nothing yet, and a reward that is -sign for each latent."""
+
+    def price(prompts, completions, num_latents, **columns):
+        return [-sign * count for count in num_latents]
+
+    reasoner = make(num_latents=MOST, stop_head=True)
+    constant_head(reasoner, -0.5)
+    return reasoner, price
+
+
 def mixed_reward(prompts, completions, num_latents, **columns):
     """Of the answer and of the latents, so that no group is of one reward."""
     return [len(text) % 3 - 0.5 * count for text, count in zip(completions, num_latents, strict=True)]

@@ -5,7 +5,7 @@ import torch
 from reference import latent_inputs, logits_of, stop_decisions
 from test_estimators import naive_score
 from test_grpo import G, make_trainer, rollouts, watched
-from test_stopping import MOST, constant_head, cost, mixed_reward, stopping
+from test_stopping import MOST, constant_head, cost, mixed_reward, priced, stopping
 
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.thoughts import Thought, suppress
@@ -198,11 +198,7 @@ def test_the_bias_of_the_stop_head_has_the_known_gradient(make, problems, tmp_pa
 
 @pytest.mark.parametrize(("sign", "least", "most"), [(1.0, 1.0, 1.4), (-1.0, 3.5, 4.0)])
 def test_a_price_on_latents_is_learned(make, problems, tmp_path, sign, least, most):
-    def price(prompts, completions, num_latents, **columns):
-        return [-sign * count for count in num_latents]
-
-    reasoner = make(num_latents=MOST, stop_head=True)
-    constant_head(reasoner, -0.5)
+    reasoner, price = priced(make, sign)
     options = {"max_steps": 30, "learning_rate": 5e-3, "max_completion_length": 2, "lr_scheduler_type": "constant"}
     trainer = make_trainer(reasoner, problems, tmp_path, reward=price, **options)
     trainer.train()
