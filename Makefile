@@ -52,7 +52,7 @@ tests: .venv/tested
 
 # Tests that compare numbers must hold on every processor. torch and its libraries choose their kernels by what the
 # processor can do; here they take the plainest ones, which add in another order.
-NUMERIC := actions architectures audit_interventions audit_reading draws estimators estimators_closed from_text generate given groups \
+NUMERIC := actions architectures audit_interventions audit_reading critic draws estimators estimators_closed from_text generate given groups \
 	grpo held_out intervals label_scores latent_reward looped lora metrics monitor noise passes ppo ppo_stopping precision quantization reasoner rollout_budget search selection \
 	shared_questions statistics step_labels stopping stopping_gradients supervision rl_metrics rl_options svp think window
 

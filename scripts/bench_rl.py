@@ -6,6 +6,8 @@ before   every rollout reads its own question, in sampling and in the update, an
 after    questions that rollouts share run once, and logits are made in parts
 text     TRL's GRPOTrainer on the same model, sampling by Hugging Face's generate, with as many positions: its answers
          are as long as our latents and answers together
+ppo      PPO in place of GRPO, whose critic judges the states while rollouts are drawn
+again    the same, but drawn rollouts are replayed once for their values and log-probs, as versions before did
 
 Each runs in a process of its own, in turns, from the same random weights, so that no answer ends early. Seconds are
 medians over the steps of all rounds, after the first one of each process. Parts:
@@ -51,9 +53,12 @@ from neuralese.pipeline.model.load import make_reasoner
 from neuralese.pipeline.recipe.schema import Recipe
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.train.rl import grpo, latent_trainer
+from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
+from neuralese.pipeline.train.rl.logps import answers_of
+from neuralese.pipeline.train.rl.ppo import LatentPPOTrainer
 
-VARIANTS = ("before", "after", "text")
+VARIANTS = ("before", "after", "text", "ppo", "again")
 OWNED = {
     "rollout": [(GRPOTrainer, "_generate_single_turn"), (LatentGRPOTrainer, "_generate_single_turn")],
     "replay": [(GRPOTrainer, "compute_loss"), (Accelerator, "backward")],
@@ -187,7 +192,21 @@ def unshare() -> None:
     label_scores.MOST_LOGITS = sys.maxsize
 
 
-def train_latents(case: Case, folder: Path, steps: int, clock: Clock) -> None:
+def replay_again() -> None:
+    """Replays drawn rollouts of PPO once without gradient."""
+    draw = LatentPPOTrainer._draw
+
+    def drawn_and_replayed(self: LatentPPOTrainer, inputs: list[dict[str, Any]]) -> Any:
+        drawn = draw(self, inputs)
+        answers, size = answers_of(drawn.rollouts), self.args.per_device_train_batch_size
+        with torch.no_grad(), self.working(Work(drawn.rollouts)):
+            self._get_per_token_logps_and_entropies(self.model, answers.ids, answers.mask, answers.width, size)
+        return drawn
+
+    LatentPPOTrainer._draw = drawn_and_replayed  # type: ignore[method-assign]
+
+
+def train_latents(case: Case, folder: Path, steps: int, clock: Clock, algorithm: str) -> None:
     initialise = LatentGRPOTrainer.__init__
 
     def with_clock(self: LatentGRPOTrainer, *args: Any, **kwargs: Any) -> None:
@@ -202,7 +221,12 @@ def train_latents(case: Case, folder: Path, steps: int, clock: Clock) -> None:
         "output_dir": str(folder / "runs"),
         "model": {"name_or_path": str(folder / "model")},
         "data": {"train": problems, "eval": problems | {"limit": 1}},
-        "rl": {"noise": "gaussian:0.1", "rewards": [{"function": f"{__file__}:parity"}], "trainer": trainer},
+        "rl": {
+            "algorithm": algorithm,
+            "noise": "gaussian:0.1",
+            "rewards": [{"function": f"{__file__}:parity"}],
+            "trainer": trainer,
+        },
         "evaluate": {"problems": 1, "num_samples": 1, "k": [1], "max_new_tokens": 8},
         "tracking": {"wandb": False},
     }
@@ -230,7 +254,12 @@ def work(case: Case, variant: str, folder: Path, steps: int) -> None:
     clock = Clock()
     if variant == "before":
         unshare()
-    (train_text if variant == "text" else train_latents)(case, folder, steps + 1, clock)
+    if variant == "again":
+        replay_again()
+    if variant == "text":
+        train_text(case, folder, steps + 1, clock)
+    else:
+        train_latents(case, folder, steps + 1, clock, "ppo" if variant in ("ppo", "again") else "grpo")
     (folder / "found.json").write_text(json.dumps(clock.found()))
 
 
@@ -264,10 +293,10 @@ def report(name: str, found: dict[str, dict[str, float]]) -> None:
         shares = [f"{one[part] / one['step']:.2f}" for part in (*OWNED, "rest")]
         table.add_row(variant, f"{1000 * one['step']:.0f}", *shares, f"{one['memory'] / 2**20:.0f}")
     Console().print(table)
-    for variant in ("before", "text"):
-        if "after" in found and variant in found:
-            time_, memory = (found["after"][key] / found[variant][key] for key in ("step", "memory"))
-            print(f"after / {variant}: {time_:.2f} of the time, {memory:.2f} of the memory")
+    for ours, theirs in (("after", "before"), ("after", "text"), ("ppo", "again")):
+        if ours in found and theirs in found:
+            time_, memory = (found[ours][key] / found[theirs][key] for key in ("step", "memory"))
+            print(f"{ours} / {theirs}: {time_:.2f} of the time, {memory:.2f} of the memory")
 
 
 def main(

@@ -2,8 +2,9 @@
 
 import torch
 
+from neuralese.pipeline.latent.value_head import and_next
 from neuralese.pipeline.train.rl.actions import latent_mask, with_actions
-from neuralese.pipeline.train.rl.value_loss import action_values, and_next
+from neuralese.pipeline.train.rl.value_loss import action_values
 
 LATENT = 9
 ROLLOUTS = {

@@ -153,3 +153,19 @@ def test_patience_holds_for_all_groups_of_processes():
         assert waits == [timedelta(seconds=7)] * 2
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_iterations": 2}, {"per_device_train_batch_size": 8, "steps_per_generation": 2},
+     {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
+     {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "num_iterations": 2}],
+)  # fmt: skip
+def test_when_trl_asks_for_log_probs_of_the_weights_that_drew(reasoner, problems, tmp_path, monkeypatch, options):
+    asked = []
+    monkeypatch.setattr(
+        LatentTrainer, "_get_per_token_logps_and_entropies", lambda *_, **__: asked.append(1) or (None, None, None)
+    )
+    trainer = make_trainer(reasoner, problems, tmp_path, **options)
+    rollouts(trainer)
+    assert len(asked) == compat.asks_old_logps(trainer)

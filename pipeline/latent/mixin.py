@@ -208,17 +208,15 @@ class LatentMixin:
         Args:
             num_latents: The most latents in any row; 0: placeholders are ordinary tokens.
             draw: Noise on the latents. Its seeds are over N rows.
-            rows: (N,) row of each answer, where answers share their question. The result is over N rows.
+            rows: (N,) row of each answer, where answers share their question. The result is over N rows. Not with noise
+                that moves the question.
             stop: Ends thoughts before their last placeholder: `is_complete`, or `StopDraws`.
             branch: Says which rows go on before each latent, and draws for the noise; see `Between`.
             share_questions: Rows that begin alike run their question once. Not with `rows`.
         """
         config = self.latent_config
-        draw, seeds = draw if num_latents else None, None
-        if draw is not None and draw.noise.moves_question:
-            if rows is not None:  # each of them reads its question with a draw of its own
-                batch, rows = batch.select(rows), None
-            seeds = draw.seeds
+        draw = draw if num_latents else None
+        seeds = draw.seeds if draw is not None and draw.noise.moves_question else None
         is_latent = batch.is_latent if num_latents else torch.zeros_like(batch.is_latent)
         refinement = Refinement.of(config, num_latents)
         if refinement is not None:

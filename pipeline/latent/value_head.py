@@ -1,10 +1,11 @@
-"""The critic of PPO: a linear head on the states of the trunk."""
+"""The critic of PPO: a linear head on the states of the trunk, and its values of the states of a thought."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .engine.precision import precise
@@ -36,3 +37,26 @@ def add_value_head(model: Any, detach: bool = True) -> None:
     with torch.random.fork_rng():  # what else training draws must not depend on it
         head = ValueHead(size, detach)
     model.value_head = head.to(device=model.device, dtype=model.dtype)
+
+
+def and_next(is_latent: Tensor) -> Tensor:
+    """Mask (B, S) that is also set behind each latent of `is_latent` (B, S): at what the last one is followed by."""
+    return is_latent | F.pad(is_latent, (1, 0))[:, :-1]
+
+
+def thought_values(state_values: Tensor, is_latent: Tensor, most_latents: int, decides: bool = False) -> Tensor:
+    """Values (B, L) of the states before the latents of each row, its first latent first; 0 beyond its count.
+
+    Args:
+        state_values: (B, T) of the state after each column.
+        is_latent: (B, T) the latents that were made.
+        most_latents: L.
+        decides: A stop head ends thoughts. Behind the latents of a thought of fewer than L stands the value of the
+            state in which it decided to stop.
+    """
+    before = F.pad(state_values, (1, 0))[:, :-1]  # of the state before each column
+    is_step = and_next(is_latent) if decides else is_latent
+    row, column = is_step.nonzero(as_tuple=True)
+    turn = (is_step.cumsum(1) - 1)[row, column]
+    values = before.new_zeros(len(before), most_latents + 1).index_put((row, turn), before[row, column])
+    return values[:, :most_latents]

@@ -78,6 +78,12 @@ def logged_metric(trainer: Any, name: str) -> list[float]:
     return trainer._metrics["train"][name]
 
 
+def asks_old_logps(trainer: Any) -> bool:
+    """TRL: whether it asks for log-probs under the weights that drew, before it asks for any other of a draw."""
+    updates = trainer.args.steps_per_generation * trainer.num_iterations
+    return trainer.args.gradient_accumulation_steps % updates != 0
+
+
 def forget_metric(trainer: Any, name: str) -> None:
     """TRL: leaves a training metric out of the next log."""
     trainer._metrics["train"].pop(name, None)

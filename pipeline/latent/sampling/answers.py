@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class SamplingParams:
 
     Attributes:
         draws_stops: The decisions of a stop head are drawn, whatever the temperature; else the likelier one is taken.
+        values: The value head says what it expects before each latent and each token.
 
     Raises:
         ModelError: max_new_tokens below 1.
@@ -45,6 +46,7 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float | None = None
     draws_stops: bool = False
+    values: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -75,6 +77,9 @@ class Generated:
         num_latents: (N,) latents of each row; fewer than its placeholders where the stop head ended the thought.
         seeds: (N,) replay noise and tokens.
         stop_logps: (N, L - 1) log-probs in nats of the stop head's decisions, where they were drawn.
+        latent_values: (N, L) values of the states before each latent, as `thought_values` gives them, where the value
+            head was asked.
+        token_values: (N, A) of those before each answer token; 0 after an answer's end.
     """
 
     token_ids: list[list[int]]
@@ -83,6 +88,8 @@ class Generated:
     num_latents: Tensor
     seeds: Tensor
     stop_logps: Tensor | None = None
+    latent_values: Tensor | None = None
+    token_values: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Generated], answers: Sequence[Tensor]) -> Generated:
@@ -132,11 +139,12 @@ def write_answers(
     draws = None
     if sampling.temperature > 0:
         draws = token_draws(seeds.to(state.device), number.to(state.device), sampling.max_new_tokens)
-    tokens, logprobs = _decode(model, prefill, state, draws, sampling, stop, eos_token_ids[0])
+    tokens, logprobs, values = _decode(model, prefill, state, draws, sampling, stop, eos_token_ids[0])
     is_stop = torch.isin(tokens, stop)
     lengths = torch.where(is_stop.any(1), is_stop.int().argmax(1) + 1, tokens.size(1)).tolist()
     token_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
-    return Generated(token_ids, logprobs[:, : max(lengths)], prefill.latents, prefill.num_latents, seeds)
+    drawn = Generated(token_ids, logprobs[:, : max(lengths)], prefill.latents, prefill.num_latents, seeds)
+    return drawn if values is None else replace(drawn, token_values=values[:, : max(lengths)])
 
 
 def _decode(
@@ -147,19 +155,25 @@ def _decode(
     sampling: SamplingParams,
     stop: Tensor,
     pad_id: int,
-) -> tuple[Tensor, Tensor]:
-    """Draws answers token by token; returns tokens (N, A), padded after the end, and their log-probs (N, A).
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Draws answers token by token.
 
     Finished answers leave the batch once they are half of it, so that a few long answers do not run many short ones
-    along. Both may be wider than the longest answer.
+    along. What is returned may be wider than the longest answer.
 
     Args:
         draws: (N, A) uniform numbers that the tokens are drawn by; None: the most likely ones are taken.
+
+    Returns:
+        tokens: (N, A) padded after the end.
+        logprobs: (N, A) of the tokens.
+        values: (N, A) of the states before the tokens, where they are asked for.
     """
     count, longest = len(state), sampling.max_new_tokens
     warpers, decoder = sampling.warpers(), prefill.decoder
     tokens = torch.full((count, longest), pad_id, device=stop.device)
     logprobs = precise(state).new_zeros(count, longest)
+    values = torch.zeros_like(logprobs) if sampling.values else None
     row = torch.arange(count, device=stop.device)  # (n,) rows of the answers still in the batch
     position, done = prefill.next_position, torch.zeros_like(row, dtype=torch.bool)
     every = LOOKS.get(stop.device.type, LOOKS_ELSEWHERE)
@@ -169,6 +183,8 @@ def _decode(
         logprob = (logits / (sampling.temperature or 1.0)).log_softmax(-1).gather(1, token[:, None]).squeeze(1)
         tokens[row, step] = torch.where(done, pad_id, token)
         logprobs[row, step] = logprob.masked_fill(done, 0.0)
+        if values is not None:
+            values[row, step] = model.value_head(state).masked_fill(done, 0.0).to(values)
         done = done | torch.isin(token, stop)
         if step == longest - 1:
             break
@@ -183,7 +199,7 @@ def _decode(
         embeds = model.get_input_embeddings()(token[:, None])
         state = decoder(embeds, torch.ones_like(token[:, None], dtype=torch.bool), position[:, None])[:, -1]
         position = position + 1
-    return tokens[:, : step + 1], logprobs[:, : step + 1]
+    return tokens[:, : step + 1], logprobs[:, : step + 1], None if values is None else values[:, : step + 1]
 
 
 def _draw(logits: Tensor, warpers: LogitsProcessorList, uniform: Tensor | None) -> Tensor:

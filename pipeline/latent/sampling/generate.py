@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from ..batch import Batch, Draw
+from ..engine.layout import Layout
 from ..engine.packed import Keep, PassResult, Stop
 from ..engine.precision import in_compute_dtype
 from ..noise import Noise
 from ..stopping import StopDraws
 from ..thoughts import THOUGHT_SOURCES
+from ..value_head import thought_values
 from .answers import Generated, SamplingParams, write_answers
 from .budget import NO_LIMIT, Budget, Room
 
@@ -91,14 +94,18 @@ def _generate(
     thoughts, thought, _ = _share_thoughts(rows, seeds, noise is not None or stops)
     batch = Batch.of(ids, mask, model.latent_config.token_ids[1])
     stop = _stop_of(model, batch, seeds[thoughts].to(device), stops)
-    prefill, state = prefill_prompts(
-        model, batch, rows[thoughts].to(device), seeds[thoughts], noise, sampling.max_new_tokens, stop
+    prefill, state, values = prefill_prompts(
+        model, batch, rows[thoughts].to(device), seeds[thoughts], noise, sampling.max_new_tokens, stop, sampling.values
     )
     thought = thought.to(device)
     if len(thoughts) < len(rows):
         prefill, state = prefill.select(thought), state[thought]
     drawn = write_answers(model, prefill, state, seeds, number, sampling, eos_token_ids)
-    return replace(drawn, stop_logps=stop.logps[thought]) if isinstance(stop, StopDraws) else drawn
+    return replace(
+        drawn,
+        stop_logps=stop.logps[thought] if isinstance(stop, StopDraws) else None,
+        latent_values=None if values is None else values[thought],
+    )
 
 
 def _draws_stops(model: PreTrainedModel, sampling: SamplingParams) -> bool:
@@ -137,6 +144,20 @@ def _share_thoughts(rows: Tensor, seeds: Tensor, is_random: bool) -> tuple[Tenso
     return torch.tensor(first), torch.tensor(thought), torch.tensor(number)
 
 
+class Prefill(NamedTuple):
+    """The passes over prompts with their latents, for N thoughts.
+
+    Attributes:
+        result: Of the passes.
+        state: (N, d) after each prompt's last token.
+        values: (N, L) as `Generated.latent_values`.
+    """
+
+    result: PassResult
+    state: Tensor
+    values: Tensor | None = None
+
+
 def prefill_prompts(
     model: PreTrainedModel,
     batch: Batch,
@@ -144,11 +165,35 @@ def prefill_prompts(
     seeds: Tensor,
     noise: Noise | None,
     max_new_tokens: int,
-    stop: Stop | None,
-) -> tuple[PassResult, Tensor]:
-    """All passes over the prompts, and the last state (N, d); the shared part of equal prompts runs once."""
+    stop: Stop | None = None,
+    values: bool = False,
+) -> Prefill:
+    """All passes over the prompts; the shared part of equal prompts runs once.
+
+    Args:
+        rows: (N,) prompt of each thought.
+        seeds: (N,)
+        values: The value head says what it expects before each latent.
+    """
     is_recurrent = THOUGHT_SOURCES[model.latent_config.thought_source].is_recurrent
     num_latents = int(batch.is_latent.sum(1).max()) if is_recurrent else 0
-    draw = Draw(noise, seeds) if noise is not None else None
-    result, _ = model.run_latents(batch, num_latents, draw, rows, Keep(spare=max_new_tokens), stop)
-    return result, result.last_state()
+    draw = Draw(noise, seeds) if noise is not None and num_latents else None
+    each: Tensor | None = rows
+    if draw is not None and draw.noise.moves_question:  # each of them reads its question with a draw of its own
+        batch, each = batch.select(rows), None
+    result, layout = model.run_latents(batch, num_latents, draw, each, Keep(spare=max_new_tokens), stop)
+    found = _latent_values(model, batch, each, result, layout, isinstance(stop, StopDraws)) if values else None
+    return Prefill(result, result.last_state(), found)
+
+
+def _latent_values(
+    model: PreTrainedModel, batch: Batch, rows: Tensor | None, result: PassResult, layout: Layout, decides: bool
+) -> Tensor:
+    """Values (N, L) of the states before each latent, see `thought_values`."""
+    is_latent, column = batch.is_latent, layout.packed_column
+    if rows is not None:
+        is_latent, column = is_latent[rows], column[rows]
+    most = int(is_latent.sum(1).max())
+    if result.latents.size(1):  # what no thought is made of, as pauses, is never left out
+        is_latent = is_latent & (is_latent.cumsum(1) <= result.num_latents[:, None])
+    return thought_values(model.value_head(result.hidden).gather(1, column), is_latent, most, decides)

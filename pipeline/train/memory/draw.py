@@ -87,7 +87,7 @@ class _Draw:
         seeds = torch.arange(int(thought.max()) + 1)
         rows = seeds * each // self.args.num_generations
         with computing(self.model):
-            made, state = prefill_prompts(self.model, batch, rows, seeds, self.settings.noise, spare, None)
+            made, state, _ = prefill_prompts(self.model, batch, rows, seeds, self.settings.noise, spare)
             return (made, state) if each == 1 else (made.select(thought), state[thought])
 
     def answer(self, made: PassResult, state: Tensor) -> None:

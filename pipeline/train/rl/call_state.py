@@ -15,9 +15,8 @@ class Work:
     """The work that one call of TRL does through our hooks.
 
     TRL calls hooks from inside its own methods and gives them no argument for this. `Working.working` opens a Work
-    around each such call and closes it afterwards, so nothing here outlives the call. There are three kinds of
-    calls: drawing rollouts (`_draw`), computing one part of the loss (`policy_loss`), and asking for log-probs under
-    the weights that drew the rollouts (`LatentPPOTrainer._add_old_logps`).
+    around each such call and closes it afterwards, so nothing here outlives the call. There are two kinds of calls:
+    drawing rollouts (`_draw`), and computing one part of the loss (`policy_loss`).
 
     Attributes:
         rollouts: Tensors over the B rollouts: `noise_seeds` and `questions` (B,), `latents` (B, L, d) where their
@@ -27,24 +26,29 @@ class Work:
         latents_act: Latents are actions. The caller says so.
         others: Columns of actions that follow the A of the answers: L latents, where these act, then the L - 1
             decisions of a stop head. The caller says so.
+        knows_old: TRL's next request for log-probs needs no answer: it is for those of the weights that drew the
+            rollouts, which are known from the sampler. The caller says so, and the hook that TRL asks takes it back.
         rewards: (P, G) of the groups of all processes. `_calculate_rewards` writes them.
         is_scored: (P, G) False where no reward function gave a reward. Written with `rewards`.
         num_latents: (B,) latents of each rollout, where a stop head drew them. Written with `rollouts`.
+        values: (B, L) and (B, A) values before each latent and token, where a critic was asked. Written with
+            `rollouts`.
         thoughts: What is read in the first rollouts, if the table of rollouts is due. Written with `rollouts`.
         logps: (B, A) of the latest forward, detached. `_get_per_token_logps_and_entropies` writes them.
-        stop_logps: (B, L - 1) of the first forward, detached: that of the model, which TRL runs before the reference.
-            The same hook writes them.
+        stop_logps: (B, L - 1) of the latest forward, detached. The same hook writes them.
         supervision_loss: Mean loss of the labels on latents in the latest replay, where it has a gradient and labels.
             The same hook writes it.
-        state_values: (B, T) of the first forward, where there is a value head. The same hook writes them.
+        state_values: (B, T) of the latest forward, where there is a value head. The same hook writes them.
     """
 
     rollouts: dict[str, Any] = field(default_factory=dict)
     latents_act: bool = False
     others: int = 0
+    knows_old: bool = False
     rewards: Tensor | None = None
     is_scored: Tensor | None = None
     num_latents: list[int] | None = None
+    values: tuple[Tensor, Tensor] | None = None
     thoughts: list[str] | None = None
     logps: Tensor | None = None
     stop_logps: Tensor | None = None
@@ -60,15 +64,13 @@ class Drawn:
         rollouts: This process's, as TRL shuffles, splits and buffers them.
         rewards: (P, G) of the groups of all processes.
         is_scored: (P, G) False where no reward function gave a reward.
-        state_values: (B, T) under the weights that drew them, where TRL asked for log-probs under these and there is a
-            value head.
-        thoughts: As in `Work`.
+        values, thoughts: As in `Work`.
     """
 
     rollouts: dict[str, Any]
     rewards: Tensor
     is_scored: Tensor
-    state_values: Tensor | None = None
+    values: tuple[Tensor, Tensor] | None = None
     thoughts: list[str] | None = None
 
 

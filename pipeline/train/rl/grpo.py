@@ -9,7 +9,8 @@ One optimizer step, by function:
 
 1. TRL's `_prepare_inputs` calls `_generate_and_score_completions`, which draws a batch by `_draw`. TRL calls back
    `_tokenize_prompts`, `_generate_single_turn` (thoughts and answers), `_calculate_rewards`, and
-   `_get_per_token_logps_and_entropies` for old and reference log-probs where it needs them.
+   `_get_per_token_logps_and_entropies` for reference log-probs where it needs them. Where later steps update from the
+   same rollouts, the log-probs of the weights that drew them are those of the sampler.
 2. TRL's `compute_loss` calls `_compute_loss`. For each part of the estimator it lets TRL compute its loss, which asks
    `_get_per_token_logps_and_entropies` for the log-probs of the actions: `replayed_logps` or `density_logps`, and
    those of the stop head.
@@ -30,7 +31,14 @@ from ...latent.sampling.answers import Generated, SamplingParams
 from ...latent.sampling.generate import generate
 from ...model.reading import thought_texts
 from ...model.reasoner import Reasoner
-from ...system.compat import latest_completions, logged_metric, replace_prompts, rollout_tokenizer, shuffling_by
+from ...system.compat import (
+    asks_old_logps,
+    latest_completions,
+    logged_metric,
+    replace_prompts,
+    rollout_tokenizer,
+    shuffling_by,
+)
 from ..clock import REST
 from ..generation import generating
 from .actions import latent_mask, shortened, stop_mask, with_actions
@@ -47,13 +55,20 @@ from .groups import (
 )
 from .latent_trainer import LatentTrainer
 from .logps import answers_of
-from .metrics import answer_ratios, ratio_metrics, replay_metrics, reward_metrics
+from .metrics import answer_ratios, ratio_sd, replay_metrics, reward_metrics
 from .rollouts import draw_seeds
 from .rollouts_table import rollout_columns
 
 
 class LatentGRPOTrainer(LatentTrainer):
-    """GRPO whose rollouts think in latents before they answer."""
+    """GRPO whose rollouts think in latents before they answer.
+
+    Attributes:
+        asks_values: The model has a critic, which says what it expects while rollouts are drawn.
+    """
+
+    asks_values = False
+    _drawn_at = -1  # the optimizer steps done when the latest rollouts were drawn
 
     # Drawing rollouts
 
@@ -93,7 +108,8 @@ class LatentGRPOTrainer(LatentTrainer):
 
     def _draw(self, inputs: list[dict[str, Any]]) -> Drawn:
         """Rollouts with their advantages."""
-        with self.working(Work()) as work:
+        self._drawn_at, is_reused = self.state.global_step, asks_old_logps(self)
+        with self.working(Work(knows_old=is_reused)) as work:
             rollouts = super()._generate_and_score_completions(inputs)
         assert work.rewards is not None and work.is_scored is not None
         rollouts |= work.rollouts
@@ -105,13 +121,13 @@ class LatentGRPOTrainer(LatentTrainer):
             rollouts["advantages"] = self._mine(advantages * work.is_scored).to(rollouts["advantages"].dtype)
         if self.settings.answers_per_thought > 1:
             self._credit_thoughts(rollouts)
-        if "old_per_token_logps" in rollouts:
-            self.watched.add_all(replay_metrics(rollouts["old_per_token_logps"], rollouts, work.stop_logps))
+        if is_reused:
+            rollouts["old_per_token_logps"] = rollouts["sampling_per_token_logps"]
             if self.decisions:
-                rollouts["old_stop_logps"] = work.stop_logps
+                rollouts["old_stop_logps"] = rollouts["stop_logps"]
             if self.settings.estimator.uses_density:
                 self._add_old_densities(rollouts)
-        return Drawn(rollouts, work.rewards, work.is_scored, work.state_values, work.thoughts)
+        return Drawn(rollouts, work.rewards, work.is_scored, work.values, work.thoughts)
 
     def _credit_thoughts(self, rollouts: dict[str, Any]) -> None:
         """Adds the advantages of what the answers of a thought share: its latents, and its decisions to stop."""
@@ -145,6 +161,8 @@ class LatentGRPOTrainer(LatentTrainer):
         self.work.rollouts |= {"noise_seeds": seeds.to(device), "questions": rows.to(device)}
         if self.settings.estimator.uses_density:
             self.work.rollouts["latents"] = drawn.latents.float()
+        if drawn.latent_values is not None and drawn.token_values is not None:
+            self.work.values = drawn.latent_values, drawn.token_values
         if self.decisions:
             self.work.num_latents = drawn.num_latents.tolist()
             self.work.rollouts["stop_logps"] = drawn.stop_logps
@@ -161,7 +179,7 @@ class LatentGRPOTrainer(LatentTrainer):
         """
         sampling = SamplingParams(
             self.temperature, self.max_completion_length, self.top_k or 0, self.top_p or 1.0, self.min_p,
-            draws_stops=self.decisions > 0,
+            draws_stops=self.decisions > 0, values=self.asks_values,
         )  # fmt: skip
         with self.clock.part("rollout"), generating(self) as policy:
             if self.noise is not None:
@@ -231,9 +249,11 @@ class LatentGRPOTrainer(LatentTrainer):
                 loss = loss + share * super()._compute_loss(model, rollouts)
             state_values = work.state_values
             if not latents_act:
-                self.watched.add_all(ratio_metrics(work.logps, inputs, work.stop_logps))
+                assert work.logps is not None
+                self.watched.add("ratio/sd", ratio_sd(work.logps, inputs))
+                if self.state.global_step == self._drawn_at:
+                    self.watched.add_all(replay_metrics(work.logps, inputs, work.stop_logps))
                 if self.table is not None and self.table.takes_ratios(inputs, self.state.global_step):
-                    assert work.logps is not None
                     self.table.send_ratios(answer_ratios(work.logps, inputs), self.state.global_step)
                 if work.supervision_loss is not None:
                     loss = loss + self._labelled(work.supervision_loss)

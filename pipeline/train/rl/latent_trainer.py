@@ -1,7 +1,8 @@
 """TRL's GRPOTrainer over a latent reasoner: how likely the actions of rollouts are.
 
 `_get_per_token_logps_and_entropies` is the one place where TRL asks for log-probs, of the policy, of the weights that
-drew the rollouts, and of the reference. `LatentGRPOTrainer` draws the rollouts and computes the loss.
+drew the rollouts (which are known as sampled), and of the reference. `LatentGRPOTrainer` draws the rollouts and
+computes the loss.
 """
 
 from __future__ import annotations
@@ -58,12 +59,15 @@ class LatentTrainer(Working, MeasuredTrainer, GRPOTrainer):
         compute_entropy: bool = False,
         *_: Any,
         **__: Any,
-    ) -> tuple[Tensor, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         """Log-probs and entropies (B, A) of the answer tokens in nats, at the rollout temperature.
 
         Other actions follow as `Work.others` says, (B, A + K), with the mean entropy of the tokens.
         """
         work = self.work
+        if work.knows_old:
+            work.knows_old = False
+            return None, None, None
         answers = Answers(input_ids, attention_mask, logits_to_keep).without(work.others)
         if work.latents_act:
             found = self._density_logps(model, answers)
@@ -71,12 +75,11 @@ class LatentTrainer(Working, MeasuredTrainer, GRPOTrainer):
             parts = torch.arange(len(input_ids)).split(batch_size or len(input_ids))
             found = ActionLogps.joined([self._replayed_logps(model, answers, part) for part in parts])
         work.logps = found.logps[:, : answers.width].detach()
-        if work.state_values is None:  # those of the model, which TRL runs before the reference
-            work.state_values = found.state_values
+        work.state_values = found.state_values
         work.supervision_loss = found.supervision_loss
         if self.decisions:
             assert found.stop_logps is not None
-            work.stop_logps = found.stop_logps.detach() if work.stop_logps is None else work.stop_logps
+            work.stop_logps = found.stop_logps.detach()
             found = found.beside(found.stop_logps, answers) if work.others else found
         if work.others and "ref_per_token_logps" in work.rollouts:
             # The KL estimate of TRL is a ratio, which densities of many dimensions blow up. Equal to the policy's own,

@@ -86,17 +86,14 @@ def replay_metrics(logps: Tensor, inputs: Mapping[str, Any], stop_logps: Tensor 
     }
 
 
-def ratio_metrics(
-    logps: Tensor | None, inputs: Mapping[str, Any], stop_logps: Tensor | None = None
-) -> dict[str, Number]:
-    """Standard deviation of the importance ratios of answer tokens. On-policy it is 0; the replay is measured then."""
-    assert logps is not None
+def ratio_sd(logps: Tensor, inputs: Mapping[str, Any]) -> Number:
+    """Standard deviation of the importance ratios of answer tokens; 0 where each draw serves one optimizer step."""
     if "old_per_token_logps" not in inputs:
-        return {"ratio/sd": 0.0, **replay_metrics(logps, inputs, stop_logps)}
+        return 0.0
     is_answer, ratios = inputs["completion_mask"].bool(), answer_ratios(logps, inputs)
     count = is_answer.sum().clamp_min(1)
     squares = torch.where(is_answer, ratios - ratios.sum() / count, 0.0).pow(2)
-    return {"ratio/sd": (squares.sum() / count).sqrt()}
+    return (squares.sum() / count).sqrt()
 
 
 def answer_ratios(logps: Tensor, inputs: Mapping[str, Any]) -> Tensor:

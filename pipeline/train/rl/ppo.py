@@ -9,7 +9,8 @@ A stop head decides in the state after latent k, which is also the state that la
 latent k + 1" is one step with one value and one advantage, that of the decision and of the latent. "Stop" is a step of
 its own, behind the latents of a thought that has fewer than L.
 
-`_draw` adds values, advantages and returns to the rollouts of GRPO. `_compute_loss` adds the loss of the critic
+The critic judges the states of a rollout while it is drawn. `_draw` adds these values, advantages and returns to the
+rollouts of GRPO. `_compute_loss` adds the loss of the critic
 (`value_loss`) to GRPO's.
 """
 
@@ -19,18 +20,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ...latent.value_head import add_value_head
+from ...latent.value_head import add_value_head, and_next
 from ...model.reasoner import Reasoner
 from ...system.compat import logged_metric
-from .call_state import Drawn, Work
+from .call_state import Drawn
 from .gae import gae
 from .grpo import LatentGRPOTrainer
-from .logps import answers_of
-from .metrics import replay_metrics
 from .rollouts import RolloutSettings
-from .value_loss import action_values, and_next, value_loss
+from .value_loss import action_values, value_loss
 
 KL_GAIN, KL_CLIP = 0.1, 0.2  # arXiv 1909.08593, section 2.2
 
@@ -61,6 +61,7 @@ class Critic:
 class LatentPPOTrainer(LatentGRPOTrainer):
     """PPO whose rollouts think in latents before they answer. Groups play no part: `num_generations` only batches."""
 
+    asks_values = True
     beta: float
 
     def __init__(self, reasoner: Reasoner, settings: RolloutSettings, critic: Critic, **kwargs: Any) -> None:
@@ -73,10 +74,9 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         self._steer_kl()
         drawn = super()._draw(inputs)
         rollouts = drawn.rollouts
-        state_values = drawn.state_values  # of the model where TRL has asked for its log-probs, as with inner steps
-        if "old_per_token_logps" not in rollouts:
-            state_values = self._add_old_logps(rollouts)
-        values = self._action_values(state_values, rollouts["prompt_ids"], rollouts["completion_ids"].size(1))
+        assert drawn.values is not None
+        widths = self._most_latents, rollouts["completion_ids"].size(1)
+        values = torch.cat([_as_wide(part, width) for part, width in zip(drawn.values, widths, strict=True)], 1)
         rollouts["is_scored"] = self._mine(drawn.is_scored)
         mask = self._actions(rollouts)
         last = mask.cumsum(1).argmax(1)  # the first place at which all actions have been counted
@@ -95,26 +95,9 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         }
         if self.decisions:  # after latent k, with latent k + 1 or alone
             rollouts["stop_advantages"] = advantages[:, 1:count]
-        if self.settings.estimator.uses_density and "latent_rms" not in rollouts:
-            self._add_old_densities(rollouts)
         residual, spread = self._moments(torch.stack([returns - values, returns]), mask)[1]
         self.watched.add("value/explained_variance", torch.where(spread > 0, 1.0 - residual / spread, 0.0))
         return drawn
-
-    @torch.no_grad()
-    def _add_old_logps(self, rollouts: dict[str, Any]) -> Tensor:
-        """Adds log-probs of actions under the weights that drew them, and returns state values (B, T) under these."""
-        answers = answers_of(rollouts)
-        with self.working(Work({"noise_seeds": rollouts["noise_seeds"]})) as work:
-            logps, _, _ = self._get_per_token_logps_and_entropies(
-                self.model, answers.ids, answers.mask, answers.width, self.args.per_device_train_batch_size
-            )
-        assert work.state_values is not None
-        rollouts["old_per_token_logps"] = logps
-        if self.decisions:
-            rollouts["old_stop_logps"] = work.stop_logps
-        self.watched.add_all(replay_metrics(logps, rollouts, work.stop_logps))
-        return work.state_values
 
     def _action_values(self, state_values: Tensor | None, prompt_ids: Tensor, answers: int) -> Tensor:
         assert state_values is not None
@@ -171,3 +154,8 @@ class LatentPPOTrainer(LatentGRPOTrainer):
         normalizer = normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation
         self.watched.add("value/loss", total / mask.sum().clamp_min(1))
         return loss + critic.vf_coef * total / normalizer
+
+
+def _as_wide(values: Tensor, width: int) -> Tensor:
+    """Values (B, W) with zeros up to a width, that of what TRL pads."""
+    return F.pad(values, (0, width - values.size(1)))

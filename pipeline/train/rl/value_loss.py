@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...latent.value_head import thought_values
+
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
     """Sum over actions of max((V - R)², (V_clipped - R)²) / 2, with V_clipped = V_old + clamp(V - V_old, ±clip).
@@ -23,11 +25,6 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip:
     return 0.5 * (torch.maximum((values - returns).pow(2), (clipped - returns).pow(2)) * mask).sum()
 
 
-def and_next(is_latent: Tensor) -> Tensor:
-    """Mask (B, S) that is also set behind each latent of `is_latent` (B, S): at what the last one is followed by."""
-    return is_latent | F.pad(is_latent, (1, 0))[:, :-1]
-
-
 def action_values(
     state_values: Tensor, is_latent: Tensor, answers: int, most_latents: int, decides: bool = False
 ) -> Tensor:
@@ -37,15 +34,8 @@ def action_values(
         state_values: (B, T) of the state after each column.
         is_latent: (B, P) placeholders among the P columns of the question.
         answers: A, the number of answer columns.
-        most_latents: L.
-        decides: A stop head ends thoughts. Behind the latents of a thought of fewer than L stands the value of the
-            state in which it decided to stop.
+        most_latents, decides: As in `thought_values`.
     """
-    before = F.pad(state_values, (1, 0))[:, :-1]  # of the state before each column
-    is_step = F.pad(is_latent, (0, before.size(1) - is_latent.size(1)))
-    if decides:
-        is_step = and_next(is_step)
-    row, column = is_step.nonzero(as_tuple=True)
-    turn = (is_step.cumsum(1) - 1)[row, column]
-    thought = before.new_zeros(len(before), most_latents + 1).index_put((row, turn), before[row, column])
-    return torch.cat([thought[:, :most_latents], before[:, -answers:]], 1)
+    is_latent = F.pad(is_latent, (0, state_values.size(1) - is_latent.size(1)))
+    thought = thought_values(state_values, is_latent, most_latents, decides)
+    return torch.cat([thought, state_values[:, -answers - 1 : -1]], 1)
