@@ -1,9 +1,10 @@
 """Kills a run of three stages at random moments, goes on each time, and compares what is left with an unbroken run.
 
-    python scripts/kill_campaign.py [RECIPE] [--kills 50] [--processes 1] [--seed 0] [--folder outputs/kills]
+    python scripts/kill_campaign.py [RECIPE] [--kills 50] [--per-run 3] [--processes 1] [--seed 0] [--folder FOLDER]
 
 Every launch is killed, with all its processes and by SIGKILL, at a moment drawn uniformly over the seconds that the
-unbroken run took. Runs are broken until there were enough kills; the last one runs to its end. Compared are the weights
+unbroken run took. A run is broken a few times, since one that is gone on with soon has its stages behind it, and then
+runs to its end. Runs are broken until there were enough kills. Compared are the weights
 of all stages (bytes), results.json and the rows of metrics.jsonl, without what depends on the clock.
 Exit code: 0 everything is equal, 1 something differs.
 """
@@ -111,6 +112,7 @@ def stage_now(run: Path) -> str:
 def main(
     recipe: Annotated[Path, typer.Argument(help="A recipe that trains in seconds.")] = Path("tests/tiny.yaml"),
     kills: Annotated[int, typer.Option(min=1)] = 50,
+    per_run: Annotated[int, typer.Option(min=1, help="Kills of one run, at most.")] = 3,
     processes: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
     folder: Annotated[Path, typer.Option(help="Where the runs go. It must not exist.")] = Path("outputs/kills"),
@@ -126,7 +128,7 @@ def main(
         name = f"broken-{runs}"
         runs += 1
         in_this = 0
-        while done < kills and campaign.kill_after(name, draw.uniform(0.0, seconds)):
+        while in_this < per_run and done < kills and campaign.kill_after(name, draw.uniform(0.0, seconds)):
             done, in_this = done + 1, in_this + 1
             places[stage_now(folder / name)] += 1
         campaign.finish(name)

@@ -20,6 +20,7 @@ LABELLED = [
 STOPPING = [
     "latent.stop_head=true", "latent.latents_per_step=2", "latent.thought_source=soft_vocabulary",
     "curriculum.pad_latents=false", "rl.noise=null", "rl.trainer.beta=0.0", "rl.rollout_batch_tokens=40",
+    "rl.algorithm=ppo",
 ]  # fmt: skip
 
 
@@ -35,7 +36,8 @@ def logged(folder):
     [
         ("sharded", []),  # noise on values, whose matrices are gathered apart, and a process without held-out problems
         ("zero3", [*ONE_MORE, *LABELLED]),  # small weights stay whole between steps
-        ("zero3", [*ONE_MORE, *STOPPING]),  # thoughts of different lengths, and embeddings read by the thought source
+        # Thoughts of different lengths, embeddings read by the thought source, and a critic asked at each token.
+        ("sharded", [*ONE_MORE, *STOPPING]),
     ],
     ids=["values", "loops", "stops"],
 )

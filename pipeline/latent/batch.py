@@ -45,6 +45,29 @@ class Batch:
         is_latent = (input_ids == latent_id) & mask.bool()
         return cls(input_ids, mask, positions.expand(len(input_ids), -1), is_latent)
 
+    def check_rows(self, context_window: int | None) -> None:
+        """Makes sure that latents can be made in every row.
+
+        Args:
+            context_window: The most tokens and latents of a row; None: any number.
+
+        Raises:
+            ModelError: A row that is all padding, begins with a placeholder, or is too long.
+        """
+        mask = self.attention_mask.bool()
+        empty = ~mask.any(1)
+        starts_latent = self.is_latent.gather(1, mask.int().argmax(1, keepdim=True)).squeeze(1)
+        if bool((empty | starts_latent).any()):
+            row = int((empty | starts_latent).int().argmax())
+            what = "is all padding" if empty[row] else "begins with a <|latent|> placeholder"
+            raise ModelError(f"Row {row} of the batch {what}. A latent needs a token before it to be made from.")
+        longest = int(mask.sum(1).max())
+        if context_window is not None and longest > context_window:
+            raise ModelError(
+                f"A row has {longest} tokens and latents, the model's context window is {context_window}. "
+                "Shorten the questions or lower the number of latents."
+            )
+
     def select(self, rows: Tensor) -> Batch:
         """The batch of rows (N,), which may repeat."""
         parts = (self.input_ids, self.attention_mask, self.position_ids, self.is_latent)

@@ -163,7 +163,7 @@ class LatentMixin:
             is_rest: (B, T) True after the question, where rows that begin alike share their question; None: they do
                 not.
         """
-        self._check_rows(batch)
+        batch.check_rows(context_window(self.config.get_text_config()))  # type: ignore[attr-defined]
         num_latents = self._most_latents(batch.is_latent.sum(1))
         if num_latents == 0 or not THOUGHT_SOURCES[self.latent_config.thought_source].is_recurrent:
             visibility = self.visibility if num_latents else None
@@ -302,23 +302,6 @@ class LatentMixin:
             most = most.clone()
             dist.all_reduce(most, op=dist.ReduceOp.MAX)
         return int(most)
-
-    def _check_rows(self, batch: Batch) -> None:
-        input_ids, mask = batch.input_ids, batch.attention_mask.bool()
-        empty = ~mask.any(1)
-        first = mask.int().argmax(1, keepdim=True)
-        starts_latent = input_ids.gather(1, first).squeeze(1) == self.latent_config.token_ids[1]
-        if bool((empty | starts_latent).any()):
-            row = int((empty | starts_latent).int().argmax())
-            what = "is all padding" if empty[row] else "begins with a <|latent|> placeholder"
-            raise ModelError(f"Row {row} of the batch {what}. A latent needs a token before it to be made from.")
-        limit = context_window(self.config.get_text_config())  # type: ignore[attr-defined]
-        longest = int(mask.sum(1).max())
-        if limit is not None and longest > limit:
-            raise ModelError(
-                f"A row has {longest} tokens and latents, the model's context window is {limit}. "
-                "Shorten the questions or lower the number of latents."
-            )
 
     def set_latent_config(self, **changes: Any) -> None:
         """Changes fields of the latent section, in memory and in what `save_pretrained` will write."""
