@@ -2,8 +2,7 @@
 
     python scripts/bench_compile.py [--device cuda] [--layers 6] [--width 512]
 
-The layers of a GPT-2 are compiled one by one, for shapes of any size. The cache is written outside of the compiled
-code: it writes into buffers, which a compiler may not move. Loss, gradients and samples must be those without a
+The layers of a GPT-2 are compiled as `model.compile` has them. Loss, gradients and samples must be those without a
 compiler. Both models take turns; the seconds in which the compiler works are counted apart. Needs a C++ compiler.
 """
 
@@ -18,19 +17,9 @@ from bench_engine import Setting, answers, engine_step, medians
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from neuralese.pipeline.cli.terminal import quiet
-from neuralese.pipeline.latent.engine.cache import PassCache
-
-VARIANTS = 64  # of a layer: with and without gradient, mask, and for single columns
-
-
-def compile_layers(model: PreTrainedModel) -> None:
-    PassCache.update = torch.compiler.disable(PassCache.update)
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.compile(dynamic=True, isolate_recompiles=True, recompile_limit=VARIANTS)
+from neuralese.pipeline.latent.engine.compiling import compile_layers
 
 
 def gradients(model: PreTrainedModel) -> torch.Tensor:

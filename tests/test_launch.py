@@ -37,7 +37,7 @@ def test_what_launchers_set_by_themselves_is_no_fault(monkeypatch, value):
 @pytest.mark.parametrize(
     ("option", "owner"),
     [("bf16=true", "model.dtype"), ("fp16=true", "model.dtype"), ("bf16=false", "model.dtype"),
-     ("torch_compile=true", "the pipeline, which compiles nothing"), ("fsdp=full_shard", "the launcher")],
+     ("torch_compile=true", "model.compile, layer by layer"), ("fsdp=full_shard", "the launcher")],
 )  # fmt: skip
 def test_one_key_says_the_precision(tmp_path, section, option, owner):
     key = f"{section}.trainer.{option}"

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from ...data.errors import reason
 from ..latent.config import VERSION, LatentConfig, ModelError
+from ..latent.engine.compiling import compile_layers
 from ..latent.engine.precision import dtype_name, weight_dtype
 from ..latent.engine.verify import check_exact
 from ..latent.latentize import (
@@ -43,6 +44,7 @@ def load_reasoner(
     dtype: Any = None,
     attn_implementation: str | None = None,
     quantization: QuantizationSection | None = None,
+    compile: bool = False,
     **latent_options: Any,
 ) -> Reasoner:
     """Loads a checkpoint of ours, or any Hugging Face causal language model to become one.
@@ -55,12 +57,13 @@ def load_reasoner(
             `auto_dtype` says. Default: what it was trained in, float32 for a model of others.
         attn_implementation: Attention of Transformers, sdpa or eager. Default: Transformers' own choice.
         quantization: Quantise the linear layers, to train a LoRA over them. Such a reasoner cannot be saved.
+        compile: Have torch.compile compile the decoder layers when they first run.
         latent_options: Fields of `LatentConfig` to set, such as thought_source. Default: those of the checkpoint.
 
     Raises:
         ModelError: Nothing to load there, an unfit architecture, or a latent section that is absent where `trained`
             asks for it, cannot be read, or contradicts the tokenizer; a dtype that reasoners do not compute in; no
-            bitsandbytes to quantise with.
+            bitsandbytes to quantise with; nothing that compiles.
     """
     name = os.path.expanduser(name_or_path)
     if dtype not in (None, "auto"):
@@ -83,6 +86,8 @@ def load_reasoner(
         as_frozen_base(model, computes_in)
     reasoner = make_reasoner(model, tokenizer, supervised, **latent_options)
     load_modules(reasoner.model, name)
+    if compile:
+        compile_layers(reasoner.model)
     return reasoner
 
 

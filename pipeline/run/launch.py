@@ -49,8 +49,9 @@ def check_launcher() -> None:
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
     if backend != "no":
         raise LaunchError(
-            f"The launcher asks for torch.compile (dynamo backend {backend}), which is refused: passes over latents "
-            "change their shape with every batch. Remove dynamo_config or --dynamo_backend."
+            f"The launcher asks for torch.compile (dynamo backend {backend}) of a whole model, which is refused: the "
+            "passes over latents are a loop around it. Remove dynamo_config or --dynamo_backend, and set model.compile "
+            "where the layers were meant."
         )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision != "no":

@@ -8,6 +8,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ...rewards.loading import load_reward
 from ..evaluate.search import check_search
+from ..latent.engine.compiling import check_compiler
 from ..latent.noise import Noise, check_fits, parse_noise
 from ..latent.supervision import check_supervision
 from ..latent.thoughts import THOUGHT_SOURCES, build_source
@@ -20,6 +21,7 @@ from ..recipe.schema import Recipe
 from ..scoring.latent_reward import check_latent_reward
 from ..scoring.recipe_rewards import check_recipe_reward
 from ..system.files import check_writable
+from ..system.processes import on_cpu
 from ..tracking.other_trackers import check_trackers
 from ..tracking.wandb_run import check_wandb
 from ..train.curriculum.limits import curriculum_args
@@ -77,6 +79,8 @@ def check_recipe(recipe: Recipe) -> None:
     check_quantized_launch(recipe)
     if recipe.model.quantization is not None:
         check_bitsandbytes()
+    if recipe.model.compile:
+        check_compiler("cpu" if on_cpu() else "cuda")
     load_reward(recipe.evaluate.scorer)
     if recipe.evaluate.selection_reward is not None:
         check_recipe_reward(recipe.evaluate.selection_reward)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from torch import Tensor
+from torch._dynamo import config as dynamo_config
 from torch._dynamo.eval_frame import OptimizedModule
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
@@ -159,6 +160,11 @@ def is_compiled(model: Any) -> bool:
     return torch.compiler.is_compiling() or any(
         isinstance(module, OptimizedModule) or module._compiled_call_impl is not None for module in model.modules()
     )
+
+
+def compile_once_for_all_layers() -> None:
+    """torch: a compiler takes the number of a layer, which all its layers differ in, for a variable."""
+    dynamo_config.allow_unspec_int_on_nn_module = True
 
 
 def set_collective_timeout(seconds: float) -> None:

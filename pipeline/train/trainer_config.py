@@ -30,10 +30,7 @@ RESERVED = {
     "eval_strategy": "the pipeline, which measures by itself",
     "load_best_model_at_end": "the pipeline, which measures by itself",
     **dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval", "cast_lm_head_to_fp32"), "model.dtype"),
-    **dict.fromkeys(
-        ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
-        "the pipeline, which compiles nothing: passes over latents change their shape with every batch",
-    ),
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), "model.compile, layer by layer"),
     **dict.fromkeys(("fsdp", "fsdp_config"), "the launcher, which shards by DeepSpeed (recipes/accelerate/zero3.yaml)"),
     "ds3_gather_for_generation": "model.ds3_gather_for_generation, for all stages",
     **dict.fromkeys(

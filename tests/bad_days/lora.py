@@ -1,5 +1,6 @@
 """Low-rank adapters, and the precision that stages compute in."""
 
+from neuralese.pipeline.latent.engine import compiling
 from neuralese.pipeline.model import quantization
 
 from .day import TINY, BadDay
@@ -25,6 +26,14 @@ def launched(what, variable, value, asked):
         before=lambda scene: scene.monkeypatch.setenv(variable, value),
         after=nothing_begun,
     )
+
+
+def without_a_compiler(scene):
+    def fails(*_):
+        raise RuntimeError("Failed to find C++ compiler. Please specify via CXX environment variable.")
+
+    compiling.check_compiler.cache_clear()
+    scene.monkeypatch.setattr(compiling.torch, "compile", lambda function: fails)
 
 
 def nothing_begun(scene):
@@ -93,7 +102,14 @@ DAYS = [
     BadDay(
         "torch_compile in a trainer section",
         ["check", TINY, "curriculum.trainer.torch_compile=true"],
-        "curriculum.trainer.torch_compile is set by the pipeline, which compiles nothing",
+        "curriculum.trainer.torch_compile is set by model.compile, layer by layer. Remove the key.",
+    ),
+    BadDay(
+        "model.compile without a compiler",
+        ["train", TINY, "output_dir={folder}", "model.compile=true"],
+        "model.compile: torch.compile does not work here (RuntimeError: Failed to find C++ compiler",
+        before=without_a_compiler,
+        after=nothing_begun,
     ),
     launched("a launch under FSDP", "ACCELERATE_USE_FSDP", "true", "FSDP"),
     launched(

@@ -51,6 +51,7 @@ class PassLayer(CacheLayerMixin):
         for states in (key_states, value_states):
             self.buffers.append(states.new_empty(*states.shape[:2], self.capacity, states.size(3)))
 
+    @torch.compiler.disable  # a compiler may not move what is written into buffers
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.buffers:
             self.lazy_initialization(key_states, value_states)

@@ -50,6 +50,9 @@ class ModelSection(Section):
     attn_implementation: Literal["sdpa", "eager"] | None = Field(
         None, description="attention of Transformers, sdpa or eager; None: its default for the model"
     )
+    compile: bool = Field(
+        False, description="decoder layers are compiled one by one (torch.compile) for training, sampling, measuring"
+    )
     lora: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; None: all weights are trained")
     ds3_gather_for_generation: bool = Field(
         True,
@@ -84,7 +87,7 @@ class ModelSection(Section):
     @property
     def loading(self) -> dict[str, Any]:
         """Arguments of `load_reasoner` that hold for every checkpoint of a run."""
-        return {**self.loading_in_full, "quantization": self.quantization}
+        return {**self.loading_in_full, "quantization": self.quantization, "compile": self.compile}
 
     @property
     def loading_in_full(self) -> dict[str, Any]:
@@ -110,5 +113,9 @@ class ModelSection(Section):
         if self.config is not None:
             raise ValueError(
                 "quantization needs a trained model (name_or_path): config builds one that has yet to learn"
+            )
+        if self.compile:
+            raise ValueError(
+                "compile does not go with quantization, whose layers run code that a compiler cannot see: remove one"
             )
         return self
