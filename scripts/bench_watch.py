@@ -34,9 +34,9 @@ from neuralese.pipeline.train.rl import grpo, measured
 from neuralese.pipeline.train.watched import Watched
 
 WATCHING: dict[str, list[tuple[Any, str]]] = {
-    "rollouts": [(measured.MeasuredTrainer, "watch_rollouts"), (grpo, "reward_metrics"), (grpo, "replay_metrics")],
+    "rollouts": [(measured.MeasuredTrainer, "watch_rollouts"), (grpo, "reward_metrics")],
     "gradients": [(measured.LatentGradients, name) for name in ("__call__", "_keep", "take")],
-    "ratios": [(grpo, "ratio_metrics")],
+    "ratios": [(grpo, "ratio_sd"), (grpo, "replay_metrics")],
     "effective rank": [(measured, "spread_metrics")],
     "clock": [(Clock, name) for name in ("enter", "leave", "count", "take")],
     "log": [(Watched, "add"), (Watched, "take"), *((timed_trainer, name) for name in ("gather", "readings", "means"))],

@@ -8,7 +8,7 @@ from neuralese.pipeline.latent.geometry import cosine_sums, effective_ranks
 from neuralese.pipeline.latent.sampling.answers import Generated
 from neuralese.pipeline.train.rl.metrics import (
     LatentGradients,
-    ratio_metrics,
+    ratio_sd,
     replay_metrics,
     reward_metrics,
     thought_metrics,
@@ -87,9 +87,9 @@ def test_spread_of_ratios_is_that_of_the_answer_tokens():
     old[mask == 0] = -torch.inf  # padding counts nothing, whatever stands there
     inputs = {"old_per_token_logps": old, "completion_mask": mask}
     expected = (logps - old)[mask.bool()].exp().std(correction=0)
-    assert ratio_metrics(logps, inputs)["ratio/sd"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert ratio_sd(logps, inputs).item() == pytest.approx(expected.item(), rel=1e-5)
     inputs["completion_mask"] = torch.zeros_like(mask)
-    assert ratio_metrics(logps, inputs)["ratio/sd"] == 0.0
+    assert ratio_sd(logps, inputs) == 0.0
 
 
 def test_nothing_that_is_watched_reads_a_number_before_the_log():
@@ -106,7 +106,7 @@ def test_nothing_that_is_watched_reads_a_number_before_the_log():
     logps = torch.zeros(4, 6, requires_grad=True, **meta)
     inputs = {name: torch.zeros(4, 6, **meta) for name in ("old_per_token_logps", "sampling_per_token_logps")}
     inputs["completion_mask"] = torch.zeros(4, 6, dtype=torch.long, **meta)
-    watched.add_all(ratio_metrics(logps, inputs))
+    watched.add("ratio/sd", ratio_sd(logps, inputs))
     watched.add_all(replay_metrics(logps, inputs))
     rewards = torch.zeros(2, 4, **meta)
     watched.add_all(reward_metrics(rewards, rewards.bool(), 2))
