@@ -82,6 +82,21 @@ def test_a_reference_is_still_asked(make, problems, tmp_path):
     assert answers.any() and gap[answers].abs().max() < 1e-4 and inputs["ref_per_token_logps"][answers].all()
 
 
+@pytest.mark.parametrize("estimator", ["replay", "score_function"])
+def test_ratios_begin_at_1_in_half_precision(make, problems, tmp_path, estimator):
+    """Where weights do not move, no ratio of the second inner step differs from 1, as the sampler's would."""
+    reasoner = stopping(make)
+    reasoner.model.set_latent_config(compute_dtype="bfloat16")
+    options = {"num_iterations": 2, "learning_rate": 0.0, "importance_sampling_level": "sequence", "epsilon": 1e-6}
+    how = {"estimator": estimator}
+    trainer = make_trainer(reasoner, problems, tmp_path, reward=mixed_reward, how=how, loss_type="grpo", **options)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert rows[0]["rollout/replay_gap"] > 1e-4  # the sampler's log-probs are others
+    assert [row["clip_ratio/region_mean"] for row in rows] == [0.0, 0.0]
+    assert all(abs(row.get("ratio/sd", 0.0)) < 1e-6 for row in rows)
+
+
 def test_the_replay_is_measured_before_the_weights_move(make, problems, tmp_path):
     """Of four steps that two draws serve, a log of each: later inner steps compare other weights."""
     trainer = make_trainer(make(num_latents=3), problems, tmp_path, num_iterations=2, max_steps=4, learning_rate=0.05)

@@ -115,6 +115,7 @@ def test_later_inner_steps_have_the_ratios_of_their_level(reasoner, problems, tm
     with torch.no_grad():
         old, _ = naive_answers(reasoner, inputs)
         model.transformer.wpe.weight.mul_(1.05)
+    trainer.state.global_step += 1
     loss = trainer.compute_loss(model, inputs)
     loss.backward()
     ours = gradients(model)

@@ -118,6 +118,7 @@ def test_stop_actions_do_not_count_as_tokens_and_have_no_kl(make, problems, tmp_
     trainer.current_gradient_accumulation_steps = 1
     with torch.no_grad():
         trainer.model.transformer.wpe.weight.mul_(1.3)
+    trainer.state.global_step += 1
     found = []
     for _ in range(2):  # with the stop head's actions, and without
         trainer.watched.take()
@@ -140,6 +141,7 @@ def test_later_inner_steps_start_from_the_decisions_as_drawn(make, problems, tmp
     assert trainer._metrics["train"]["clip_ratio/region_mean"][-1] == 0
     with torch.no_grad():
         trainer.model.stop_head.bias.add_(3.0)  # the tokens stay as they were
+    trainer.state.global_step += 1
     trainer.compute_loss(trainer.model, inputs)
     assert watched(trainer)["ratio/sd"] < 1e-5
     assert trainer._metrics["train"]["clip_ratio/region_mean"][-1] > 0.05

@@ -20,7 +20,6 @@ LABELLED = [
 STOPPING = [
     "latent.stop_head=true", "latent.latents_per_step=2", "latent.thought_source=soft_vocabulary",
     "curriculum.pad_latents=false", "rl.noise=null", "rl.trainer.beta=0.0", "rl.rollout_batch_tokens=40",
-    "rl.algorithm=ppo",
 ]  # fmt: skip
 
 
@@ -36,10 +35,10 @@ def logged(folder):
     [
         ("sharded", []),  # noise on values, whose matrices are gathered apart, and a process without held-out problems
         ("zero3", [*ONE_MORE, *LABELLED]),  # small weights stay whole between steps
-        # Thoughts of different lengths, embeddings read by the thought source, and a critic asked at each token.
-        ("sharded", [*ONE_MORE, *STOPPING]),
+        ("zero3", [*ONE_MORE, *STOPPING]),  # thoughts of different lengths, and embeddings read by the thought source
+        ("sharded", [*ONE_MORE, *STOPPING, "rl.algorithm=ppo"]),  # a critic that is asked at each token
     ],
-    ids=["values", "loops", "stops"],
+    ids=["values", "loops", "stops", "critic"],
 )
 def test_samples_and_weights_are_those_with_whole_weights(tmp_path, config, options):
     folders = [

@@ -182,7 +182,7 @@ def test_tables_are_due_after_as_many_steps():
 
 
 def test_ratios_are_those_of_the_rollouts_in_the_table():
-    """Not of rollouts that were drawn after them, as PPO without inner steps has old log-probs of."""
+    """Not of rollouts that were drawn after them."""
     tracker = SimpleNamespace(sends_media=True, log_table=lambda *_: None, log_histograms=lambda *_: None)
     table, inputs = RolloutsTable(tracker, every=3), {"old_per_token_logps": None}
     assert table.begin_draw(0)

@@ -145,6 +145,16 @@ DAYS = [
         "model.lora.use_dora reads or changes the weights of the base, which model.quantization keeps in few bits",
         adapters="target_modules: [c_attn], use_dora: true",
     ),
+    BadDay(
+        "a quantised base that is to be compiled",
+        [
+            "check",
+            TINY,
+            f"model={{name_or_path: {FINAL}, lora: {{target_modules: [c_attn]}}, quantization: {{bits: 4}}}}",
+            "model.compile=true",
+        ],
+        "compile does not go with quantization, whose layers run code that a compiler cannot see: remove one",
+    ),
     over_quantized(
         "a quantised base under DeepSpeed",
         "The launcher asks for DeepSpeed, which cannot hold the weights that model.quantization keeps in few bits",

@@ -239,20 +239,28 @@ class LatentGRPOTrainer(LatentTrainer):
         return self.policy_loss(model, inputs)[0]
 
     def policy_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """TRL's loss, summed over the parts of the estimator, and the state values (B, T) of the last forward."""
+        """TRL's loss, summed over the parts of the estimator, and the state values (B, T) of the last forward.
+
+        Until the weights move TRL takes the log-probs of this forward for the old ones, so that ratios are 1. They
+        are kept for later inner steps in place of the sampler's, which in bfloat16 differ from them by more than a
+        narrow clip range.
+        """
         loss: Any = 0.0
         state_values = None
-        for share, latents_act in self.settings.estimator.parts():
-            rollouts = self._with_actions(inputs, latents_act)
+        draws = self.state.global_step == self._drawn_at  # the weights are those that drew
+        given = {name: value for name, value in inputs.items() if not (draws and name == "old_per_token_logps")}
+        for part, (share, latents_act) in enumerate(self.settings.estimator.parts()):
+            rollouts = self._with_actions(given, latents_act)
             others = rollouts["completion_ids"].size(1) - inputs["completion_ids"].size(1)
             with self.working(Work(rollouts, latents_act, others)) as work:
                 loss = loss + share * super()._compute_loss(model, rollouts)
             state_values = work.state_values
+            assert work.logps is not None
+            if draws and part == 0:
+                self.watched.add_all(replay_metrics(work.logps, inputs, work.stop_logps))
+                self._keep_old(inputs, work)
             if not latents_act:
-                assert work.logps is not None
-                self.watched.add("ratio/sd", ratio_sd(work.logps, inputs))
-                if self.state.global_step == self._drawn_at:
-                    self.watched.add_all(replay_metrics(work.logps, inputs, work.stop_logps))
+                self.watched.add("ratio/sd", ratio_sd(work.logps, given))
                 if self.table is not None and self.table.takes_ratios(inputs, self.state.global_step):
                     self.table.send_ratios(answer_ratios(work.logps, inputs), self.state.global_step)
                 if work.supervision_loss is not None:
@@ -260,6 +268,13 @@ class LatentGRPOTrainer(LatentTrainer):
             if others and self.beta != 0.0:
                 self._undilute_kl(rollouts, inputs)
         return loss, state_values
+
+    def _keep_old(self, inputs: dict[str, Any], work: Work) -> None:
+        """Keeps the log-probs of the weights that drew in TRL's batch, which comes again in later inner steps."""
+        if "old_per_token_logps" in inputs:
+            inputs["old_per_token_logps"] = work.logps
+            if self.decisions:
+                inputs["old_stop_logps"] = work.stop_logps
 
     def _with_actions(self, rollouts: dict[str, Any], latents_act: bool) -> dict[str, Any]:
         """TRL's batch with the actions that are no tokens behind those that are, as `Work.others` has them."""

@@ -14,9 +14,10 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from ...latent.batch import Draw, Given
+from ...latent.engine.compiling import compile_layers
 from ...latent.latentize import latentize
 from ...model.reasoner import Reasoner
-from ...system.compat import attention_implementation
+from ...system.compat import attention_implementation, is_compiled
 from .call_state import Working
 from .estimators import density_logps, replayed_logps
 from .logps import ActionLogps, Answers
@@ -48,6 +49,8 @@ class LatentTrainer(Working, MeasuredTrainer, GRPOTrainer):
             latentize(reference, reasoner.config)
             reference.set_attn_implementation(attention_implementation(reasoner.model.config))
             reference.thought_source.load_state_dict(reasoner.model.thought_source.state_dict())
+            if is_compiled(reasoner.model):
+                compile_layers(reference)
 
     def _get_per_token_logps_and_entropies(
         self,
