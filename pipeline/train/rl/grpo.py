@@ -10,7 +10,8 @@ One optimizer step, by function:
 1. TRL's `_prepare_inputs` calls `_generate_and_score_completions`, which draws a batch by `_draw`. TRL calls back
    `_tokenize_prompts`, `_generate_single_turn` (thoughts and answers), `_calculate_rewards`, and
    `_get_per_token_logps_and_entropies` for reference log-probs where it needs them. Where later steps update from the
-   same rollouts, the log-probs of the weights that drew them are those of the sampler.
+   same rollouts, the log-probs of the weights that drew them are those of the sampler, until `_keep_old` has those of
+   the first step.
 2. TRL's `compute_loss` calls `_compute_loss`. For each part of the estimator it lets TRL compute its loss, which asks
    `_get_per_token_logps_and_entropies` for the log-probs of the actions: `replayed_logps` or `density_logps`, and
    those of the stop head.
