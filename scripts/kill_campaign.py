@@ -4,8 +4,8 @@
 
 Every launch is killed, with all its processes and by SIGKILL, at a moment drawn uniformly over the seconds that the
 unbroken run took. A run is broken a few times, since one that is gone on with soon has its stages behind it, and then
-runs to its end. Runs are broken until there were enough kills. Compared are the weights
-of all stages (bytes), results.json and the rows of metrics.jsonl, without what depends on the clock.
+runs to its end. Runs are broken until there were enough kills. Compared are the weights of all stages (bytes),
+results.json and the rows of metrics.jsonl, without what depends on the clock.
 Exit code: 0 everything is equal, 1 something differs.
 """
 

@@ -10,8 +10,7 @@ latent k + 1" is one step with one value and one advantage, that of the decision
 its own, behind the latents of a thought that has fewer than L.
 
 The critic judges the states of a rollout while it is drawn. `_draw` adds these values, advantages and returns to the
-rollouts of GRPO. `_compute_loss` adds the loss of the critic
-(`value_loss`) to GRPO's.
+rollouts of GRPO. `_compute_loss` adds the loss of the critic (`value_loss`) to GRPO's.
 """
 
 from __future__ import annotations
