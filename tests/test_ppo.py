@@ -200,9 +200,8 @@ def test_ppo_trains(reasoner, problems, tmp_path, estimator, options):
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert not torch.equal(before, trainer.model.transformer.wpe.weight) and trainer.model.value_head.weight.any()
-    assert {"value/loss", "value/explained_variance"} <= rows[0].keys()
-    if estimator != "score_function_mean":  # which replays nothing
-        assert rows[0]["rollout/replay_gap"] < 1e-4
+    assert {"value/loss", "value/explained_variance", "rollout/replay_gap"} <= rows[0].keys()
+    assert rows[0]["rollout/replay_gap"] < 1e-4
 
 
 def test_unscored_rollouts_teach_neither_policy_nor_critic(reasoner, problems, tmp_path):

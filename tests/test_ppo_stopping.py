@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_grpo import watched
 from test_ppo import make_ppo, naive_gae, naive_states, random_head, rollouts, value
 from test_stopping import MOST, constant_head, cost, mixed_reward, priced, stopping
 from test_stopping_gradients import exact, naive_actions, naive_tokens, score_of_bias
@@ -50,6 +51,10 @@ def test_a_decision_shares_the_step_of_the_latent_that_follows_it(make, problems
         found = inputs["stop_advantages"][row]
         assert found[:decisions].tolist() == pytest.approx(expected[1 : decisions + 1], abs=1e-3)
         assert not found[decisions:].any()
+    drawn = inputs["stop_logps"]
+    trainer.compute_loss(trainer.model, inputs)
+    assert watched(trainer)["rollout/replay_gap"] < 1e-5 and drawn.any()  # of tokens and decisions
+    assert not how or torch.allclose(inputs["old_stop_logps"].to(drawn), drawn, atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", ["replay", "score_function"])
