@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from runs import tiny
-from wandb_reader import read_run
+from wandb_reader import read_run, records
 
 from neuralese.pipeline.tracking.tracker import Tracker
 from neuralese.pipeline.tracking.wandb_view import tags
@@ -70,3 +70,15 @@ def test_alarms_are_alerts(tracker):
     tracker.finish()
     ((title, text),) = written(tracker.folder)["alerts"]
     assert title == "Alarm nan at RL step 3" and "loss" in text
+
+
+def test_a_file_that_is_being_written_is_read_as_far_as_its_records_are_whole(tracker):
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish()
+    (row,) = written(tracker.folder)["rows"]
+    (path,) = tracker.folder.glob("wandb/offline-run-*/*.wandb")
+    data = path.read_bytes()
+    whole = list(records(data))
+    read = [list(records(data[:end])) for end in range(len(data) - 200, len(data))]
+    assert row["loss"] == 1.0 and all(found == whole[: len(found)] for found in read)
+    assert len(read[0]) < len(read[-1]) < len(whole)

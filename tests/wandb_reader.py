@@ -18,6 +18,8 @@ def records(data):
             continue
         _, length, kind = struct.unpack("<IHB", data[offset : offset + HEADER])
         chunk = data[offset + HEADER : offset + HEADER + length]
+        if len(chunk) < length:  # still being written
+            return
         offset += HEADER + length
         parts = parts + chunk if kind in (3, 4) else chunk  # 1 whole, 2 first, 3 middle, 4 last
         if kind in (1, 4):
