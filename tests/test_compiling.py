@@ -13,7 +13,9 @@ from neuralese.pipeline.evaluate.table import stage_name
 from neuralese.pipeline.latent import parse_noise
 from neuralese.pipeline.latent.config import ModelError
 from neuralese.pipeline.latent.engine import compiling
+from neuralese.pipeline.run.launch import LaunchError
 from neuralese.pipeline.run.train import run
+from neuralese.pipeline.run.validate import check_recipe
 
 pytestmark = needs_compiler
 LLAMA = LlamaConfig(
@@ -105,6 +107,19 @@ def test_sharded_weights_are_refused(make, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "is_sharded", lambda weight: True)
     with pytest.raises(ModelError, match="ZeRO-3 gathers the weights of a layer in hooks.*zero2.yaml"):
         load_reasoner(tmp_path, compile=True)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_a_stage_under_zero_3_is_refused_before_the_first_begins(tmp_path, monkeypatch, stage):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")  # which the config class sets, to be set back
+    config = tmp_path / "zero.json"
+    recipes = [tiny(tmp_path, f"{stage}.trainer.deepspeed={config}", *more) for more in ((), ("model.compile=true",))]
+    config.write_text('{"zero_optimization": {"stage": 2}}')
+    check_recipe(recipes[1])
+    config.write_text('{"zero_optimization": {"stage": 3}}')
+    check_recipe(recipes[0])
+    with pytest.raises(LaunchError, match=f"{stage}.trainer.deepspeed does not go with model.compile: ZeRO-3"):
+        check_recipe(recipes[1])
 
 
 def test_no_compiler_is_said_before_anything_begins(make, tmp_path, monkeypatch):

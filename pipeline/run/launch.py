@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ...data.errors import UserError
+from ..latent.engine.compiling import NO_SHARDS
 from ..recipe.schema import Recipe
 from ..system.processes import on_cpu
 
@@ -77,6 +80,22 @@ def check_quantized_launch(recipe: Recipe) -> None:
             f"{keys[0] if keys else 'The launcher'} asks for DeepSpeed, which cannot hold the weights that "
             "model.quantization keeps in few bits. Take recipes/accelerate/ddp.yaml, or remove model.quantization."
         )
+
+
+def check_compiled_launch(recipe: Recipe, args: Mapping[str, Any]) -> None:
+    """Checks that no stage asks ZeRO-3 for the shards of a model that is to be compiled.
+
+    What the launcher asks for is seen when the first model is loaded.
+
+    Args:
+        args: What each stage's trainer is built with (TrainingArguments).
+
+    Raises:
+        LaunchError: A stage does.
+    """
+    for stage, built in args.items():
+        if recipe.model.compile and built.deepspeed and built.hf_deepspeed_config.is_zero3():
+            raise LaunchError(f"{stage}.trainer.deepspeed does not go with model.compile: {NO_SHARDS}")
 
 
 def check_launched(recipe: Recipe) -> None:

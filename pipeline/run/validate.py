@@ -31,7 +31,7 @@ from ..train.rl.trainable import check_recipe_trainable
 from ..train.sft import sft_args
 from .folder import is_begun
 from .hub import check_hub
-from .launch import check_launcher, check_quantized_launch
+from .launch import check_compiled_launch, check_launcher, check_quantized_launch
 from .other_run import check_source
 
 SAMPLING = "evaluate.sampling"
@@ -77,6 +77,7 @@ def check_recipe(recipe: Recipe) -> None:
         check_search(search.noise, recipe.latent)
     check_recipe_lora(recipe)
     check_quantized_launch(recipe)
+    check_compiled_launch(recipe, built)
     if recipe.model.quantization is not None:
         check_bitsandbytes()
     if recipe.model.compile:

@@ -20,6 +20,10 @@ from ..config import ModelError
 # Forms of a layer: with and without gradient, with and without a mask, for one column and for several, in training and
 # evaluation. Beyond that many a layer would run without the compiler.
 FORMS = 64
+NO_SHARDS = (
+    "ZeRO-3 gathers the weights of a layer in hooks, which a compiler cannot see. Take ZeRO-2 "
+    "(recipes/accelerate/zero2.yaml), or remove model.compile."
+)
 
 
 def compile_layers(model: Any) -> None:
@@ -30,10 +34,7 @@ def compile_layers(model: Any) -> None:
             are not known.
     """
     if any(map(is_sharded, model.parameters())):
-        raise ModelError(
-            "model.compile: ZeRO-3 gathers the weights of a layer in hooks, which a compiler cannot see. Take ZeRO-2 "
-            "(recipes/accelerate/zero2.yaml), or remove model.compile."
-        )
+        raise ModelError(f"model.compile: {NO_SHARDS}")
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ModelError(
