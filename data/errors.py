@@ -36,9 +36,9 @@ def shown(value: Any, width: int = 80) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return `Type: first line` of `error`, for use in a message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """`Type: first line` of an error, without its full stop, for use in a message."""
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"
 
 
 def first_line(error: BaseException) -> str:

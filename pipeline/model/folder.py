@@ -151,7 +151,7 @@ class Unreachable(ModelError):
 
 def not_loaded(name: str, error: Exception) -> ModelError:
     """The error of a config or tokenizer that could not be loaded, which says why a hub id led to nothing."""
-    said = reason(error).rstrip(".")
+    said = reason(error)
     if Path(name).is_dir():
         return ModelError(f"The model in {name} cannot be loaded: {said}. Check the files in the folder.")
     causes: list[BaseException] = [error]

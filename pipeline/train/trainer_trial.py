@@ -44,7 +44,7 @@ def _check_optimizer(key: str, args: TrainingArguments) -> None:
     try:
         optimizer = _optimizer(args)
     except Exception as error:  # each optimizer raises its own classes of errors
-        raise RecipeError(f"{key}: the optimizer {args.optim.value} cannot be used: {_why(error)}.") from error
+        raise RecipeError(f"{key}: the optimizer {args.optim.value} cannot be used: {reason(error)}.") from error
     steps = max(args.max_steps, 1)
     try:
         get_scheduler(
@@ -56,7 +56,7 @@ def _check_optimizer(key: str, args: TrainingArguments) -> None:
         )
     except Exception as error:
         raise RecipeError(
-            f"{key}: the schedule {args.lr_scheduler_type.value} cannot be used: {_why(error)}. lr_scheduler_kwargs "
+            f"{key}: the schedule {args.lr_scheduler_type.value} cannot be used: {reason(error)}. lr_scheduler_kwargs "
             "holds its settings."
         ) from error
 
@@ -79,7 +79,3 @@ def _optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
     if is_optimizer_factory(made) or {"params", "model", "optimizer_dict"} & settings.keys():
         return torch.optim.AdamW(model.parameters())
     return made(model.parameters(), **settings)
-
-
-def _why(error: Exception) -> str:
-    return reason(error).rstrip(".")
