@@ -43,20 +43,16 @@ from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
+from taken_back import replay_again, unshare
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from neuralese.data.problem import Problem
-from neuralese.pipeline.latent import label_scores
 from neuralese.pipeline.model.build import build_config, build_tokenizer
 from neuralese.pipeline.model.load import make_reasoner
 from neuralese.pipeline.recipe.schema import Recipe
 from neuralese.pipeline.run.train import run
-from neuralese.pipeline.train.rl import grpo, latent_trainer
-from neuralese.pipeline.train.rl.call_state import Work
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
-from neuralese.pipeline.train.rl.logps import answers_of
-from neuralese.pipeline.train.rl.ppo import LatentPPOTrainer
 
 VARIANTS = ("before", "after", "text", "ppo", "again")
 OWNED = {
@@ -178,32 +174,6 @@ def _peak_memory() -> float:
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def unshare() -> None:
-    """Takes back what makes our step cheap: shared questions, and logits in parts."""
-    shared = grpo.generate
-
-    def each_its_own(model: Any, prompts: list[list[int]], rows: torch.Tensor, *args: Any) -> Any:
-        return shared(model, [prompts[row] for row in rows.tolist()], torch.arange(len(rows)), *args)
-
-    grpo.generate = each_its_own
-    latent_trainer.replayed_logps = functools.partial(latent_trainer.replayed_logps, share_questions=False)  # type: ignore[assignment]
-    label_scores.MOST_LOGITS = sys.maxsize
-
-
-def replay_again() -> None:
-    """Replays drawn rollouts of PPO once without gradient."""
-    draw = LatentPPOTrainer._draw
-
-    def drawn_and_replayed(self: LatentPPOTrainer, inputs: list[dict[str, Any]]) -> Any:
-        drawn = draw(self, inputs)
-        answers, size = answers_of(drawn.rollouts), self.args.per_device_train_batch_size
-        with torch.no_grad(), self.working(Work(drawn.rollouts)):
-            self._get_per_token_logps_and_entropies(self.model, answers.ids, answers.mask, answers.width, size)
-        return drawn
-
-    LatentPPOTrainer._draw = drawn_and_replayed  # type: ignore[method-assign]
 
 
 def train_latents(case: Case, folder: Path, steps: int, clock: Clock, algorithm: str) -> None:

@@ -7,7 +7,7 @@ Takes what `neuralese train` takes. It says whether a training ends where one th
 
 import sys
 
-from bench_rl import unshare
+from taken_back import unshare
 
 from neuralese.pipeline.cli.app import main
 
