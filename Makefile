@@ -53,8 +53,8 @@ tests: .venv/tested
 # Tests that compare numbers must hold on every processor. torch and its libraries choose their kernels by what the
 # processor can do; here they take the plainest ones, which add in another order.
 NUMERIC := actions architectures audit_interventions audit_reading critic draws estimators estimators_closed from_text generate given groups \
-	grpo held_out intervals label_scores latent_reward looped lora metrics monitor noise passes ppo ppo_stopping precision quantization reasoner rollout_budget search selection \
-	shared_questions statistics step_labels stopping stopping_gradients supervision rl_metrics rl_options svp think window
+	grpo held_out intervals label_scores latent_reward looped lora metrics monitor noise passes ppo ppo_stopping precision quantization quantization_run \
+	reasoner rollout_budget rollout_split search selection shared_questions statistics step_labels stopping stopping_gradients supervision rl_metrics rl_options svp think window
 
 test-dispatch: .venv
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from neuralese.data.chain import ChainTask, generate
 from neuralese.pipeline.model.build import build_tokenizer
@@ -30,6 +30,7 @@ from neuralese.pipeline.scoring.latent_reward import LatentRewardConfig, LatentR
 
 ROOT = Path(__file__).parents[1]
 TASK = ChainTask(modulus=7, num_operations=3)
+LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def pytest_collection_finish():
@@ -62,6 +63,19 @@ def make(problems):
         config.pad_token_id = None
         torch.manual_seed(0)
         return make_reasoner(model_class(config).eval(), tokenizer, **latent)
+
+    return build
+
+
+@pytest.fixture
+def save(make, tmp_path):
+    """Saves a random reasoner of an architecture with given latent options: its folder."""
+
+    def build(name, **latent):
+        config = LlamaConfig(**LLAMA, num_key_value_heads=2, initializer_range=0.1, tie_word_embeddings=False)
+        given = (LlamaForCausalLM, config) if name == "llama" else (GPT2LMHeadModel, None)
+        make(*given, **{"num_latents": 3, **latent}).save_pretrained(tmp_path / name)
+        return tmp_path / name
 
     return build
 

@@ -1,81 +1,27 @@
-"""A base in 4 or 8 bits under a LoRA: one product for training and sampling, and checkpoints in full precision."""
+"""A base in 4 or 8 bits under a LoRA: its layers, one product for training and sampling, and how it merges."""
 
 import json
-import sys
 
 import pytest
-import quantization_gap
 import torch
 from peft import get_peft_model
-from runs import tiny, weights
+from quantized import KINDS, TARGETS, dequantized, layers, quantized, recipe
 from test_generate import QUESTIONS, sample, teacher_forced
 from torch import nn
-from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from neuralese.pipeline import load_reasoner
-from neuralese.pipeline.cli.app import main
 from neuralese.pipeline.latent import ModelError, parse_noise
 from neuralese.pipeline.latent.engine.precision import computing
-from neuralese.pipeline.latent.engine.quantized import QuantizedLinear, full_size, full_state_dict, is_quantized
+from neuralese.pipeline.latent.engine.quantized import full_size, full_state_dict, is_quantized
 from neuralese.pipeline.model import quantization
-from neuralese.pipeline.recipe.load import RecipeError, load_recipe
-from neuralese.pipeline.recipe.schema import QuantizationSection
-from neuralese.pipeline.run import results
-from neuralese.pipeline.run.launch import LaunchError, check_launched, check_quantized_launch
-from neuralese.pipeline.run.train import run
 from neuralese.pipeline.run.validate import check_recipe
-from neuralese.pipeline.train import callbacks, hand_over
 from neuralese.pipeline.train.lora import lora_config, merge_adapter
 
 pytest.importorskip("bitsandbytes")
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [7, 5, 9, 6, 8, 5]])
-LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-TARGETS = {"gpt2": "[c_attn, c_fc, c_proj]", "llama": "[q_proj, v_proj, down_proj]"}
-KINDS = {
-    "nf4": {"bits": 4},
-    "fp4": {"bits": 4, "quant_type": "fp4", "double_quant": False},
-    "int8": {"bits": 8},
-}
 # Largest relative error of weights: 16 levels of a normal distribution, 16 of a float, 255 even ones.
 ERRORS = {"nf4": (0.05, 0.13), "fp4": (0.05, 0.2), "int8": (1e-3, 0.015)}
-
-
-@pytest.fixture
-def save(make, tmp_path):
-    """Saves a random reasoner of an architecture with given latent options: its folder."""
-
-    def build(name, **latent):
-        config = LlamaConfig(**LLAMA, num_key_value_heads=2, initializer_range=0.1, tie_word_embeddings=False)
-        given = (LlamaForCausalLM, config) if name == "llama" else (GPT2LMHeadModel, None)
-        make(*given, **{"num_latents": 3, **latent}).save_pretrained(tmp_path / name)
-        return tmp_path / name
-
-    return build
-
-
-def quantized(folder, kind, **options):
-    return load_reasoner(folder, quantization=QuantizationSection(**KINDS[kind]), **options)
-
-
-def layers(model):
-    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
-
-
-def dequantized(folder, kind, **options):
-    """An ordinary reasoner whose weights are what those of the quantised one stand for."""
-    reasoner = load_reasoner(folder, **options)
-    reasoner.model.load_state_dict(full_state_dict(quantized(folder, kind).model), strict=False)
-    return reasoner
-
-
-def recipe(folder, name="gpt2", *overrides):
-    base = [
-        f"model.name_or_path={folder / name}",
-        "model.config=null",
-        f"model.lora={{r: 4, target_modules: {TARGETS[name]}}}",
-    ]
-    return tiny(folder, *base, "tracking.wandb=false", *overrides)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,6 +166,27 @@ def test_adapters_train_and_merge_into_the_full_weights(save, tmp_path, name, ki
     assert (found - wanted).norm() < double * wanted.norm()
 
 
+@pytest.mark.parametrize("options", ["modules_to_save: [ln_f]", "bias: all", "use_rslora: true"])
+def test_what_is_not_quantised_may_be_trained_whole(save, tmp_path, options):
+    folder = save("gpt2")
+    more = [f"model.lora={{r: 4, target_modules: [c_attn], {options}}}", "model.quantization={bits: 8}"]
+    of = recipe(tmp_path, "gpt2", *more)
+    check_recipe(of)
+    dequantized(folder, "int8").save_pretrained(folder)
+    reasoner = quantized(folder, "int8")
+    model = get_peft_model(reasoner.model, lora_config(of, reasoner))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
+        wanted = model.eval()(IDS).logits
+    model.save_pretrained(tmp_path / "final")
+    merge_adapter(folder, tmp_path / "final", reasoner.config, reasoner.tokenizer, of)
+    with torch.no_grad():
+        found = load_reasoner(tmp_path / "final").model(IDS).logits
+    assert (found - wanted).norm() < 1e-4 * wanted.norm()
+
+
 def test_what_says_that_a_model_is_quantised_is_gone_and_it_is_not_saved(save, tmp_path):
     """By that TRL rounds what trains to bfloat16."""
     reasoner = quantized(save("gpt2"), "nf4")
@@ -243,103 +210,6 @@ def test_a_decoder_begins_as_what_the_quantised_layers_stand_for(save, name):
     assert decoders[0].state_dict().keys() == decoders[1].state_dict().keys()
 
 
-def untrained(folder):
-    """A base of the words of the tiny recipe, in `folder/gpt2`."""
-    of = tiny(folder, "tracking.wandb=false", "curriculum=null", "rl=null", "name=first")
-    run(of)
-    (of.folder / "base" / "final").rename(folder / "gpt2")
-
-
-@pytest.mark.parametrize(
-    ("kind", "more"),
-    [
-        ("nf4", ["model.dtype=bfloat16"]),
-        ("int8", ["rl.algorithm=ppo", "curriculum.supervision=decoder", "rl.trainer.beta=0.1"]),
-    ],
-)
-def test_a_run_leaves_ordinary_checkpoints(tmp_path, monkeypatch, kind, more):
-    untrained(tmp_path)
-    ends, measured, release, measure = [], [], hand_over.release, results.measure
-
-    def keep(trainer):
-        trains = {key: w for key, w in trainer.model.named_parameters() if w.requires_grad}
-        ends.append(({w.dtype for w in trains.values()}, len(layers(trainer.model))))
-        assert all(w.abs().max() > 0 for key, w in trains.items() if "lora_B" in key)
-        release(trainer)
-
-    def look(reasoner, *args):
-        measured.append((len(layers(reasoner.model)), reasoner.config.compute_dtype))
-        return measure(reasoner, *args)
-
-    monkeypatch.setattr(hand_over, "release", keep)
-    monkeypatch.setattr(results, "measure", look)
-    # A reward by which answers differ, whatever is drawn, so that RL moves its adapter, too.
-    (tmp_path / "reward.py").write_text(
-        "def size(completions, **_):\n    return [float(len(c)) for c in completions]\n"
-    )
-    reward = f"rl.rewards=[{{function: '{tmp_path / 'reward.py'}:size'}}]"
-    of = recipe(tmp_path, "gpt2", f"model.quantization={json.dumps(KINDS[kind])}", reward, *more)
-    run(of)
-    assert ends == [({torch.float32}, 4)] * 4
-    assert measured == [(4, of.model.dtype)] * 3
-    assert json.loads((of.folder / "samples" / "rl" / "greedy.jsonl").open().readline())["quantization"]
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(SystemExit) as stop:
-        main(["eval", str(of.folder), "model.quantization=null", "evaluate.sampling=[]"])
-    assert not stop.value.code and measured[3:] == [(0, of.model.dtype)] * 3
-    head = (of.folder / "eval-samples" / "rl" / "greedy.jsonl").open().readline()
-    assert "quantization" not in json.loads(head)
-    for stage in ("sft", "curriculum", "rl"):
-        final = of.folder / stage / "final"
-        assert {weight.dtype for weight in weights(final).values()} == {torch.float32}
-        assert "quantization_config" not in json.loads((final / "config.json").read_text())
-        _, info = AutoModelForCausalLM.from_pretrained(final, output_loading_info=True)
-        assert not info["missing_keys"] and not is_quantized(load_reasoner(final).model)
-
-
-def test_the_script_measures_what_quantisation_costs(tmp_path):
-    untrained(tmp_path)
-    found = {}
-    for kind in ("null", "{bits: 8}", "{bits: 4}"):
-        of = recipe(tmp_path, "gpt2", f"model.quantization={kind}", "sft.trainer.learning_rate=0.02")
-        found[kind] = quantization_gap.gap(of, steps=12, batch=4, problems=8)
-    plain, int8, nf4 = found.values()
-    assert plain["full"] == pytest.approx(plain["trained"], abs=1e-4) == plain["quantised again"]
-    assert plain["base, full"] == plain["base, quantised"] == nf4["base, full"] != nf4["base, quantised"]
-    assert plain["MB, quantised"] == plain["MB, full"] == nf4["MB, full"] > int8["MB, quantised"] > nf4["MB, quantised"]
-    for one in found.values():
-        assert one["trained"] < one["base, quantised"] - 0.1
-        assert one["quantised again"] == pytest.approx(one["trained"], abs=0.1)
-    with pytest.raises(RecipeError, match="must have model.name_or_path, model.lora"):
-        quantization_gap.gap(tiny(tmp_path), 1, 1, 1)
-
-
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
-    untrained(tmp_path)
-    options = ["model.quantization={bits: 4}", "sft=null", "curriculum=null", "rl.noise=null"]
-    run(recipe(tmp_path, "gpt2", *options))
-
-    def die_at_three(self, args, state, control, **kwargs):
-        assert state.global_step < 3, "killed"
-
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", die_at_three)
-    with pytest.raises(AssertionError, match="killed"):
-        run(recipe(tmp_path, "gpt2", *options, "name=killed"))
-    monkeypatch.undo()
-    resumed = recipe(tmp_path, "gpt2", *options, "name=killed")
-    run(resumed, resume=True)
-    one, other = weights(tmp_path / "tiny" / "rl" / "final"), weights(resumed.folder / "rl" / "final")
-    assert all(torch.equal(one[key], other[key]) for key in one)
-
-
-def test_a_stopped_curriculum_hands_over_full_weights(tmp_path):
-    untrained(tmp_path)
-    of = recipe(tmp_path, "gpt2", "model.quantization={bits: 4}", "rl=null", "curriculum.at_limit=stop")
-    run(of)
-    before, after = weights(of.folder / "sft" / "final"), weights(of.folder / "curriculum" / "final")
-    assert all(torch.equal(before[key], after[key]) for key in before)
-
-
 def test_what_cannot_be_quantised_is_refused(save, monkeypatch):
     folder = save("gpt2")
     with pytest.raises(ModelError, match="dtype=float64 is refused with quantization"):
@@ -352,111 +222,6 @@ def test_what_cannot_be_quantised_is_refused(save, monkeypatch):
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"not installed: pip install 'neuralese\[quantization\]'"):
         quantized(folder, "nf4")
-
-
-LORA = "model.lora={r: 4, target_modules: [c_attn]}"
-PATH = "model.name_or_path=somewhere"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "why"),
-    [
-        ([LORA, "model.quantization={bits: 4}"], "quantization needs a trained model"),
-        (
-            ["model.config=null", PATH, "model.quantization={bits: 4}"],
-            "quantization needs lora: quantised weights cannot",
-        ),
-        ([LORA, "model.quantization={bits: 5}"], "model.quantization.bits"),
-        ([LORA, "model.quantization={bits: 8, quant_type: nf4}"], "quant_type=nf4 is of 4 bits alone"),
-        ([LORA, "model.quantization={bits: 8, double_quant: false}"], "double_quant=False is of 4 bits alone"),
-        ([LORA, "model.quantization={bits: 4, quant_type: int4}"], "model.quantization.quant_type"),
-        (
-            [LORA, "model.quantization={bits: 4, double: true}"],
-            "model.quantization.double'.*did you mean 'double_quant'",
-        ),
-        ([LORA, "model.quantization={quant_type: nf4}"], "model.quantization.bits"),
-    ],
-)
-def test_keys_that_do_not_go_together_are_refused(tmp_path, overrides, why):
-    with pytest.raises(RecipeError, match=why):
-        tiny(tmp_path, *overrides)
-
-
-def test_the_keys_of_a_resolved_recipe_are_read_again(save, tmp_path):
-    save("gpt2")
-    for given, full in (
-        ({"bits": 4}, {"bits": 4, "quant_type": "nf4", "double_quant": True}),
-        ({"bits": 4, "quant_type": "fp4", "double_quant": False},) * 2,
-        ({"bits": 8}, {"bits": 8, "quant_type": None, "double_quant": None}),
-    ):
-        of = recipe(tmp_path, "gpt2", f"model.quantization={json.dumps(given)}")
-        assert of.model.quantization.model_dump() == full
-        (tmp_path / "recipe.yaml").write_text(of.to_yaml())
-        assert load_recipe(tmp_path / "recipe.yaml") == of
-
-
-@pytest.mark.parametrize(
-    ("lora", "why"),
-    [
-        ("{target_modules: [c_attn], use_dora: true}", "model.lora.use_dora reads or changes the weights of the base"),
-        (
-            "{target_modules: [c_attn], target_parameters: [c_fc.weight]}",
-            "model.lora.target_parameters reads or changes",
-        ),
-        (
-            "{target_modules: [c_attn], modules_to_save: [c_fc]}",
-            "modules_to_save trains transformer.h.0.mlp.c_fc whole",
-        ),
-        ("{target_modules: [c_attn], modules_to_save: [mlp]}", "modules_to_save trains transformer.h.0.mlp whole, and"),
-    ],
-)
-def test_adapters_that_need_full_weights_are_refused(save, tmp_path, lora, why):
-    save("gpt2")
-    if "target_parameters" not in lora:  # which PEFT cannot do on GPT-2
-        check_recipe(recipe(tmp_path, "gpt2", f"model.lora={lora}"))
-    with pytest.raises(RecipeError, match=why):
-        check_recipe(recipe(tmp_path, "gpt2", f"model.lora={lora}", "model.quantization={bits: 4}"))
-
-
-@pytest.mark.parametrize("options", ["modules_to_save: [ln_f]", "bias: all", "use_rslora: true"])
-def test_what_is_not_quantised_may_be_trained_whole(save, tmp_path, options):
-    folder = save("gpt2")
-    more = [f"model.lora={{r: 4, target_modules: [c_attn], {options}}}", "model.quantization={bits: 8}"]
-    of = recipe(tmp_path, "gpt2", *more)
-    check_recipe(of)
-    dequantized(folder, "int8").save_pretrained(folder)
-    reasoner = quantized(folder, "int8")
-    model = get_peft_model(reasoner.model, lora_config(of, reasoner))
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.1 * torch.randn_like(weight))
-        wanted = model.eval()(IDS).logits
-    model.save_pretrained(tmp_path / "final")
-    merge_adapter(folder, tmp_path / "final", reasoner.config, reasoner.tokenizer, of)
-    with torch.no_grad():
-        found = load_reasoner(tmp_path / "final").model(IDS).logits
-    assert (found - wanted).norm() < 1e-4 * wanted.norm()
-
-
-def test_launches_that_split_or_copy_weights_are_refused(save, tmp_path, monkeypatch):
-    save("gpt2")
-    of = recipe(tmp_path, "gpt2", "model.quantization={bits: 4}")
-    (tmp_path / "ds.json").write_text("{}")
-    staged = recipe(tmp_path, "gpt2", "model.quantization={bits: 4}", f"rl.trainer.deepspeed={tmp_path / 'ds.json'}")
-    check_quantized_launch(of)
-    with pytest.raises(LaunchError, match="rl.trainer.deepspeed asks for DeepSpeed, which cannot hold"):
-        check_quantized_launch(staged)
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    check_quantized_launch(recipe(tmp_path))
-    with pytest.raises(LaunchError, match="The launcher asks for DeepSpeed, which cannot hold"):
-        check_recipe(of)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(LaunchError, match="2 GPUs are in sight of one process.*ddp.yaml.*CUDA_VISIBLE_DEVICES=0"):
-        check_launched(of)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    check_launched(of)
 
 
 def test_a_model_that_is_quantised_already_is_refused(save):

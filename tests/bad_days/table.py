@@ -18,23 +18,25 @@ TITLES = {
     "evaluation": "Evaluation",
     "disks": "Disks",
     "runs": "Runs and processes",
-    "resume": "Resuming",
+    "resume_conditions": "Resuming",
+    "resume_files": "Resuming",
     "tracking": "W&B",
 }
 
 
 def rows() -> str:
-    """The tables, one for each module of days."""
+    """The tables, one for each title."""
     import importlib
 
-    parts = []
+    head = "| input | what the user sees | exit code | what is kept |\n|---|---|---|---|\n"
+    tables: dict[str, str] = {}
     for module, title in TITLES.items():
         if not (Path(__file__).parent / f"{module}.py").is_file():
             continue
         days = importlib.import_module(f"bad_days.{module}").DAYS
-        parts.append(f"### {title}\n\n| input | what the user sees | exit code | what is kept |\n|---|---|---|---|\n")
-        parts[-1] += "".join(f"| {day.what} | {_cell(day.sees)} | {day.code} | {day.kept} |\n" for day in days)
-    return "\n".join(parts)
+        table = "".join(f"| {day.what} | {_cell(day.sees)} | {day.code} | {day.kept} |\n" for day in days)
+        tables[title] = tables.get(title, f"### {title}\n\n{head}") + table
+    return "\n".join(tables.values())
 
 
 def _cell(text: str) -> str:

@@ -1,48 +1,20 @@
-"""Runs that go on after a kill, under other conditions, from files that a fault has torn."""
+"""What a run goes on from: torn files, another folder, stages of another run, and what signals leave."""
 
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 from checkpoint_files import cut, make_checkpoint
-from filelock import SoftFileLock
 from transformers import Trainer
 
 from neuralese.pipeline.evaluate.measure import read_results
-from neuralese.pipeline.recipe.load import load_recipe
 from neuralese.pipeline.run import results
-from neuralese.pipeline.system import lock
 from neuralese.pipeline.train.callbacks import ProgressCallback
 
+from .begun import KEPT, RESUME, SFT_ALONE, TRAIN, all_is_kept, checkpoint, finished, is_released, with_stage_lost
 from .day import TINY, BadDay
 
-TRAIN = ["train", TINY, "output_dir={folder}", "tracking.wandb=false"]
-RESUME = [*TRAIN, "--resume"]
-SFT_ALONE = ["rl=null", "curriculum=null"]
 SFT = [*TRAIN, *SFT_ALONE]
-KEPT = "the run, unchanged"
-
-
-def finished(scene):
-    """A copy of a finished run, of which nothing but the report is left to do; that takes long, and is not done."""
-    shutil.copytree(scene.finished, scene.folder / "tiny", symlinks=True)
-    scene.monkeypatch.setattr(results, "write_report", lambda folder: None)
-    scene.monkeypatch.setattr(lock, "WAIT", 0.2)
-    return scene.folder / "tiny"
-
-
-def with_stage_lost(scene):
-    """The same, killed before its SFT was finished."""
-    folder = finished(scene)
-    recipe = load_recipe(folder / "recipe.yaml", [*SFT_ALONE, "controls={}"])
-    (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    for stage in ("sft", "curriculum", "rl", "pause", "no_cot"):
-        shutil.rmtree(folder / stage)
-    (folder / "sft").mkdir()
-    (folder / "results.json").unlink()
-    return folder
 
 
 def torn(name, content=None):
@@ -56,24 +28,6 @@ def torn(name, content=None):
     return before
 
 
-def checkpoint(*missing, **launch):
-    def before(scene):
-        made = make_checkpoint(with_stage_lost(scene) / "sft" / "checkpoint-2", **launch)
-        for name in missing:
-            (made / name).unlink()
-
-    return before
-
-
-def old_checkpoint(scene):
-    made = make_checkpoint(with_stage_lost(scene) / "sft" / "checkpoint-2")
-    (made / "trainer_state.json").write_text('{"stateful_callbacks": {}}')
-
-
-def checkpoint_is_kept(scene):
-    assert (scene.folder / "tiny" / "sft" / "checkpoint-2").is_dir()
-
-
 def cut_checkpoint(scene):
     cut(make_checkpoint(with_stage_lost(scene) / "sft" / "checkpoint-2") / "optimizer.pt")
 
@@ -83,47 +37,9 @@ def sft_is_done(scene):
     assert not list((scene.folder / "tiny" / "sft").glob("checkpoint-*"))
 
 
-def all_is_kept(scene):
-    for file in scene.finished.rglob("final/*"):
-        assert (scene.folder / "tiny" / file.relative_to(scene.finished)).exists(), file
-
-
 def results_are_kept(scene):
     all_is_kept(scene)
     assert read_results(scene.folder / "tiny" / "results.json") == read_results(scene.finished / "results.json")
-
-
-LIVE = []  # held for the day: its own process is the one that runs
-
-
-def live(scene):
-    LIVE.append(SoftFileLock(finished(scene) / "running.lock"))
-    LIVE[-1].acquire()
-
-
-def lives_on(scene):
-    assert (scene.folder / "tiny" / "running.lock").is_file()
-    LIVE.pop().release()
-    all_is_kept(scene)
-
-
-def live_evaluation(scene):
-    LIVE.append(SoftFileLock(finished(scene) / "eval.lock"))
-    LIVE[-1].acquire()
-
-
-def evaluation_lives_on(scene):
-    assert not (scene.folder / "tiny" / "eval.json").exists()
-    LIVE.pop().release()
-
-
-def dead(scene):
-    code = "import os, sys; from filelock import SoftFileLock as L; lock = L(sys.argv[1]); lock.acquire(); os._exit(9)"
-    subprocess.run([sys.executable, "-c", code, str(finished(scene) / "running.lock")])
-
-
-def on_another_host(scene):
-    (finished(scene) / "running.lock").write_text("4242\nelsewhere\n")
 
 
 def without_recipe(scene):
@@ -176,108 +92,7 @@ def _goes_on_from(scene, *checkpoints):
     assert not (folder / "running.lock").exists()
 
 
-def is_released(scene):
-    assert not (scene.folder / "tiny" / "running.lock").exists()
-
-
 DAYS = [
-    BadDay(
-        "a second launch of a run that is running",
-        TRAIN,
-        "already running: pid",
-        "the running one; neither writes into the other",
-        before=live,
-        after=lives_on,
-    ),
-    BadDay(
-        "`--resume` beside a run that is running",
-        RESUME,
-        "Wait for it, kill it, or choose another name (name=...)",
-        "the running one",
-        before=live,
-        after=lives_on,
-    ),
-    BadDay(
-        "a run that another computer holds, or held when it was switched off",
-        RESUME,
-        "pid 4242 on host elsewhere since",
-        KEPT + "; the message names the file to delete",
-        before=on_another_host,
-        after=all_is_kept,
-    ),
-    BadDay("a run that was killed by force", RESUME, "Results", "all of it", code=0, before=dead, after=is_released),
-    BadDay(
-        "a second `neuralese eval` of a run into the same file",
-        ["eval", "{folder}/tiny"],
-        "eval.json: already running: pid",
-        "the running one",
-        before=live_evaluation,
-        after=evaluation_lives_on,
-    ),
-    BadDay(
-        "the same command again, without `--resume`",
-        TRAIN,
-        "already holds a run of this recipe. Nothing was changed. Add --resume",
-        KEPT,
-        before=finished,
-        after=all_is_kept,
-    ),
-    BadDay(
-        "`--resume` with another batch size",
-        [*RESUME, "rl.trainer.per_device_train_batch_size=4"],
-        "it differs in rl.trainer.per_device_train_batch_size: 8 then, 4 now",
-        KEPT,
-        before=finished,
-        after=all_is_kept,
-    ),
-    BadDay(
-        "`--resume` with another number of steps",
-        [*RESUME, "sft.trainer.max_steps=9"],
-        "it differs in sft.trainer.max_steps: 4 then, 9 now",
-        KEPT,
-        before=finished,
-        after=all_is_kept,
-    ),
-    BadDay(
-        "`--resume` with another seed and another model",
-        [*RESUME, "seed=1", "model.config.n_embd=8"],
-        "it differs in seed: 0 then, 1 now; model.config.n_embd: 16 then, 8 now",
-        KEPT,
-        before=finished,
-        after=all_is_kept,
-    ),
-    BadDay(
-        "`--resume` without DeepSpeed of a stage that was trained under ZeRO-3",
-        [*RESUME, *SFT_ALONE],
-        "was made under other conditions: backend: DeepSpeed ZeRO-3 then, none now",
-        "the checkpoint",
-        before=checkpoint(processes=2, backend="DeepSpeed ZeRO-3"),
-        after=checkpoint_is_kept,
-    ),
-    BadDay(
-        "`--resume` in bfloat16 of a run that was begun in float32",
-        [*RESUME, "model.dtype=bfloat16"],
-        'it differs in model.dtype: "float32" then, "bfloat16" now',
-        KEPT,
-        before=finished,
-        after=all_is_kept,
-    ),
-    BadDay(
-        "`--resume` after the training data were changed",
-        [*RESUME, *SFT_ALONE],
-        "other conditions: training_data: 1 problem (ab) then, 200 problems",
-        "the checkpoint",
-        before=checkpoint(),
-        after=checkpoint_is_kept,
-    ),
-    BadDay(
-        "`--resume` from a checkpoint of an earlier version",
-        [*RESUME, *SFT_ALONE],
-        "does not say under which launch it was made; another version of this program wrote it",
-        "the checkpoint",
-        before=old_checkpoint,
-        after=checkpoint_is_kept,
-    ),
     BadDay(
         "a power cut that tore the only checkpoint of a stage",
         [*RESUME, *SFT_ALONE],
