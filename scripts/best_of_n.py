@@ -96,9 +96,12 @@ def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
     head, report = train_latent_reward(thoughts, EPOCHS, LEARNING_RATE, recipe.seed)
     head.save_pretrained(judged)
     problems = data.evaluation[: plan.problems]
-    sure = answer(reasoner, problems[:SENSITIVE_PROBLEMS], base)
-    tokens = mean(len(ids) for ids in sure.token_ids)
-    place = most_sensitive(reasoner, base, problems)
+    found: list[dict[str, Any]] = []
+    place = 0
+    if reasoner.config.mode == "sequential":  # else no latent is made before another, where a search could branch
+        sure = answer(reasoner, problems[:SENSITIVE_PROBLEMS], base)
+        place = most_sensitive(reasoner, base, problems)
+        found = list(searches(plan, reasoner.config.num_latents, mean(map(len, sure.token_ids)), place))
     section = EvaluateSection.model_validate(
         {
             **base.model_dump(),
@@ -107,7 +110,7 @@ def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
                 {"temperature": 1.0},
                 {"noise": plan.noises[0], "temperature": 1.0},
             ],
-            "search": list(searches(plan, reasoner.config.num_latents, tokens, place)),
+            "search": found,
             "selectors": SELECTORS,
             "latent_reward": str(judged),
         }
