@@ -1,6 +1,7 @@
 """Measures an RL step: where its time goes, and how it compares with the step before sharing and with text RL.
 
     python scripts/bench_rl.py --out bench_rl.json
+    python scripts/bench_rl.py --case llama1b --variant after --variant text --dtype bfloat16 --compile    # on a GPU
 
 before   every rollout reads its own question, in sampling and in the update, and all logits exist at once
 after    questions that rollouts share run once, and logits are made in parts
@@ -18,6 +19,8 @@ optimizer  clipping and the step
 rest       everything else: rewards, advantages, batching, logging
 
 Memory is what the steps add to the peak of the process: on a GPU that of its allocator, else the resident size.
+Tokens are latents and answer tokens; drawn/s is over the seconds of the rollout, used/s over those of the whole step.
+`--dtype` and `--compile` are `model.dtype` and `model.compile`; text RL is autocast alike, and not compiled.
 """
 
 from __future__ import annotations
@@ -32,7 +35,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,13 +45,11 @@ from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
+from rl_cases import CASES, Case
 from taken_back import replay_again, unshare
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from neuralese.data.problem import Problem
-from neuralese.pipeline.model.build import build_config, build_tokenizer
-from neuralese.pipeline.model.load import make_reasoner
 from neuralese.pipeline.recipe.schema import Recipe
 from neuralese.pipeline.run.train import run
 from neuralese.pipeline.train.rl.grpo import LatentGRPOTrainer
@@ -59,62 +59,6 @@ OWNED = {
     "rollout": [(GRPOTrainer, "_generate_single_turn"), (LatentGRPOTrainer, "_generate_single_turn")],
     "replay": [(GRPOTrainer, "compute_loss"), (Accelerator, "backward")],
     "optimizer": [(Accelerator, "clip_grad_norm_"), (AcceleratedOptimizer, "step")],
-}
-GROUP = 16
-
-
-@dataclass(frozen=True)
-class Case:
-    """A random model, and the lengths of its rows in tokens."""
-
-    model: dict[str, Any]
-    vocabulary: int
-    questions: int
-    prompt: int
-    latents: int
-    answer: int
-
-    def trainer(self, steps: int) -> dict[str, Any]:
-        """Fields of GRPOConfig that both trainers share."""
-        return {
-            "max_steps": steps, "per_device_train_batch_size": self.questions * GROUP, "num_generations": GROUP,
-            "learning_rate": 1e-5, "beta": 0.0, "scale_rewards": "none", "logging_steps": 1, "save_strategy": "no",
-        }  # fmt: skip
-
-    def problems(self, count: int) -> list[Problem]:
-        """Questions of random words, as many as fill a prompt that ends in `###` after its latents."""
-        draws = torch.Generator().manual_seed(0)
-        words = torch.randint(self.vocabulary, (count, self.prompt - 1), generator=draws).tolist()
-        return [Problem(" ".join(f"w{word}" for word in row), [], "w0") for row in words]
-
-    def save(self, folder: Path) -> None:
-        """Writes the model with its latents, and the problems as JSONL."""
-        every = Problem(" ".join(f"w{word}" for word in range(self.vocabulary)), [], "w0")
-        tokenizer = build_tokenizer([every])
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(build_config(self.model, tokenizer))
-        reasoner = make_reasoner(model, tokenizer, num_latents=self.latents)
-        reasoner.save_pretrained(folder / "model")
-        rows = [{"question": one.question, "answer": one.answer} for one in self.problems(256)]
-        (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _gpt2(layers: int, width: int, heads: int) -> dict[str, Any]:
-    return {
-        "model_type": "gpt2", "n_layer": layers, "n_embd": width, "n_head": heads, "n_positions": 1024,
-        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
-    }  # fmt: skip
-
-
-_LLAMA = {
-    "model_type": "llama", "num_hidden_layers": 16, "hidden_size": 128, "intermediate_size": 512,
-    "num_attention_heads": 4, "num_key_value_heads": 1, "max_position_embeddings": 1024,
-}  # fmt: skip
-CASES = {
-    "quickstart": Case(_gpt2(2, 96, 4), 64, questions=32, prompt=14, latents=5, answer=6),
-    "prompt64": Case(_gpt2(12, 768, 12), 50257, questions=1, prompt=64, latents=6, answer=16),
-    "prompt512": Case(_gpt2(12, 768, 12), 50257, questions=1, prompt=512, latents=6, answer=16),
-    "deep": Case(_LLAMA, 32000, questions=4, prompt=64, latents=6, answer=16),
 }
 
 
@@ -176,7 +120,7 @@ def _peak_memory() -> float:
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def train_latents(case: Case, folder: Path, steps: int, clock: Clock, algorithm: str) -> None:
+def train_latents(case: Case, folder: Path, steps: int, clock: Clock, algorithm: str, model: dict[str, Any]) -> None:
     initialise = LatentGRPOTrainer.__init__
 
     def with_clock(self: LatentGRPOTrainer, *args: Any, **kwargs: Any) -> None:
@@ -189,7 +133,7 @@ def train_latents(case: Case, folder: Path, steps: int, clock: Clock, algorithm:
     values = {
         "name": "bench",
         "output_dir": str(folder / "runs"),
-        "model": {"name_or_path": str(folder / "model")},
+        "model": {"name_or_path": str(folder / "model"), **model},
         "data": {"train": problems, "eval": problems | {"limit": 1}},
         "rl": {
             "algorithm": algorithm,
@@ -203,11 +147,12 @@ def train_latents(case: Case, folder: Path, steps: int, clock: Clock, algorithm:
     run(Recipe.model_validate(values))
 
 
-def train_text(case: Case, folder: Path, steps: int, clock: Clock) -> None:
+def train_text(case: Case, folder: Path, steps: int, clock: Clock, dtype: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     config = GRPOConfig(
         str(folder / "runs"), report_to="none", disable_dropout=True, max_completion_length=case.latents + case.answer,
-        bf16=False, gradient_checkpointing=False, **case.trainer(steps),
+        bf16=dtype == "bfloat16", use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False,
+        **case.trainer(steps),
     )  # fmt: skip
     GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "model"),
@@ -219,7 +164,7 @@ def train_text(case: Case, folder: Path, steps: int, clock: Clock) -> None:
     ).train()
 
 
-def work(case: Case, variant: str, folder: Path, steps: int) -> None:
+def work(case: Case, variant: str, folder: Path, steps: int, model: dict[str, Any]) -> None:
     """Trains in this process and leaves what the clock found in the folder."""
     clock = Clock()
     if variant == "before":
@@ -227,19 +172,19 @@ def work(case: Case, variant: str, folder: Path, steps: int) -> None:
     if variant == "again":
         replay_again()
     if variant == "text":
-        train_text(case, folder, steps + 1, clock)
+        train_text(case, folder, steps + 1, clock, model["dtype"])
     else:
-        train_latents(case, folder, steps + 1, clock, "ppo" if variant in ("ppo", "again") else "grpo")
+        train_latents(case, folder, steps + 1, clock, "ppo" if variant in ("ppo", "again") else "grpo", model)
     (folder / "found.json").write_text(json.dumps(clock.found()))
 
 
-def measure(name: str, variant: str, steps: int) -> dict[str, Any]:
+def measure(name: str, variant: str, steps: int, options: list[str]) -> dict[str, Any]:
     """Seconds of steps and their parts, and bytes, of one process."""
     with tempfile.TemporaryDirectory() as folder:
         CASES[name].save(Path(folder))
         command = [sys.executable, __file__, "--work", folder, "--case", name, "--variant", variant]
         done = subprocess.run(
-            [*command, "--steps", str(steps)],
+            [*command, "--steps", str(steps), *options],
             capture_output=True,
             text=True,
             env={**os.environ, "WANDB_MODE": "disabled"},
@@ -258,10 +203,13 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def report(name: str, found: dict[str, dict[str, float]]) -> None:
-    table = Table("variant", "ms a step", *OWNED, "rest", "MiB", title=f"{name}, {torch.get_num_threads()} threads")
+    rates = ("drawn/s", "used/s")
+    columns = ("variant", "ms a step", *OWNED, "rest", "MiB", *rates)
+    table = Table(*columns, title=f"{name}, {torch.get_num_threads()} threads")
     for variant, one in found.items():
         shares = [f"{one[part] / one['step']:.2f}" for part in (*OWNED, "rest")]
-        table.add_row(variant, f"{1000 * one['step']:.0f}", *shares, f"{one['memory'] / 2**20:.0f}")
+        drawn = [f"{CASES[name].positions / one[part]:,.0f}" for part in ("rollout", "step")]
+        table.add_row(variant, f"{1000 * one['step']:.0f}", *shares, f"{one['memory'] / 2**20:.0f}", *drawn)
     Console().print(table)
     for ours, theirs in (("after", "before"), ("after", "text"), ("ppo", "again")):
         if ours in found and theirs in found:
@@ -270,26 +218,33 @@ def report(name: str, found: dict[str, dict[str, float]]) -> None:
 
 
 def main(
-    case: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(CASES)}; default: all.")] = None,
+    case: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(CASES)}; default: the small.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(VARIANTS)}; default: all.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each process.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, help="Processes of each variant.")] = 2,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the decoder layers.")] = False,
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("bench_rl.json"),
     working: Annotated[Path | None, typer.Option("--work", hidden=True)] = None,
 ) -> None:
     if working is not None:
         assert case is not None and variant is not None
-        work(CASES[case[0]], variant[0], working, steps)
+        work(CASES[case[0]], variant[0], working, steps, {"dtype": dtype, "compile": compile})
         return
+    options = ["--dtype", dtype, *(["--compile"] if compile else [])]
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in case or CASES:
+    for name in case or [name for name in CASES if name != "llama1b"]:
         kept: dict[str, list[dict[str, Any]]] = {one: [] for one in variant or VARIANTS}
         for _ in range(rounds):
             for one in kept:
-                kept[one].append(measure(name, one, steps))
+                kept[one].append(measure(name, one, steps, options))
         found[name] = {one: summary(results) for one, results in kept.items()}
         report(name, found[name])
-        out.write_text(json.dumps({"threads": torch.get_num_threads(), "cases": found}, indent=1))
+        out.write_text(
+            json.dumps(
+                {"threads": torch.get_num_threads(), "dtype": dtype, "compile": compile, "cases": found}, indent=1
+            )
+        )
 
 
 if __name__ == "__main__":
