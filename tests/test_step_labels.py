@@ -119,7 +119,7 @@ def test_rl_measures_what_can_be_read(tmp_path):
     assert [row["step"] for row in found] == [0, 2, 4]
     for row in found:
         assert 0 < row["thought/legibility"] <= 1 and row["thought/gold_logprob"] < 0
-        assert row["thought/text_logprob"] < 0
+        assert row["thought/text_logprob"] < 0 and 0 <= row["thought/least_read"] <= 1
         if row["held_out/accuracy"]:
             share = row["held_out/as_text"] / row["held_out/accuracy"]
             assert row["thought/readable"] == pytest.approx(share)
@@ -128,10 +128,10 @@ def test_rl_measures_what_can_be_read(tmp_path):
 def test_legibility_is_that_of_naive_passes(make, problems):
     reasoner, some = (
         make(num_latents=3, loops=2, supervision="step_tokens"),
-        [*problems[:3], Problem("3 + 4 =", (), "6")],
+        [*problems[:20], Problem("3 + 4 =", (), "6")],
     )
     text, found = read_thoughts(reasoner, some)
-    sure, gold = [], []
+    sure, gold, hits = [], [], []
     for row, problem in enumerate(some):
         ids = reasoner.prompt_ids(problem.question)
         places = [place for place, token in enumerate(ids) if token == reasoner.config.token_ids[1]]
@@ -144,9 +144,14 @@ def test_legibility_is_that_of_naive_passes(make, problems):
         tokens = reasoner.tokenizer.convert_tokens_to_ids(list(problem.steps[:3]))
         if tokens:
             gold.append(logprobs[torch.arange(len(tokens)), torch.tensor(tokens)].mean().item())
+            hits.append((logprobs.argmax(1)[: len(tokens)] == torch.tensor(tokens)).float().tolist())
     assert found["legibility"] == pytest.approx(sure, rel=1e-4)
-    assert found["gold_logprob"] == pytest.approx(gold, rel=1e-4) and len(gold) == 3
-    assert read_thoughts(reasoner, [])[1] == {"legibility": [], "gold_logprob": []}
+    assert found["gold_logprob"] == pytest.approx(gold, rel=1e-4) and len(gold) == 20
+    reads = [found.pop(f"read_{place}") for place in (1, 2, 3)]
+    assert reads == [list(place) for place in zip(*hits, strict=True)] and any(1 in place for place in reads)
+    assert found.keys() == {"legibility", "gold_logprob"}
+    names = ["legibility", "gold_logprob", "read_1", "read_2", "read_3"]
+    assert read_thoughts(reasoner, [])[1] == {name: [] for name in names}
 
 
 def test_what_is_read_is_judged_by_a_model_of_text(make, problems):

@@ -39,7 +39,7 @@ SECTIONS: dict[str, dict[str, list[str]]] = {
         "size of latents": ["latent/rms"],
         "cosine between thoughts": ["latent/cosine"],
         "effective rank": ["latent/effective_rank"],
-        "legibility": ["thought/legibility", "thought/readable"],
+        "legibility": ["thought/legibility", "thought/readable", "thought/least_read"],
         "log-probs of what is read": ["thought/gold_logprob", "thought/text_logprob"],
     },
     "RL: is it sound?": {

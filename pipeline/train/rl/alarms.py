@@ -81,9 +81,11 @@ class Drift:
 
 @dataclass
 class Fallen:
-    """Is true when a value is at most half of what it was in the first log that has it."""
+    """Is true when a value is at most half of what it was in the first log that has it, where that was no less than a
+    floor."""
 
     name: str
+    floor: float = 0.0
     first: float | None = None
 
     def __call__(self, logs: Logs) -> bool:
@@ -91,7 +93,7 @@ class Fallen:
         if value is None:
             return False
         self.first = value if self.first is None else self.first
-        return value <= self.first / 2
+        return self.first >= self.floor and value <= self.first / 2
 
 
 def above(name: str, limit: float) -> Callable[[Logs], bool]:
@@ -152,6 +154,11 @@ def all_alarms(compute_dtype: str = "float32") -> dict[str, tuple[Callable[[Logs
             Fallen("thought/legibility"),
             "the thoughts can be read with a mean probability of {thought/legibility:.3f}, half of what it was: they "
             "no longer say their steps. Set rl.step_tokens_weight, or raise it.",
+        ),
+        "latent_unread": (
+            Fallen("thought/least_read", floor=0.2),
+            "one latent is read right in {thought/least_read:.2f} of the held-out problems, at most half of what the "
+            "worst one was: the answers no longer follow what is read there. Set rl.step_tokens_weight, or raise it.",
         ),
         "ratio": (
             above("ratio/sd", 10.0),

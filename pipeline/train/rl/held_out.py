@@ -25,7 +25,7 @@ from ...system.compat import logged_metric
 from ...system.processes import my_share
 from ..followed import Followed
 from ..generation import generating
-from .legibility import is_legible, read_thoughts
+from .legibility import READ, is_legible, read_thoughts
 
 THOUGHT = ("legibility", "gold_logprob", "text_logprob")  # measured of thoughts, not of answers
 
@@ -81,9 +81,12 @@ class HeldOutCallback(TrainerCallback):
         totals = torch.tensor(pairs, dtype=torch.float32, device=PartialState().device)
         summed = reduce(totals, "sum").tolist()
         found = {name: hits / n for name, (hits, n) in zip(right, summed, strict=True) if n}
+        reads = [found.pop(name) for name in [*found] if name.startswith(READ)]
         named = {f"{'thought' if name in THOUGHT else 'held_out'}/{name}": value for name, value in found.items()}
         if found.get("accuracy") and "as_text" in found:
             named["thought/readable"] = found["as_text"] / found["accuracy"]
+        if reads:
+            named["thought/least_read"] = min(reads)
         return named
 
     def _right(self, reasoner: Reasoner, problems: Sequence[Problem]) -> dict[str, list[float]]:

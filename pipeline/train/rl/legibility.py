@@ -15,6 +15,8 @@ from ...problems.encode import encode
 from ...problems.format import Format
 from ...scoring.monitor import chain_logprobs
 
+READ = "read_"  # with a place of the thought, from 1: whether its latent says the token that it stands for
+
 
 def is_legible(reasoner: Reasoner) -> bool:
     """Whether the latents of a model were trained to say tokens."""
@@ -38,10 +40,13 @@ def read_thoughts(
 
         - `legibility`: mean probability of the tokens that are read,
         - `gold_logprob`: mean log-prob in nats of the tokens of its steps, of problems that have steps,
-        - `text_logprob`: mean log-prob in nats under `writer` of the tokens that are read, where any is.
+        - `text_logprob`: mean log-prob in nats under `writer` of the tokens that are read, where any is,
+        - `read_t`: at the t-th latent, 1 where the head reads the token that it stands for, else 0, of problems where
+          it stands for one.
     """
     if not problems:  # as on a process that has none left
-        names = ("legibility", "gold_logprob", *(["text_logprob"] if writer else []))
+        reads = [f"{READ}{place}" for place in range(1, reasoner.config.num_latents + 1)]
+        names = ("legibility", "gold_logprob", *(["text_logprob"] if writer else []), *reads)
         return torch.empty(0, 0, 0), {name: [] for name in names}
     lengths = [reasoner.config.num_latents] * len(problems) if num_latents is None else num_latents
     prompts = [reasoner.prompt_ids(problem.question, n) for problem, n in zip(problems, lengths, strict=True)]
@@ -57,6 +62,8 @@ def read_thoughts(
         thoughts = [row[:n] for row, n in zip(tokens.tolist(), lengths, strict=True)]
         chains = [[token for block in said_blocks(reasoner, row, width) for token in block] for row in thoughts]
         found["text_logprob"] = [value for value in chain_logprobs(writer, problems, chains) if value is not None]
+    for place, (read, meant) in enumerate(zip(tokens.T, labels.T, strict=True), start=1):
+        found[f"{READ}{place}"] = (read == meant)[meant != IGNORE].float().tolist()
     return text_as_latents(reasoner, tokens) * is_made[..., None], found
 
 
