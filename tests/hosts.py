@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import ROOT
+from waiting import LONG
 
 MULTINODE = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/multinode.yaml"]
 # multinode.yaml asks for ZeRO-3.
@@ -77,7 +78,7 @@ def launch_on(hosts, folder, kind, *arguments, **environment):
     logs = [folder / f"host{host.rank}.log" for host in hosts]
     started = [host.start(kind, log, *arguments, **environment) for host, log in zip(hosts, logs, strict=True)]
     for process, log in zip(started, logs, strict=True):
-        assert process.wait(timeout=240) == 0, log.read_text()[-6000:]
+        assert process.wait(timeout=LONG) == 0, log.read_text()[-6000:]
 
 
 def _ip(*arguments):

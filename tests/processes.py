@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from waiting import LONG
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
 needs_compiler = pytest.mark.skipif(
@@ -23,7 +24,7 @@ def launch(config, *arguments, **environment):
         env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=LONG,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done

@@ -23,7 +23,8 @@ SWEEP = {
     },
     "show": {"stages": ["curriculum"]},
 }
-# Stands in for `neuralese train`. behaviour.json names the cells that fail, stop below their threshold or take long.
+# Stands in for `neuralese train`. behaviour.json names the cells that fail, stop below their threshold, take so many
+# seconds, or wait for the file `go`.
 FAKE = """
 import json, sys, time
 from pathlib import Path
@@ -40,6 +41,9 @@ events.write("begin ")
 if behaviour == "fail":
     sys.exit("nothing works")
 time.sleep(behaviour if isinstance(behaviour, float) else 0)
+begun = time.monotonic()
+while behaviour == "waits" and not Path("go").exists() and time.monotonic() < begun + 600:
+    time.sleep(0.02)
 value = 0.5 + recipe.seed / 4
 row = dict(stage="curriculum", mode="latent", metric="accuracy", k=1, noise=None, temperature=0.0, value=value,
            ci95=[value - 0.25, value + 0.25], n=20, seed=recipe.seed)

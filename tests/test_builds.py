@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -15,7 +14,7 @@ HOLD = (
     "import sys, time; from torch.utils.file_baton import FileBaton; "
     "FileBaton(sys.argv[1]).try_acquire(); print(flush=True); time.sleep(60)"
 )
-HOUR = 3600.0
+LONG_AGO = psutil.Process().create_time() - 3600.0  # before this process began, however long it has run
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def holder(folder):
     """Another process that holds the lock of torch, and has for an hour."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, folder / "lock"], stdout=subprocess.PIPE)
     process.stdout.readline()
-    os.utime(folder / "lock", (time.time() - HOUR,) * 2)
+    os.utime(folder / "lock", (LONG_AGO,) * 2)
     yield process
     process.kill()
     process.wait()
@@ -80,7 +79,7 @@ def test_a_lock_that_is_newer_than_this_process_stays(folder):
 @pytest.mark.parametrize("rank", ["1", None])
 def test_the_first_launched_process_of_a_machine_alone_removes(folder, monkeypatch, rank):
     (folder / "lock").touch()
-    os.utime(folder / "lock", (time.time() - HOUR,) * 2)
+    os.utime(folder / "lock", (LONG_AGO,) * 2)
     monkeypatch.delenv("LOCAL_RANK") if rank is None else monkeypatch.setenv("LOCAL_RANK", rank)
     free_dead_builds()
     assert (folder / "lock").is_file()
@@ -93,6 +92,6 @@ def test_the_folder_of_torch_is_found(folder, monkeypatch, tmp_path):
     lock = tmp_path / "torch_extensions" / "py311_cpu" / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
-    os.utime(lock, (time.time() - HOUR,) * 2)
+    os.utime(lock, (LONG_AGO,) * 2)
     free_dead_builds()
     assert not lock.exists()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from waiting import LONG
 
 from neuralese.data.problem import Problem
 from neuralese.pipeline.cli.app import main
@@ -288,7 +289,7 @@ def test_no_wandb_key_means_an_offline_run(tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "neuralese.pipeline.cli", "train", TINY, f"output_dir={tmp_path}", "rl=null"]
     command += ["curriculum=null"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONG, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "offline runs" in done.stdout
     assert len(list((tmp_path / "tiny" / "wandb").glob("offline-run-*"))) == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from waiting import LONG
 from wandb_reader import read_run
 
 from neuralese.pipeline.cli import check_output, errors
@@ -108,7 +109,7 @@ def test_one_process_of_two_speaks(tmp_path, ranks):
     plugin.write_text(f"import os\nif os.environ['RANK'] in {ranks!r}:\n    raise ValueError('on a bad day')\n")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/ddp.yaml"]
     command += ["scripts/train.py", TINY, f"output_dir={tmp_path}", "tracking.wandb=false", f"plugins=['{plugin}']"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 1
     assert (done.stdout + done.stderr).count("on a bad day") == 1, done.stderr
     assert "Error: Plugin" in done.stderr

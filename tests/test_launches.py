@@ -14,6 +14,7 @@ from filelock import SoftFileLock
 from processes import LAUNCH
 from runs import TINY, assert_same_weights, tiny
 from test_distributed import CONFIGS
+from waiting import LONG
 
 from neuralese.pipeline.run.folder import LOCK
 from neuralese.pipeline.run.train import run
@@ -51,7 +52,7 @@ def paused(tmp_path):
     process = subprocess.Popen(
         command(tmp_path, tmp_path / "go"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **TEXT
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + LONG
     while len(logged(tmp_path)) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     assert process.poll() is None, process.communicate()
@@ -69,7 +70,7 @@ def test_a_second_launch_is_refused_while_the_first_lives(whole, paused, tmp_pat
     with pytest.raises(LockedError, match=f"already running: pid {paused.pid} "):
         run(tiny(tmp_path, *SHORT), resume=True)
     (tmp_path / "go").touch()
-    _, err = paused.communicate(timeout=240)
+    _, err = paused.communicate(timeout=LONG)
     assert paused.returncode == 0, err
     assert logged(tmp_path) == logged(whole) and len(logged(whole)) == 4
     assert_same_weights(whole / "tiny" / "sft" / "final", tmp_path / "tiny" / "sft" / "final")
@@ -81,7 +82,7 @@ def test_a_second_launch_is_refused_while_the_first_lives(whole, paused, tmp_pat
 def test_a_run_that_was_killed_or_terminated_goes_on(whole, paused, tmp_path, sent):
     paused.send_signal(sent)
     (tmp_path / "go").touch()  # SIGTERM ends the run after the step that it is in
-    _, err = paused.communicate(timeout=240)
+    _, err = paused.communicate(timeout=LONG)
     if sent == signal.SIGTERM:
         assert paused.returncode == 143 and not (tmp_path / "tiny" / LOCK).exists()
         assert "Step 3 was saved in" in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
@@ -109,7 +110,7 @@ def open_together(folder):
         )
         for rank in ("0", "1")
     ]
-    return [process.communicate(timeout=240)[0].splitlines()[-1] for process in both]
+    return [process.communicate(timeout=LONG)[0].splitlines()[-1] for process in both]
 
 
 def test_processes_of_one_launch_hold_a_folder_together(tmp_path):
@@ -131,7 +132,7 @@ def test_a_stage_of_two_processes_goes_on_with_two(tmp_path, config):
     def launch(*arguments):
         train = command(tmp_path, *arguments)[1:]
         return subprocess.run(
-            [*LAUNCH, f"recipes/accelerate/{config}.yaml", *train], capture_output=True, timeout=600, **TEXT
+            [*LAUNCH, f"recipes/accelerate/{config}.yaml", *train], capture_output=True, timeout=LONG, **TEXT
         )
 
     assert launch("die").returncode != 0 and [step for step, _ in logged(tmp_path)][:2] == [1, 2]

@@ -195,7 +195,7 @@ def test_an_async_reward_with_a_timeout_keeps_its_event_loop_until_that_is_block
     async def reward(prompts, completions, how, **columns):
         loops.append(asyncio.get_running_loop())
         if how == "block":
-            time.sleep(4)
+            time.sleep(6)
         try:
             await asyncio.sleep(20 if how == "hang" else 0)
         except asyncio.CancelledError:
@@ -203,7 +203,7 @@ def test_an_async_reward_with_a_timeout_keeps_its_event_loop_until_that_is_block
             raise
         return [1.0, 1.0]
 
-    wrapper = checked(reward, "mine", Patience(timeout=0.3, on_error="none"))
+    wrapper = checked(reward, "mine", Patience(timeout=1.0, on_error="none"))
     hows = ["work", "hang", "work", "block", "work"]
     assert [call(wrapper, how=how)[0] for how in hows] == [1.0, None, 1.0, None, 1.0]
     assert loops[0] is loops[1] is loops[2] is loops[3] is not loops[4]

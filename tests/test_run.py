@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 from runs import assert_same_weights, tiny, weights
+from waiting import LONG
 from wandb_reader import read_run
 
 from neuralese.data.errors import UserError
@@ -264,7 +265,7 @@ def test_a_run_of_which_nothing_is_left_to_measure_says_so(tmp_path, capsys):
 def test_accelerate_launch_runs_the_script(tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
     command += ["scripts/train.py", "tests/tiny.yaml", f"output_dir={tmp_path}", "tracking.wandb=false", "rl=null"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr
     assert "text CoT" in done.stdout and "Traceback" not in done.stderr
     # Launchers make 1 of every exit code but 0; the message says what it was.

@@ -26,6 +26,7 @@ from sweep_repository import (
     timeless_row,
     write_sweep,
 )
+from waiting import LONG
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_a_new_recipe_key_makes_no_row_stale_and_a_lost_one_does(repository):
     assert states()["latent-seed0"] == "stale"
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=LONG):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -150,22 +151,25 @@ def test_an_interrupt_stops_the_runs(repository, number):
     wait_for((repository / "outputs" / "sweeps" / "demo-latent-seed0.events").is_file)
     runs = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=LONG)
     assert process.returncode == 130 and "Interrupted" in output and "Traceback" not in output
     assert runs and not any(run.is_running() for run in runs)
     assert states()["latent-seed0"] == "half-done" and states()["latent-seed1"] == "missing"
 
 
 def test_a_run_that_outlives_its_sweep_is_waited_for(repository):
-    behave(repository, **{"latent-seed0": 3.0})
+    behave(repository, **{"latent-seed0": "waits"})
     process = start_sweep(repository, "--only", "latent", "--jobs", "1")
     wait_for((repository / "outputs" / "sweeps" / "demo-latent-seed0.events").is_file)
     process.kill()
     process.wait()
     assert states()["latent-seed0"] == "running"
     again = start_sweep(repository, "--only", "latent", "--shard", "1/1")
-    output, _ = again.communicate(timeout=60)
-    assert again.returncode == 0 and "waits    demo-latent-seed0" in output
+    with again.stdout:
+        assert any("waits    demo-latent-seed0" in line for line in again.stdout)
+        (repository / "go").touch()
+        again.stdout.read()  # to the end of the sweep
+    assert again.wait(LONG) == 0
     assert events(repository, "latent-seed0") == ["begin", "end", "begin", "end"]  # never two at once
 
 
@@ -185,7 +189,7 @@ def test_a_killed_sweep_goes_on_to_the_same_row(repository, tmp_path_factory):
     wait_for(lambda: states() == {"latent-seed0": "half-done"})
     again = start_sweep(repository, "--shard", "1/1", program=train)
     for process in (again, whole):
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=LONG)
         assert process.returncode == 0, output
     rows, timed = zip(*(timeless_row(root, "latent-seed0") for root in (other, repository)), strict=True)
     assert [row.pop("resumed") for row in rows] == [False, True]

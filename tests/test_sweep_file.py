@@ -8,6 +8,7 @@ from conftest import ROOT
 from sweep_cells import read_row
 from sweep_file import cells_of, load_sweep
 from sweep_repository import SWEEP, make_repository, run_sweep, start_sweep, write_sweep
+from waiting import LONG
 
 from neuralese.data.errors import UserError
 
@@ -74,10 +75,10 @@ def test_bad_options_are_refused(repository, options, message):
 def test_the_command_line_complains_in_one_paragraph(repository):
     for arguments, message in (["--only", "x"], "no arm 'x'"), (["--shard", "5"], "of the form I/N"):
         process = start_sweep(repository, *arguments)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=LONG)
         assert process.returncode == 2 and message in output and len(output.splitlines()) == 1
     process = start_sweep(repository, "--list")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=LONG)
     assert process.returncode == 0 and [line.split() for line in output.splitlines()] == [
         [arm, "seed", seed, "missing"] for arm in ("latent", "short") for seed in "01"
     ]

@@ -18,6 +18,7 @@ from sweep_repository import (
     timeless_row,
     write_sweep,
 )
+from waiting import LONG
 
 from neuralese.pipeline.recipe.load import load_recipe
 
@@ -94,7 +95,7 @@ def test_a_run_that_took_stages_over_ends_as_one_that_trained_them(repository, t
     with_arms(repository, start=start, rl={**TINY, "after": "start"})
     other = shutil.copytree(repository, tmp_path_factory.mktemp("alone") / "repository")
     for root, arguments in (repository, []), (other, ["--only", "rl"]):
-        output, _ = start_sweep(root, *arguments, "--shard", "1/1", program=train).communicate(timeout=300)
+        output, _ = start_sweep(root, *arguments, "--shard", "1/1", program=train).communicate(timeout=LONG)
         assert (root / cells()["rl-seed0"].row_file).is_file(), output
     row = json.loads((repository / cells()["rl-seed0"].row_file).read_text())
     logged = (repository / "outputs" / "sweeps" / "demo-rl-seed0" / "metrics.jsonl").read_text().splitlines()

@@ -11,6 +11,7 @@ from conftest import ROOT
 from processes import LAUNCH
 from runs import assert_same_weights, tiny
 from test_launches import command, logged
+from waiting import LONG
 
 from neuralese.data.errors import TerminatedError
 from neuralese.pipeline.run.train import run
@@ -99,13 +100,14 @@ def test_a_sigterm_to_one_process_of_two_ends_both_at_one_step(tmp_path):
 
     go = tmp_path / "go"
     launcher = launch(tmp_path, go)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + LONG
     while len(logged(tmp_path)) < 2 and launcher.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert len(logged(tmp_path)) >= 2, launcher.poll()
     workers = psutil.Process(launcher.pid).children()
     next(worker for worker in workers if worker.environ().get("RANK") == "1").terminate()
     go.touch()
-    _, said = launcher.communicate(timeout=240)
+    _, said = launcher.communicate(timeout=LONG)
     folder = tmp_path / "tiny" / "sft"
     assert launcher.returncode == 1 and said.count(f"Step 3 was saved in {folder}/checkpoint-3.") == 1
     assert "exitcode  : 143" in said and "exitcode  : -" not in said  # torchrun's account: none was killed
@@ -113,7 +115,7 @@ def test_a_sigterm_to_one_process_of_two_ends_both_at_one_step(tmp_path):
     assert len(list((folder / "checkpoint-3").glob("rng_state_*.pth"))) == 2
     for where, options in ((tmp_path, ["--resume"]), (tmp_path / "whole", [])):
         process = launch(where, go, *options)
-        _, said = process.communicate(timeout=240)
+        _, said = process.communicate(timeout=LONG)
         assert process.returncode == 0, said
     assert [step for step, _ in logged(tmp_path)] == [1, 2, 3, 4] and logged(tmp_path) == logged(tmp_path / "whole")
     assert_same_weights(tmp_path / "whole" / "tiny" / "sft" / "final", folder / "final")

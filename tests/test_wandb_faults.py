@@ -29,13 +29,16 @@ def tracker(tmp_path, monkeypatch):
     wandb.teardown()
 
 
-def logged(path):
-    """The values of `loss` in the file of a run."""
-    rows = [
-        record.history.item for record in records(path.read_bytes()) if record.WhichOneof("record_type") == "history"
-    ]
-    named = [{item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in row} for row in rows]
-    return [row["loss"] for row in named if "loss" in row]
+def logged(path, count, seconds=60):
+    """The values of `loss` in the file of a run, into which W&B writes some seconds later."""
+    deadline = time.monotonic() + seconds
+    while True:
+        rows = [one.history.item for one in records(path.read_bytes()) if one.WhichOneof("record_type") == "history"]
+        named = [{item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in row} for row in rows]
+        found = [row["loss"] for row in named if "loss" in row]
+        if len(found) >= count or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -57,7 +60,7 @@ def test_a_server_that_fails_after_the_begin_holds_a_stage_up_once(tracker, monk
         tracker.finish()
     assert seconds < 60  # W&B itself gives up after 20, and the end waits for 2
     (path,) = (tracker.folder / "wandb").glob("run-*/*.wandb")
-    assert logged(path) == [float(step) for step in range(20)]
+    assert logged(path, 20) == [float(step) for step in range(20)]
     assert len((tracker.folder / "metrics.jsonl").read_text().splitlines()) == 20
     assert "It gets no more tables, images and artifacts in this stage" in caplog.text
 

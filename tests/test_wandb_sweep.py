@@ -8,6 +8,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from runs import TINY, tiny
+from waiting import LONG
 from wandb.wandb_agent import Agent
 from wandb_reader import read_run
 
@@ -25,7 +26,7 @@ def start_trial(command, values, folder):
     agent._command_run(
         {"run_id": "trial7", "program": "neuralese", "args": {key: {"value": value} for key, value in values.items()}}
     )
-    return agent._run_processes["trial7"]._popen.wait(300)
+    return agent._run_processes["trial7"]._popen.wait(LONG)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def records(data):
             yield record
 
 
-def whole(path, seconds=30):
+def whole(path, seconds=120):
     """The records of a finished run; the process that writes them may be behind."""
     deadline = time.monotonic() + seconds
     while True:
