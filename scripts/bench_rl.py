@@ -227,6 +227,8 @@ def main(
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("bench_rl.json"),
     working: Annotated[Path | None, typer.Option("--work", hidden=True)] = None,
 ) -> None:
+    if dtype not in ("float32", "bfloat16"):
+        raise typer.BadParameter(f"--dtype {dtype} is none of float32 and bfloat16.")
     if working is not None:
         assert case is not None and variant is not None
         work(CASES[case[0]], variant[0], working, steps, {"dtype": dtype, "compile": compile})

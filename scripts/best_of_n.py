@@ -97,7 +97,7 @@ def measure(plan: Plan, run: Path, stage: str, output: Path) -> None:
     head.save_pretrained(judged)
     problems = data.evaluation[: plan.problems]
     found: list[dict[str, Any]] = []
-    place = 0
+    place: int | None = None
     if reasoner.config.mode == "sequential":  # else no latent is made before another, where a search could branch
         sure = answer(reasoner, problems[:SENSITIVE_PROBLEMS], base)
         place = most_sensitive(reasoner, base, problems)
@@ -171,7 +171,7 @@ class Run:
         return next((row for row in rows if row.metric == metric and k in (None, row.k)), None)
 
 
-def names(row: Measurement, place: int) -> list[str]:
+def names(row: Measurement, place: int | None) -> list[str]:
     """Words for how samples were drawn. They leave out the size of a search, which follows from the budget."""
     if row.search is None:
         return [setting_name(row)]

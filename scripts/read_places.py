@@ -37,7 +37,8 @@ def main(
     stage: Annotated[list[str], typer.Option(help="Stages whose last checkpoint is read.")] = ["curriculum", "rl"],  # noqa: B006
     problems: Annotated[int, typer.Option(min=1)] = 500,
 ) -> None:
-    found = {f"{run.name} {one}": shares(run, one, problems) for run in runs for one in stage}
+    trained = [(run, one) for run in runs for one in stage if (run / one / "final").exists()]
+    found = {f"{run.name} {one}": shares(run, one, problems) for run, one in trained}
     table = Table("checkpoint", *map(str, range(1, 1 + max(map(len, found.values())))))
     for name, row in found.items():
         table.add_row(name, *("" if share is None else f"{share:.2f}" for share in row))

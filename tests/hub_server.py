@@ -40,7 +40,7 @@ class Hub(BaseHTTPRequestHandler):
             files = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT} for file in
                      sorted(folder.iterdir())]  # fmt: skip
             self.reply(200, json.dumps(files).encode())
-        elif what == "resolve" and (folder / rest).is_file():
+        elif what == "resolve" and (folder / (rest or "none")).is_file():
             data = (folder / rest).read_bytes()
             self.reply(200, data, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
         else:

@@ -6,6 +6,7 @@ from processes import needs_compiler
 from runs import tiny
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from neuralese.pipeline import load_reasoner
@@ -109,16 +110,19 @@ def test_sharded_weights_are_refused(make, tmp_path, monkeypatch):
         load_reasoner(tmp_path, compile=True)
 
 
-@pytest.mark.parametrize("stage", ["sft", "rl"])
-def test_a_stage_under_zero_3_is_refused_before_the_first_begins(tmp_path, monkeypatch, stage):
+@pytest.mark.parametrize(
+    "section", ["sft.trainer", "curriculum.trainer", "curriculum.last_level_trainer", "rl.trainer"]
+)
+def test_a_trainer_under_zero_3_is_refused_before_the_first_begins(tmp_path, monkeypatch, section):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")  # which the config class sets, to be set back
     config = tmp_path / "zero.json"
-    recipes = [tiny(tmp_path, f"{stage}.trainer.deepspeed={config}", *more) for more in ((), ("model.compile=true",))]
+    recipes = [tiny(tmp_path, f"{section}.deepspeed={config}", *more) for more in ((), ("model.compile=true",))]
     config.write_text('{"zero_optimization": {"stage": 2}}')
     check_recipe(recipes[1])
     config.write_text('{"zero_optimization": {"stage": 3}}')
     check_recipe(recipes[0])
-    with pytest.raises(LaunchError, match=f"{stage}.trainer.deepspeed does not go with model.compile: ZeRO-3"):
+    assert not is_deepspeed_zero3_enabled()
+    with pytest.raises(LaunchError, match=f"{section}.deepspeed does not go with model.compile: ZeRO-3"):
         check_recipe(recipes[1])
 
 

@@ -36,7 +36,8 @@ def served(tmp_path_factory):
 
 def train(folder, *overrides, endpoint="", offline="0"):
     """Trains the recipe of tests by the command line, in a process of its own, without the hub cache of this one."""
-    environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": offline}
+    caches = {name: str(folder / name) for name in ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")}
+    environment = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": offline, "NO_PROXY": "127.0.0.1", **caches}
     fixed = ["model.config=null", *DATA, "curriculum=null", "rl=null", "tracking.wandb=false", f"output_dir={folder}"]
     return subprocess.run(
         [sys.executable, "-m", "neuralese.pipeline.cli", "train", "tests/tiny.yaml", *fixed, *overrides],

@@ -80,6 +80,16 @@ def test_a_measurement_leaves_the_directions_of_waiting_rollouts(reasoner, probl
     assert value_bases(reasoner.model) is before
 
 
+def test_the_latent_that_is_read_least_stands_for_a_token_in_half_of_the_problems(
+    reasoner, problems, tmp_path, monkeypatch
+):
+    callback = held_out.HeldOutCallback(reasoner, problems[:4], SETTINGS, 1, None, 2, temperature=1.0)
+    callback.trainer = make_trainer(reasoner, problems, tmp_path)
+    reads = {"read_1": [1.0, 1.0, 1.0, 0.0], "read_2": [1.0, 0.0], "read_3": [0.0], "read_4": []}
+    monkeypatch.setattr(callback, "_right", lambda *_: {"accuracy": [1.0] * 4, **reads})
+    assert callback.measure() == {"held_out/accuracy": 1.0, "thought/least_read": 0.5}
+
+
 @pytest.mark.parametrize(
     ("numbers", "swapped"),
     [([0, 0, 1, 1, 2, 2], 6), ([0] * 8 + [1] * 2, 4), ([3] * 4, 0), ([], 0)],

@@ -190,7 +190,7 @@ ILL = {
     "narrowing": [{"group/mean": 0.5, "group/best": 0.7}] * PATIENCE,
     "norm_drift": [{"latent/rms": 5.0}],
     "illegible": [{"thought/legibility": 0.8}, {"thought/legibility": 0.4}],
-    "latent_unread": [{"thought/least_read": 0.78}, {"thought/least_read": 0.06}],
+    "latent_unread": [{"thought/least_read": 0.15}, {"thought/least_read": 0.78}, {"thought/least_read": 0.06}],
     "ratio": [{"ratio/sd": 11.0}],
     "kl": [{"kl": 11.0}],
     "replay": [{"rollout/replay_gap": 0.5}],

@@ -50,7 +50,7 @@ def check_gguf(name: str, gguf_file: str) -> None:
     try:
         architecture = read_gguf_architecture(path)
     except Exception as error:  # its reader walks over bytes: a file that was cut short raises errors of every kind
-        raise ModelError(f"{gguf_file} of {name!r} is cut short or damaged: {reason(error)}") from error
+        raise ModelError(f"{gguf_file} of {name!r} is cut short or damaged: {reason(error)}.") from error
     known = gguf_architectures()
     if architecture not in known:
         raise ModelError(
@@ -89,7 +89,7 @@ def load_gguf(name: str, gguf_file: str) -> tuple[PreTrainedModel, PreTrainedTok
             output_loading_info=True,
         )
     except Exception as error:  # readers of GGUF raise errors of every kind
-        raise ModelError(f"{gguf_file} of {name!r} cannot be loaded: {reason(error)}") from error
+        raise ModelError(f"{gguf_file} of {name!r} cannot be loaded: {reason(error)}.") from error
     _check_whole(name, gguf_file, info)
     return model, tokenizer
 

@@ -118,7 +118,7 @@ def _load_model(name: str, trust_remote_code: bool, options: dict[str, Any]) -> 
             **options,
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(f"The weights of {name!r} cannot be loaded: {reason(error)}") from error
+        raise ModelError(f"The weights of {name!r} cannot be loaded: {reason(error)}.") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     if info["mismatched_keys"]:

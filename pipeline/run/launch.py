@@ -72,9 +72,7 @@ def check_quantized_launch(recipe: Recipe) -> None:
     """
     if recipe.model.quantization is None:
         return
-    keys = [
-        f"{stage}.trainer.deepspeed" for stage, section in recipe.stages.items() if section.trainer.get("deepspeed")
-    ]
+    keys = [f"{section}.deepspeed" for section, values in _trainers(recipe).items() if values.get("deepspeed")]
     if keys or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise LaunchError(
             f"{keys[0] if keys else 'The launcher'} asks for DeepSpeed, which cannot hold the weights that "
@@ -88,14 +86,14 @@ def check_compiled_launch(recipe: Recipe, args: Mapping[str, Any]) -> None:
     What the launcher asks for is seen when the first model is loaded.
 
     Args:
-        args: What each stage's trainer is built with (TrainingArguments).
+        args: What trainers are built with (TrainingArguments), by their sections in the recipe.
 
     Raises:
         LaunchError: A stage does.
     """
-    for stage, built in args.items():
+    for section, built in args.items():
         if recipe.model.compile and built.deepspeed and built.hf_deepspeed_config.is_zero3():
-            raise LaunchError(f"{stage}.trainer.deepspeed does not go with model.compile: {NO_SHARDS}")
+            raise LaunchError(f"{section}.deepspeed does not go with model.compile: {NO_SHARDS}")
 
 
 def check_launched(recipe: Recipe) -> None:
@@ -113,13 +111,21 @@ def check_launched(recipe: Recipe) -> None:
                 "process. Use accelerate launch --config_file recipes/accelerate/ddp.yaml scripts/train.py, or "
                 "CUDA_VISIBLE_DEVICES=0."
             )
-    for stage, section in recipe.stages.items():
+    for section, values in _trainers(recipe).items():
         for key in ("deepspeed", "fsdp"):
-            if section.trainer.get(key) and "WORLD_SIZE" not in os.environ:
+            if values.get(key) and "WORLD_SIZE" not in os.environ:
                 raise LaunchError(
-                    f"{stage}.trainer.{key} needs a launcher, which tells the processes of each other. Use accelerate "
+                    f"{section}.{key} needs a launcher, which tells the processes of each other. Use accelerate "
                     "launch --config_file recipes/accelerate/zero2.yaml scripts/train.py, or remove the key."
                 )
+
+
+def _trainers(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Values for trainers, by their sections in the recipe."""
+    found = {f"{stage}.trainer": section.trainer for stage, section in recipe.stages.items()}
+    if recipe.curriculum is not None:
+        found["curriculum.last_level_trainer"] = recipe.curriculum.last_level_trainer
+    return found
 
 
 def announce(state: PartialState) -> None:

@@ -54,9 +54,11 @@ def check_recipe(recipe: Recipe) -> None:
         check_source(with_dtype(recipe))
     load_plugins(recipe.plugins)
     built: dict[str, Any] = {stage: TRAINER_ARGS[stage](recipe, recipe.folder / stage) for stage in recipe.stages}
+    asked = {f"{stage}.trainer": args for stage, args in built.items()}
+    if recipe.curriculum is not None:
+        asked["curriculum.last_level_trainer"] = curriculum_args(recipe, recipe.folder, is_last=True)
     unset_hf_deepspeed_config()  # under ZeRO-3 a config that was built makes every model loaded later sharded
     if recipe.curriculum is not None:
-        curriculum_args(recipe, recipe.folder, is_last=True)
         check_supervision(recipe.curriculum.supervision, recipe.curriculum.supervision_options)
         check_noise("curriculum.noise", recipe.curriculum.noise, recipe)
         if recipe.model.lora is not None and not recipe.curriculum.reset_optimizer:
@@ -77,7 +79,7 @@ def check_recipe(recipe: Recipe) -> None:
         check_search(search.noise, recipe.latent)
     check_recipe_lora(recipe)
     check_quantized_launch(recipe)
-    check_compiled_launch(recipe, built)
+    check_compiled_launch(recipe, asked)
     if recipe.model.quantization is not None:
         check_bitsandbytes()
     if recipe.model.compile:

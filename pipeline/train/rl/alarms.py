@@ -81,19 +81,18 @@ class Drift:
 
 @dataclass
 class Fallen:
-    """Is true when a value is at most half of what it was in the first log that has it, where that was no less than a
-    floor."""
+    """Is true when a value is at most half of the highest that it had, where that was no less than a floor."""
 
     name: str
     floor: float = 0.0
-    first: float | None = None
+    highest: float = -math.inf
 
     def __call__(self, logs: Logs) -> bool:
         value = logs.get(self.name)
         if value is None:
             return False
-        self.first = value if self.first is None else self.first
-        return self.first >= self.floor and value <= self.first / 2
+        self.highest = max(value, self.highest)
+        return self.highest >= self.floor and value <= self.highest / 2
 
 
 def above(name: str, limit: float) -> Callable[[Logs], bool]:
@@ -158,7 +157,7 @@ def all_alarms(compute_dtype: str = "float32") -> dict[str, tuple[Callable[[Logs
         "latent_unread": (
             Fallen("thought/least_read", floor=0.2),
             "one latent is read right in {thought/least_read:.2f} of the held-out problems, at most half of what the "
-            "worst one was: the answers no longer follow what is read there. Set rl.step_tokens_weight, or raise it.",
+            "worst one has been: it no longer says its token of the steps. Set rl.step_tokens_weight, or raise it.",
         ),
         "ratio": (
             above("ratio/sd", 10.0),

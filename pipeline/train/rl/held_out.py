@@ -80,8 +80,10 @@ class HeldOutCallback(TrainerCallback):
         pairs = [[sum(values), len(values)] for values in right.values()]
         totals = torch.tensor(pairs, dtype=torch.float32, device=PartialState().device)
         summed = reduce(totals, "sum").tolist()
-        found = {name: hits / n for name, (hits, n) in zip(right, summed, strict=True) if n}
-        reads = [found.pop(name) for name in [*found] if name.startswith(READ)]
+        counted = [(name, hits / n, n) for name, (hits, n) in zip(right, summed, strict=True) if n]
+        found = {name: share for name, share, _ in counted if not name.startswith(READ)}
+        # Of places that few problems reach, or label, one would be the worst by chance.
+        reads = [share for name, share, n in counted if name.startswith(READ) and 2 * n >= len(self.problems)]
         named = {f"{'thought' if name in THOUGHT else 'held_out'}/{name}": value for name, value in found.items()}
         if found.get("accuracy") and "as_text" in found:
             named["thought/readable"] = found["as_text"] / found["accuracy"]
