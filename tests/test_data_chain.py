@@ -135,7 +135,7 @@ HARDER = [ChainTask(97, 10, 1, 96), ChainTask(997, 8, 1, 99), ChainTask(997, 10,
 def test_sixty_thousand_problems_are_quick(task):
     start = time.process_time()
     assert len({problem.question for problem in generate(task, 60_000, "train", 0)}) == 60_000
-    assert time.process_time() - start < 30
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("task", HARDER)

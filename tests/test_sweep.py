@@ -151,7 +151,7 @@ def test_an_interrupt_stops_the_runs(repository, number):
     wait_for((repository / "outputs" / "sweeps" / "demo-latent-seed0.events").is_file)
     runs = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=LONG)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 130 and "Interrupted" in output and "Traceback" not in output
     assert runs and not any(run.is_running() for run in runs)
     assert states()["latent-seed0"] == "half-done" and states()["latent-seed1"] == "missing"

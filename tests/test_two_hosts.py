@@ -70,7 +70,7 @@ def test_where_a_host_is_killed_the_other_ends_and_a_relaunch_goes_on(unbroken, 
     made_by = (tmp_path / "tiny/sft/checkpoint-2/trainer_state.json").read_text()
     assert ("DeepSpeed ZeRO-2" in made_by) == (kind == "zero2")
     hosts[victim].kill()
-    assert started[1 - victim].wait(timeout=LONG) == 1  # accelerate's code for any error
+    assert started[1 - victim].wait(timeout=60) == 1  # accelerate's code for any error
     said = [line for line in logs[1 - victim].read_text().splitlines() if line.startswith("Error")]
     assert len(said) == 1 and said[0].startswith(LOST)
     assert "The same command with --resume goes on from the last checkpoint." in said[0]
@@ -85,6 +85,6 @@ def test_a_silent_host_is_waited_for_as_long_as_ddp_timeout_says(hosts, tmp_path
     started, logs = start_and_wait(hosts, 1, tmp_path, "ddp", "sft.trainer.ddp_timeout=15")
     hosts[1].unplug()
     begun = time.monotonic()
-    assert started[0].wait(timeout=LONG) == 1
+    assert started[0].wait(timeout=60) == 1
     assert time.monotonic() - begun > 5  # it waited
     assert f"{LOST} (Timed out waiting 15000ms" in logs[0].read_text()
