@@ -88,6 +88,15 @@ def test_step_tokens_label_each_slot_with_its_token():
     assert set(padded.example(PROBLEM, TEXT)["slot_labels"]) == {-100}
 
 
+def test_a_latent_stands_for_its_label_or_for_the_first_token_of_its_step():
+    short = Encoded([1], [[11, 7]], [30, 99])
+    assert style(2).stands_for(short, 5) == [11, 11, -100, -100, -100]
+    assert style(2).stands_for(PROBLEM, 3) == [11, 11, 12]  # a thought that ends within a step
+    assert style(3, supervision="step_tokens").stands_for(short, 5) == [11, 7, -100, -100, -100]
+    filled = style(3, supervision="step_tokens", supervision_options={"label_padding": True})
+    assert filled.stands_for(short, 5) == [11, 7, 99, 99, 99]
+
+
 def test_distillation_examples_name_the_token_before_the_answer():
     example = style(supervision="distillation").example(PROBLEM, Level(2, 2, 2))
     assert example["teacher_ids"] == style().render(PROBLEM, TEXT)[0]

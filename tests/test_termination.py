@@ -89,15 +89,28 @@ def test_a_sigterm_that_the_block_did_not_look_at_ends_what_follows():
         signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.launch
-@pytest.mark.slow
-def test_a_sigterm_to_one_process_of_two_ends_both_at_one_step(tmp_path):
+@pytest.fixture
+def launch():
+    """Starts a run on two processes; those that a failed test leaves are killed."""
+    started = []
+
     def launch(folder, go, *arguments):
         paused = command(folder, go, *arguments)[1:]
-        return subprocess.Popen(
-            [*LAUNCH, "recipes/accelerate/ddp.yaml", *paused], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
+        start = [*LAUNCH, "recipes/accelerate/ddp.yaml", *paused]
+        started.append(subprocess.Popen(start, cwd=ROOT, stderr=subprocess.PIPE, text=True))
+        return started[-1]
 
+    yield launch
+    for launcher in started:
+        if launcher.poll() is None:
+            for process in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
+                process.kill()
+            launcher.communicate()
+
+
+@pytest.mark.launch
+@pytest.mark.slow
+def test_a_sigterm_to_one_process_of_two_ends_both_at_one_step(launch, tmp_path):
     go = tmp_path / "go"
     launcher = launch(tmp_path, go)
     deadline = time.monotonic() + LONG

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,3 +76,11 @@ class Format:
         c = self.config.latents_per_step
         padding = self.eos_token_id if self.config.supervision_options.get("label_padding") else IGNORE
         return slot_labels(encoded.steps[: count // c], count, c, padding)
+
+    def stands_for(self, encoded: Encoded, count: int) -> list[int]:
+        """The token that each of `count` latents stands for: its label, else the first of its step; -100: none."""
+        c = self.config.latents_per_step
+        if self.config.supervision == "step_tokens":
+            return self.slot_labels(encoded, c * math.ceil(count / c))[:count]
+        firsts = [step[0] for step in encoded.steps for _ in range(c)]
+        return (firsts + [IGNORE] * count)[:count]

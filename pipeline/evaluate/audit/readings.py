@@ -16,6 +16,7 @@ from ...latent.supervision import IGNORE, StepDecoder
 from ...model.reading import read_latents
 from ...model.reasoner import Reasoner
 from ...problems.encode import encode
+from ...problems.format import Format
 from ...statistics.intervals import Mean
 from .interventions import Answers
 
@@ -122,23 +123,13 @@ def _beside_steps(reasoner: Reasoner, own: Answers, tokens: Tensor) -> list[list
 
     None where there is no latent, or where the latent stands for no token.
     """
-    c, read = reasoner.config.latents_per_step, tokens.tolist()
-    encoded = encode(own.problems, reasoner.tokenizer, reasoner.config)
-    is_labelled = reasoner.config.supervision == "step_tokens"
-
-    def meant(steps: list[list[int]], place: int) -> int | None:
-        step = steps[place // c] if place // c < len(steps) else []
-        at = place % c if is_labelled else 0
-        return step[at] if at < len(step) else None
-
+    read, style = tokens.tolist(), Format(reasoner.config, eos_token_id=reasoner.tokenizer.eos_token_id)
     return [
         [
-            (read[row][place], token)
-            if own.counts[row] > place and (token := meant(item.steps, place)) is not None
-            else None
-            for place in range(tokens.size(1))
+            (read[row][place], token) if own.counts[row] > place and token != IGNORE else None
+            for place, token in enumerate(style.stands_for(item, tokens.size(1)))
         ]
-        for row, item in enumerate(encoded)
+        for row, item in enumerate(encode(own.problems, reasoner.tokenizer, reasoner.config))
     ]
 
 
