@@ -11,20 +11,23 @@ from sweep_file import Cell
 def take_over(cell: Cell) -> list[str]:
     """Copies the finished stages of `cell.after` into the folder of a cell; returns the commits they were made at.
 
-    Copies only stages that both recipes train alike. Without the folder of the other run it copies none, and the cell
-    trains them itself.
+    Copies only stages that both recipes train alike. It prints which, and what ends them; the cell trains the rest.
     """
     # Imported here: these load torch, which --list does not need.
     from neuralese.pipeline.run.other_run import copy_stages
     from neuralese.pipeline.train.hand_over import is_done
 
     source = cell.after
-    row = read_row(source) if source is not None else None
-    if source is None or row is None or changed_keys(row, source.recipe):
+    if source is None:
         return []
-    folder = source.recipe.folder
-    stages = [name for name in common_stages(cell, source) if is_done(folder / name)]
-    if not stages:
+    row, folder = read_row(source), source.recipe.folder
+    changed = [] if row is None else changed_keys(row, source.recipe)
+    alike = [] if row is None or changed else common_stages(cell, source)
+    stages = [name for name in alike if is_done(folder / name)]
+    why = f"its recipe has changed since: {', '.join(changed)}" if changed else "; ".join(_differences(cell, source))
+    taken = ", ".join(stages) or "no stage"
+    print(f"{cell.recipe.name} begins with {taken} of {source.recipe.name}" + f" ({why})" * bool(why), flush=True)
+    if row is None or not stages:
         return []
     copy_stages(source.recipe, cell.recipe, stages)
     return row.commit.split(", ")
@@ -35,3 +38,11 @@ def common_stages(cell: Cell, source: Cell) -> list[str]:
     from neuralese.pipeline.run.other_run import SECTIONS, trained_apart
 
     return list(takewhile(lambda stage: not trained_apart(source.recipe, cell.recipe, stage), SECTIONS))
+
+
+def _differences(cell: Cell, source: Cell) -> list[str]:
+    """What makes two recipes train a stage differently, of the first such stage; empty: nothing does."""
+    from neuralese.pipeline.run.other_run import SECTIONS, trained_apart
+
+    found = (trained_apart(source.recipe, cell.recipe, stage) for stage in SECTIONS)
+    return next((lines for lines in found if lines), [])

@@ -74,12 +74,29 @@ def test_results_are_taken_over_where_both_are_measured_alike(repository):
         assert load_recipe(cell.recipe.folder / "recipe.yaml") == cell.recipe
 
 
-def test_nothing_is_taken_from_a_run_of_another_recipe(repository):
+def test_nothing_is_taken_from_a_run_of_another_recipe(repository, capsys):
     with_arms(repository, start=TINY, rl={**TINY, "overrides": ["rl.noise=null"], "after": "start"})
     assert run_sweep(repository, only=["start"]) == 0
     edit_recipe(repository, "sft:\n  trainer: {max_steps: 4,", "sft:\n  trainer: {max_steps: 3,")
     cell = cells()["rl-seed0"]
     assert take_over(cell) == [] and not cell.recipe.folder.exists()
+    assert "begins with no stage of demo-start-seed0 (its recipe has changed since: sft)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["rl.noise=null"], 'base, sft, curriculum of demo-start-seed0 (rl.noise: "gaussian:0.3" then, null now)'),
+        (["rl.eval_every=2", "rl.eval_problems=20"], "base of demo-start-seed0 (held-out problems, which training"),
+        (["data.train.size=99"], "no stage of demo-start-seed0 (data.train.size: "),
+        (["evaluate.num_samples=9"], "base, sft, curriculum of demo-start-seed0\n"),
+    ],
+)
+def test_it_is_said_which_stages_are_taken_over_and_what_ends_them(repository, capsys, overrides, said):
+    with_arms(repository, start=TINY, rl={**TINY, "overrides": overrides, "after": "start"})
+    assert run_sweep(repository, only=["start"]) == 0
+    take_over(cells()["rl-seed0"])
+    assert f"demo-rl-seed0 begins with {said}" in capsys.readouterr().out
 
 
 def test_an_arm_that_is_not_above_is_refused(repository):
