@@ -47,7 +47,7 @@ from neuralese.pipeline.cli.errors import STOPPED
 from neuralese.pipeline.recipe.load import load_recipe, nearest
 
 TRAIN = [sys.executable, "-m", "neuralese.pipeline.cli", "train"]
-PATIENCE = 30.0  # seconds an interrupted run has to end by itself
+PATIENCE = 120.0  # seconds an interrupted run has to finish its step and save it
 POLL = 0.2
 
 
@@ -171,10 +171,12 @@ def finish(job: Job) -> bool:
 
 
 def stop(jobs: Sequence[Job]) -> None:
-    """Interrupts runs, and kills those that have not ended after PATIENCE seconds."""
-    for job in jobs:
-        if job.process.poll() is None:
-            os.killpg(job.process.pid, signal.SIGINT)
+    """Terminates runs, which save the step they are in, and kills those that have not ended after PATIENCE seconds."""
+    alive = [job for job in jobs if job.process.poll() is None]
+    for job in alive:
+        os.killpg(job.process.pid, signal.SIGTERM)
+    if alive:
+        print("Runs end after the step they are in, which they save. Another interrupt kills them.", flush=True)
     try:
         deadline = time.monotonic() + PATIENCE
         while any(job.process.poll() is None for job in jobs) and time.monotonic() < deadline:

@@ -157,6 +157,23 @@ def test_an_interrupt_stops_the_runs(repository, number):
     assert states()["latent-seed0"] == "half-done" and states()["latent-seed1"] == "missing"
 
 
+def test_an_interrupted_sweep_loses_no_step(repository):
+    """With nothing faked: the run saves the step it is in, long before its next checkpoint."""
+    train = [sys.executable, "-m", "neuralese.pipeline.cli", "train"]
+    arm = {"recipe": "recipes/tiny.yaml", "overrides": ["sft.trainer.save_steps=100000"]}
+    write_sweep(repository, {**SWEEP, "seeds": [0], "arms": {"latent": arm}})
+    edit_recipe(repository, "sft:\n  trainer: {max_steps: 4,", "sft:\n  trainer: {max_steps: 100000,")
+    process = start_sweep(repository, "--shard", "1/1", program=train)
+    metrics = repository / "outputs" / "sweeps" / "demo-latent-seed0" / "metrics.jsonl"
+    wait_for(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 130 and "Runs end after the step they are in" in output
+    (saved,) = metrics.parent.glob("sft/checkpoint-*")
+    logged = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert int(saved.name.partition("-")[2]) == logged[-1]
+
+
 def test_a_run_that_outlives_its_sweep_is_waited_for(repository):
     behave(repository, **{"latent-seed0": "waits"})
     process = start_sweep(repository, "--only", "latent", "--jobs", "1")
