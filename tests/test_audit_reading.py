@@ -7,6 +7,7 @@ import pytest
 import torch
 from audit_models import SETTINGS, copying, word_problem, word_problems
 from reference import latent_forward, latent_inputs
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from neuralese.pipeline.evaluate.audit import probes as probes_module
 from neuralese.pipeline.evaluate.audit.interventions import answer
@@ -58,6 +59,23 @@ def test_every_latent_is_probed_for_every_step_that_enough_problems_have():
     assert found[1, 2].bits.value > 0.7 and found[2, 2].bits.value < 0.2
     few = probe_steps(latents[:30], counts[:30], steps[:30], 50, 0)
     assert few == []
+
+
+def test_probes_are_fitted_on_one_thread(monkeypatch):
+    """Threads that wait for each other in fits this small took 20 times as long."""
+    before, seen, plain = threadpool_info(), [], fit
+
+    def noted(*arguments):
+        seen.extend(pool["num_threads"] for pool in threadpool_info())
+        return plain(*arguments)
+
+    monkeypatch.setattr(probes_module, "fit", noted)
+    with threadpool_limits(limits=2):
+        latents, truth = channel(0.1, count=80)
+        probe_steps(latents[:, None], torch.ones(80), [[str(result)] for result in truth], 20, 0)
+        assert {pool["num_threads"] for pool in threadpool_info()} == {2}
+    assert seen and set(seen) == {1}
+    assert threadpool_info() == before
 
 
 def test_a_probe_is_asked_about_problems_it_has_not_seen():

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ...statistics.intervals import Mean
@@ -73,6 +74,7 @@ def classes_of(results: Sequence[str]) -> np.ndarray:
     return np.array([number.get(result, len(common)) for result in results])
 
 
+@threadpool_limits.wrap(limits=1)  # fits are small: threads that wait for each other made them 20 times slower
 def probe_steps(
     latents: Float[Tensor, "P L d"],
     counts: Int[Tensor, " P"],
