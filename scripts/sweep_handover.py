@@ -14,7 +14,7 @@ def take_over(cell: Cell) -> list[str]:
     Copies only stages that both recipes train alike. It prints which, and what ends them; the cell trains the rest.
     """
     # Imported here: these load torch, which --list does not need.
-    from neuralese.pipeline.run.other_run import copy_stages
+    from neuralese.pipeline.run.other_run import SECTIONS, copy_stages, trained_apart
     from neuralese.pipeline.train.hand_over import is_done
 
     source = cell.after
@@ -24,7 +24,13 @@ def take_over(cell: Cell) -> list[str]:
     changed = [] if row is None else changed_keys(row, source.recipe)
     alike = [] if row is None or changed else common_stages(cell, source)
     stages = [name for name in alike if is_done(folder / name)]
-    why = f"its recipe has changed since: {', '.join(changed)}" if changed else "; ".join(_differences(cell, source))
+    if changed:
+        why = f"its recipe has changed since: {', '.join(changed)}"
+    elif row is None or not folder.is_dir():
+        why = f"{folder} is not here, or is not finished"
+    else:
+        ends = next((name for name in SECTIONS if name not in alike), None)
+        why = "; ".join(trained_apart(source.recipe, cell.recipe, ends)) if ends else ""
     taken = ", ".join(stages) or "no stage"
     print(f"{cell.recipe.name} begins with {taken} of {source.recipe.name}" + f" ({why})" * bool(why), flush=True)
     if row is None or not stages:
@@ -38,11 +44,3 @@ def common_stages(cell: Cell, source: Cell) -> list[str]:
     from neuralese.pipeline.run.other_run import SECTIONS, trained_apart
 
     return list(takewhile(lambda stage: not trained_apart(source.recipe, cell.recipe, stage), SECTIONS))
-
-
-def _differences(cell: Cell, source: Cell) -> list[str]:
-    """What makes two recipes train a stage differently, of the first such stage; empty: nothing does."""
-    from neuralese.pipeline.run.other_run import SECTIONS, trained_apart
-
-    found = (trained_apart(source.recipe, cell.recipe, stage) for stage in SECTIONS)
-    return next((lines for lines in found if lines), [])

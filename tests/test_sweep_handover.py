@@ -99,6 +99,14 @@ def test_it_is_said_which_stages_are_taken_over_and_what_ends_them(repository, c
     assert f"demo-rl-seed0 begins with {said}" in capsys.readouterr().out
 
 
+def test_it_is_said_where_the_other_run_is_gone(repository, capsys):
+    with_arms(repository, start=TINY, rl={**TINY, "overrides": ["rl.noise=null"], "after": "start"})
+    assert run_sweep(repository, only=["start"]) == 0
+    shutil.rmtree("outputs/sweeps/demo-start-seed0")
+    assert take_over(cells()["rl-seed0"]) == []
+    assert "no stage of demo-start-seed0 (outputs/sweeps/demo-start-seed0 is not here" in capsys.readouterr().out
+
+
 def test_an_arm_that_is_not_above_is_refused(repository):
     with_arms(repository, rl={**TINY, "after": "start"}, start=TINY)
     with pytest.raises(SweepError, match="Arm 'rl': after='start' is no arm above it with seed 0"):
